@@ -1,0 +1,85 @@
+"""What one example is: named images, named labels, and who it belongs to.
+
+Everything that reads data produces `Record`s through the `Source` protocol; everything
+after it (splits, transforms, batching) sees nothing else. A modality or a task is a name,
+never a position, so two modalities may differ in size and channels and a record may lack
+the label of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+MISSING_LABEL = -1
+"""Label of a task that this record says nothing about; the losses and metrics mask it."""
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """The image that every record holds for one modality: `[height, width, channels]`, uint8."""
+
+    name: str
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One classification task and its class names; a label is an index into `classes`."""
+
+    name: str
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One multimodal example.
+
+    Attributes:
+      record_id: unique within its source; what error messages and prediction tables show.
+      group_id: patient, lesion or slide. Records of one group never straddle a split.
+      images: modality name -> `[height, width, channels]` uint8.
+      labels: task name -> class index, or `MISSING_LABEL`.
+    """
+
+    record_id: str
+    group_id: str
+    images: Mapping[str, np.ndarray]
+    labels: Mapping[str, int]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the records of one split.
+
+    `source[i]` is a pure function of `i`: any order, any process, any number of times gives
+    the same record. `synthetic` sources are labelled SYNTHETIC wherever results are shown.
+    `labels(task)` returns every record's class index, `[len(source)]` int32, without
+    decoding images, so that class weights and sampling cost nothing.
+    """
+
+    description: str
+    synthetic: bool
+    modalities: tuple[ModalitySpec, ...]
+    tasks: tuple[TaskSpec, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def labels(self, task: str) -> np.ndarray: ...
+
+    def record_id(self, index: int) -> str: ...

@@ -1,0 +1,216 @@
+"""MFA, multi-branch fusion attention: refines the features of one modality.
+
+MFA = HIFA + CLIA (Dhar et al., WACV 2025, section 3.2 and Fig. 2). Each part reads the whole
+feature map and answers with one weight per channel; a learned mixture of the two answers
+multiplies the map.
+
+    x ──┬─ HIFA ─ gate_bc ─ a ─┐
+        ├─ CLIA ─ gate_bc ─ b ─┴─ sigmoid ─ alpha ─┐
+        └──────────────────────────────────────── × ── y
+
+All "1x1 convolutions" are `nnx.Linear` over the channel axis, so any number of spatial axes
+works. Pixel-wise arithmetic runs in `dtype`; pooled vectors and gates are always float32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifa_jax.models.pooling import average_pool, max_pool, over_space
+from drifa_jax.typing import FeatureMap, Gate
+
+Pointwise = Callable[[jax.Array], jax.Array]
+"""A 1x1 convolution: any array `[..., c_in]` to `[..., c_out]`."""
+
+glorot_uniform = nnx.initializers.glorot_uniform()
+
+
+def hifa_gate(
+    conv1: Pointwise,
+    conv2: Pointwise,
+    conv3: Pointwise,
+    conv4: Pointwise,
+    dense: Pointwise,
+    x: FeatureMap,
+) -> Gate:
+    """Hierarchical information fusion attention (HIFA) gate.
+
+    Four 1x1 convolutions in a row, each through a sigmoid, see the map at growing depth; the
+    third also reads the first again. Shallow features are pooled by average and by maximum,
+    deep ones likewise, and one dense layer weighs shallow against deep.
+
+    Args:
+      conv1: first of the four 1x1 convolutions `c -> c`.
+      conv2: reads the first gate map.
+      conv3: reads the sum of the first and second gate maps.
+      conv4: reads the third gate map.
+      dense: `2c -> c`, reads `[shallow ; deep]`.
+      x: features of one modality.
+
+    Returns:
+      One weight per channel in (0, 1), float32.
+
+    Source: section 3.2, Fig. 2 (HIFA). Departure: none in value. The maximum of the fourth
+    map is taken before its sigmoid, which is increasing, so the sigmoid of that map is only
+    computed at `c` places a record; the sum of the third and fourth maps, which the authors'
+    implementation forms and never reads, is left out.
+    Test: tests/models/test_mfa.py.
+    """
+    gate1 = jax.nn.sigmoid(conv1(x))
+    gate2 = jax.nn.sigmoid(conv2(gate1))
+    gate3 = jax.nn.sigmoid(conv3(gate1 + gate2))
+    shallow_bc = average_pool(gate1) + max_pool(gate2)
+    deep_bc = average_pool(gate3) + jax.nn.sigmoid(max_pool(conv4(gate3)))
+    return jax.nn.sigmoid(dense(jnp.concatenate([shallow_bc, deep_bc], axis=-1)))
+
+
+def clia_gate(conv1: Pointwise, conv2: Pointwise, x: FeatureMap) -> Gate:
+    """Channel-wise local information attention (CLIA) gate.
+
+    A 1x1 convolution is averaged over space, a second one reads that average, and the two
+    are added: channels that respond anywhere in the image are raised, one weight each.
+
+    Args:
+      conv1: 1x1 convolution `c -> c` on the map, followed by a sigmoid here.
+      conv2: 1x1 convolution `c -> c` on the pooled vector, followed by a sigmoid here.
+      x: features of one modality.
+
+    Returns:
+      One weight per channel in (0, 2), float32.
+
+    Source: section 3.2, Fig. 2 (CLIA). Departure: the authors' implementation averages the
+    second map over space again, which changes nothing on a map that is one pixel large.
+    Test: tests/models/test_mfa.py.
+    """
+    first_bc = average_pool(jax.nn.sigmoid(conv1(x)))
+    return first_bc + jax.nn.sigmoid(conv2(first_bc))
+
+
+class HIFA(nnx.Module):
+    """Weights of `hifa_gate`: `conv1..conv4` and `dense`.
+
+    Args:
+      num_channels: channels `c` of the map.
+      dtype: of the pixel-wise arithmetic; parameters are float32 always.
+      rngs: key of the initial weights.
+    """
+
+    def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
+        self.conv2 = pointwise(num_channels, num_channels, dtype, rngs)
+        self.conv3 = pointwise(num_channels, num_channels, dtype, rngs)
+        self.conv4 = pointwise(num_channels, num_channels, dtype, rngs)
+        self.dense = pointwise(2 * num_channels, num_channels, None, rngs)
+
+    def __call__(self, x: FeatureMap) -> Gate:
+        return hifa_gate(self.conv1, self.conv2, self.conv3, self.conv4, self.dense, x)
+
+
+class CLIA(nnx.Module):
+    """Weights of `clia_gate`: `conv1` and `conv2`.
+
+    Args:
+      num_channels: channels `c` of the map.
+      dtype: of the pixel-wise arithmetic; parameters are float32 always.
+      rngs: key of the initial weights.
+    """
+
+    def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
+        self.conv2 = pointwise(num_channels, num_channels, None, rngs)
+
+    def __call__(self, x: FeatureMap) -> Gate:
+        return clia_gate(self.conv1, self.conv2, x)
+
+
+class MFA(nnx.Module):
+    """Multi-branch fusion attention: `y = x * sigmoid(a * HIFA(x) + b * CLIA(x)) * alpha`.
+
+    A drop-in layer for any Flax NNX network; shapes in and out are equal:
+
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from drifa_jax.models.mfa import MFA
+        >>> mfa = MFA(16, rngs=nnx.Rngs(params=jax.random.key(0)))
+        >>> mfa(jnp.ones([2, 8, 8, 16])).shape
+        (2, 8, 8, 16)
+
+    Args:
+      num_channels: channels `c` of the map.
+      hifa: whether the HIFA part is present (off for ablations).
+      clia: whether the CLIA part is present (off for ablations).
+      dtype: of the pixel-wise arithmetic; parameters and gates are float32 always.
+      rngs: key of the initial weights.
+
+    Parameters: `hifa_scale` (`a`, a scalar), `clia_scale` (`b`, per channel) and `alpha` (per
+    channel), all ones at the start.
+
+    Raises:
+      ValueError: if both parts are off, or the input's channels differ from `num_channels`.
+
+    Source: section 3.2, Fig. 2. The outer sigmoid over gates that already went through one is
+    the authors' implementation.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        hifa: bool = True,
+        clia: bool = True,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if not (hifa or clia):
+            raise ValueError("MFA needs HIFA, CLIA or both; to switch both off, leave MFA out.")
+        self.num_channels = num_channels
+        self.hifa = HIFA(num_channels, dtype=dtype, rngs=rngs) if hifa else None
+        self.clia = CLIA(num_channels, dtype=dtype, rngs=rngs) if clia else None
+        self.hifa_scale = nnx.Param(jnp.ones(())) if hifa else None
+        self.clia_scale = nnx.Param(jnp.ones((num_channels,))) if clia else None
+        self.alpha = nnx.Param(jnp.ones((num_channels,)))
+
+    def gates(self, x: FeatureMap) -> Mapping[str, Gate]:
+        """The weight maps `hifa`, `clia` (of the parts present) and their union `gate`."""
+        if x.shape[-1] != self.num_channels:
+            raise ValueError(
+                f"MFA was built for {self.num_channels} channels but got a map of shape {x.shape}."
+            )
+        gates: dict[str, Gate] = {}
+        weighted: list[Gate] = []
+        if self.hifa is not None:
+            gates["hifa"] = self.hifa(x)
+            weighted.append(self.hifa_scale[...] * gates["hifa"])
+        if self.clia is not None:
+            gates["clia"] = self.clia(x)
+            weighted.append(self.clia_scale[None] * gates["clia"])
+        return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
+
+    def attend(self, x: FeatureMap) -> tuple[FeatureMap, Mapping[str, Gate]]:
+        """The refined map together with the gates that refined it."""
+        gates = self.gates(x)
+        return x * over_space(gates["gate"] * self.alpha[None], x), gates
+
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """The refined map, shaped as `x`."""
+        return self.attend(x)[0]
+
+
+def pointwise(num_in: int, num_out: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """A 1x1 convolution with the authors' initial values: Glorot uniform kernel, zero bias.
+
+    `dtype` None computes in the wider of input and parameters, which keeps pooled vectors
+    float32 (float64 in a float64 run) whatever the dtype of the maps.
+    """
+    return nnx.Linear(num_in, num_out, kernel_init=glorot_uniform, dtype=dtype, rngs=rngs)
+
+
+def add_all(terms: Sequence[jax.Array]) -> jax.Array:
+    """The sum of at least one array, without a zero of a dtype of its own."""
+    return functools.reduce(jnp.add, terms)

@@ -1,0 +1,239 @@
+"""MIFA, multimodal information fusion attention: refines all modalities by each other.
+
+MIFA = MGIFA + MLIFA (Dhar et al., WACV 2025, section 3.3 and Fig. 3). Modalities are pooled
+over space, summed, and answered with one weight per channel that every modality shares; a
+scale per modality lets each take it differently. Because only pooled vectors meet, modalities
+may differ in size and rank.
+
+A record may lack a modality. `present` says which it holds: pools run over present modalities
+alone, and whatever fills the place of an absent one, NaN included, reaches neither the gate
+nor its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifa_jax.models.mfa import Pointwise, add_all, pointwise
+from drifa_jax.models.pooling import average_pool, max_pool, min_pool, over_space
+from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
+
+Features = Mapping[str, FeatureMap]
+PresentModalities = Mapping[str, Present]
+
+
+def zero_absent(features: Features, present: PresentModalities | None) -> Features:
+    """Replaces whatever fills the place of an absent modality by zeros, which no gate reads.
+
+    Masking a pool alone would stop NaN in the value but not in the gradient, where zero times
+    NaN is NaN.
+    """
+    if present is None:
+        return features
+    return {
+        m: jnp.where(present[m].reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+        for m, x in features.items()
+    }
+
+
+def mgifa_gate(dense: Pointwise, features: Features, present: PresentModalities | None) -> Gate:
+    """Multimodal global information fusion attention (MGIFA) gate.
+
+    For each of minimum, average and maximum: pool every modality, add the modalities, and
+    read the sum through one dense layer and a sigmoid. The layer is shared by the three
+    pools, whose answers are added.
+
+    Args:
+      dense: `c -> c`, shared by the three pools.
+      features: modality -> features with `c` channels; sizes may differ.
+      present: modality -> `[b]` bool, or None when every record holds every modality.
+
+    Returns:
+      One weight per channel in (0, 3), float32.
+
+    Source: section 3.3, Fig. 3b. Departure: none; `present` is new here.
+    Test: tests/models/test_mifa.py.
+    """
+    pooled_pbc = jnp.stack(
+        [
+            _sum_over_present({m: pool(x) for m, x in features.items()}, present)
+            for pool in (min_pool, average_pool, max_pool)
+        ]
+    )
+    return jnp.sum(jax.nn.sigmoid(dense(pooled_pbc)), axis=0)
+
+
+def mlifa_gate(
+    convs: Mapping[str, Pointwise], features: Features, present: PresentModalities | None
+) -> Gate:
+    """Multimodal local information fusion attention (MLIFA) gate.
+
+    Every modality goes through its own 1x1 convolution and a sigmoid; minimum, average and
+    maximum over space of all modalities are added.
+
+    Args:
+      convs: modality -> 1x1 convolution `c -> c`.
+      features: modality -> features with `c` channels; sizes may differ.
+      present: modality -> `[b]` bool, or None when every record holds every modality.
+
+    Returns:
+      One weight per channel in (0, 3 M) for M modalities, float32.
+
+    Source: section 3.3, Fig. 3c. Departure: none in value; minimum and maximum are taken
+    before the sigmoid, which is increasing. `present` is new here.
+    Test: tests/models/test_mifa.py.
+    """
+    pooled: dict[str, Pooled] = {}
+    for modality, x in features.items():
+        local = convs[modality](x)
+        pooled[modality] = (
+            jax.nn.sigmoid(min_pool(local))
+            + average_pool(jax.nn.sigmoid(local))
+            + jax.nn.sigmoid(max_pool(local))
+        )
+    return _sum_over_present(pooled, present)
+
+
+class MGIFA(nnx.Module):
+    """Weights of `mgifa_gate`: `dense`."""
+
+    def __init__(self, num_channels: int, *, rngs: nnx.Rngs):
+        self.dense = pointwise(num_channels, num_channels, None, rngs)
+
+    def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
+        return mgifa_gate(self.dense, features, present)
+
+
+class MLIFA(nnx.Module):
+    """Weights of `mlifa_gate`: `convs`, one per modality."""
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        num_channels: int,
+        *,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.convs = nnx.Dict(
+            {m: pointwise(num_channels, num_channels, dtype, rngs) for m in modalities}
+        )
+
+    def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
+        return mlifa_gate(self.convs, features, present)
+
+
+class MIFA(nnx.Module):
+    """Multimodal information fusion attention over named modalities.
+
+    `y_m = x_m * sigmoid(a * MGIFA + b * MLIFA) * alpha_m`
+
+    A drop-in layer between the branches of any multimodal Flax NNX network:
+
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from drifa_jax.models.mifa import MIFA
+        >>> mifa = MIFA(["mri", "ct"], 16, rngs=nnx.Rngs(params=jax.random.key(0)))
+        >>> y = mifa({"mri": jnp.ones([2, 8, 8, 16]), "ct": jnp.ones([2, 4, 6, 16])})
+        >>> y["ct"].shape
+        (2, 4, 6, 16)
+
+    Args:
+      modalities: names of the modalities, at least one.
+      num_channels: channels `c` of every map.
+      mgifa: whether the MGIFA part is present (off for ablations).
+      mlifa: whether the MLIFA part is present (off for ablations).
+      dtype: of the pixel-wise arithmetic; parameters and gates are float32 always.
+      rngs: key of the initial weights.
+
+    Parameters: `mgifa_scale` (`a`, a scalar), `mlifa_scale` (`b`, per channel) and `alpha`
+    (modality -> per channel), all ones at the start.
+
+    Raises:
+      ValueError: if both parts are off, there is no modality, or the maps' names or channels
+        are not those that the module was built for.
+
+    Source: section 3.3, Fig. 3a. The outer sigmoid over sums of sigmoids is the authors'
+    implementation; at the start it leaves the gate near one.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        num_channels: int,
+        *,
+        mgifa: bool = True,
+        mlifa: bool = True,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if not (mgifa or mlifa):
+            raise ValueError("MIFA needs MGIFA, MLIFA or both; to switch both off, leave MIFA out.")
+        if not modalities:
+            raise ValueError("MIFA needs the name of at least one modality.")
+        self.num_channels = num_channels
+        self.mgifa = MGIFA(num_channels, rngs=rngs) if mgifa else None
+        self.mlifa = MLIFA(modalities, num_channels, dtype=dtype, rngs=rngs) if mlifa else None
+        self.mgifa_scale = nnx.Param(jnp.ones(())) if mgifa else None
+        self.mlifa_scale = nnx.Param(jnp.ones((num_channels,))) if mlifa else None
+        self.alpha = nnx.Dict({m: nnx.Param(jnp.ones((num_channels,))) for m in modalities})
+
+    def gates(
+        self, features: Features, present: PresentModalities | None = None
+    ) -> Mapping[str, Gate]:
+        """The weight maps `mgifa`, `mlifa` (of the parts present) and their union `gate`."""
+        self._check(features)
+        features = zero_absent(features, present)
+        gates: dict[str, Gate] = {}
+        weighted: list[Gate] = []
+        if self.mgifa is not None:
+            gates["mgifa"] = self.mgifa(features, present)
+            weighted.append(self.mgifa_scale[...] * gates["mgifa"])
+        if self.mlifa is not None:
+            gates["mlifa"] = self.mlifa(features, present)
+            weighted.append(self.mlifa_scale[None] * gates["mlifa"])
+        return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
+
+    def attend(
+        self, features: Features, present: PresentModalities | None = None
+    ) -> tuple[dict[str, FeatureMap], Mapping[str, Gate]]:
+        """The refined maps by modality (zero where absent) and the gates that refined them."""
+        features = zero_absent(features, present)
+        gates = self.gates(features, present)
+        refined = {
+            m: x * over_space(gates["gate"] * self.alpha[m][None], x) for m, x in features.items()
+        }
+        return refined, gates
+
+    def __call__(
+        self, features: Features, present: PresentModalities | None = None
+    ) -> dict[str, FeatureMap]:
+        """The refined maps by modality, each shaped as its input."""
+        return self.attend(features, present)[0]
+
+    def _check(self, features: Features) -> None:
+        if set(features) != set(self.alpha):
+            raise ValueError(
+                f"MIFA was built for the modalities {sorted(self.alpha)} but got "
+                f"{sorted(features)}; an absent modality is passed with `present` False."
+            )
+        for modality, x in features.items():
+            if x.shape[-1] != self.num_channels:
+                raise ValueError(
+                    f"MIFA was built for {self.num_channels} channels but {modality!r} has "
+                    f"shape {x.shape}."
+                )
+
+
+def _sum_over_present(pooled: Mapping[str, Pooled], present: PresentModalities | None) -> Pooled:
+    """Adds modalities, leaving out the absent ones of each record."""
+    if present is not None:
+        pooled = {
+            m: jnp.where(present[m][:, None], p, jnp.zeros((), p.dtype)) for m, p in pooled.items()
+        }
+    return add_all(list(pooled.values()))

@@ -1,0 +1,79 @@
+"""RRA, the robust residual attention block: a residual block with MFA after each convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from drifa_jax.models.convolution import LayerOptions, convolution
+from drifa_jax.models.mfa import MFA
+from drifa_jax.typing import FeatureMap, Present
+
+
+class RRABlock(nnx.Module):
+    """Robust residual attention block.
+
+        x ─┬─ conv3x3(stride) ─ MFA ─ BN ─ ReLU ─ conv3x3 ─ MFA ─ BN ─┐
+           └─ identity, or conv1x1(stride) ─ BN where the shape changes ┴─ + ─ ReLU
+
+    Args:
+      num_in: channels of the input.
+      num_out: channels of the output.
+      stride: of the first convolution and of the projection.
+      mfa_parts: which parts of MFA are inside, of "hifa" and "clia"; none gives the plain
+        residual block.
+      options: dtype, padding and batch norm constants.
+      rngs: key of the initial weights.
+
+    Source: section 3.1 and Fig. 1C. MFA sits between convolution and batch norm in the authors'
+    implementation, and convolutions keep their bias although batch norm follows.
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        num_out: int,
+        stride: int,
+        *,
+        mfa_parts: Sequence[str] = ("hifa", "clia"),
+        options: LayerOptions,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1 = convolution(num_in, num_out, 3, stride, options, rngs)
+        self.mfa1 = optional_mfa(num_out, mfa_parts, options, rngs)
+        self.norm1 = options.batch_norm(num_out)
+        self.conv2 = convolution(num_out, num_out, 3, 1, options, rngs)
+        self.mfa2 = optional_mfa(num_out, mfa_parts, options, rngs)
+        self.norm2 = options.batch_norm(num_out)
+        reshapes = stride != 1 or num_in != num_out
+        self.projection = (
+            convolution(num_in, num_out, 1, stride, options, rngs) if reshapes else None
+        )
+        self.projection_norm = options.batch_norm(num_out) if reshapes else None
+
+    def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
+        """`[b, h, w, num_in] -> [b, h / stride, w / stride, num_out]`."""
+        y = self.conv1(x)
+        if self.mfa1 is not None:
+            y = self.mfa1(y)
+        y = jax.nn.relu(self.norm1(y, train=train, present=present))
+        y = self.conv2(y)
+        if self.mfa2 is not None:
+            y = self.mfa2(y)
+        y = self.norm2(y, train=train, present=present)
+        if self.projection is not None:
+            x = self.projection_norm(self.projection(x), train=train, present=present)
+        return jax.nn.relu(y + x)
+
+
+def optional_mfa(
+    num_channels: int, parts: Sequence[str], options: LayerOptions, rngs: nnx.Rngs
+) -> MFA | None:
+    """MFA with the named parts ("hifa", "clia"), or None where there are none."""
+    if not parts:
+        return None
+    return MFA(
+        num_channels, hifa="hifa" in parts, clia="clia" in parts, dtype=options.dtype, rngs=rngs
+    )
