@@ -76,16 +76,19 @@ def split_groups(
     num_groups = int(group_of.max(initial=-1)) + 1
     if num_groups < len(shares):
         raise ValueError(f"{num_groups} groups cannot fill the {len(shares)} parts {[*fractions]}")
-    num_strata = int(strata.max()) + 1
-    counts = np.zeros((num_groups, num_strata))
+    # The last column counts all records, so that rounding in each stratum does not add up.
+    counts = np.zeros((num_groups, int(strata.max()) + 2))
     np.add.at(counts, (group_of, strata), 1)
+    counts[:, -1] = counts.sum(1)
     wanted = shares[:, None] * counts.sum(0)
     held = np.zeros_like(wanted)
     part_of = np.zeros(num_groups, np.int64)
     shuffled = np.random.Generator(np.random.Philox(seed)).permutation(num_groups)
-    for group in shuffled[np.argsort(-counts[shuffled].sum(1), kind="stable")]:
+    for group in shuffled[np.argsort(-counts[shuffled, -1], kind="stable")]:
         present = counts[group] > 0
-        lack = ((wanted - held)[:, present] / wanted[:, present]) @ counts[group, present]
+        # Half of the group itself makes the rule round to nearest instead of up.
+        missing = wanted[:, present] - held[:, present] - counts[group, present] / 2
+        lack = (missing / wanted[:, present]) @ counts[group, present]
         part = int(np.argmax(lack))
         held[part] += counts[group]
         part_of[group] = part
@@ -95,7 +98,7 @@ def split_groups(
 
 def _without_empty_parts(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarray:
     """Give every empty part the smallest group of the part with the most groups."""
-    sizes = counts.sum(1)
+    sizes = counts[:, -1]
     for part in range(num_parts):
         if not (part_of == part).any():
             fullest = np.bincount(part_of, minlength=num_parts).argmax()
