@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from drifa_jax.data.sources.phantoms import PhantomSource
-from drifa_jax.data.splits import Subset, group_ids, split_groups, split_source
+from drifa_jax.data.splits import (
+    Subset,
+    group_ids,
+    k_folds,
+    leaking_groups,
+    split_groups,
+    split_source,
+)
 
 FRACTIONS = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -77,3 +84,30 @@ def test_split_source_stratifies_by_all_tasks():
     for task in ("tumour", "stroke"):
         shares = [np.bincount(p.labels(task)) / len(p) for p in parts.values()]
         np.testing.assert_allclose(shares[0], shares[1], atol=0.02)
+
+
+def test_folds_test_every_record_once_and_never_share_a_group():
+    source = PhantomSource("train", 30, 0, 16)
+    folds = list(k_folds(source, 5, seed=0))
+    tested = [part.record_id(i) for _, part in folds for i in range(len(part))]
+    assert sorted(tested) == [source.record_id(i) for i in range(30)]
+    assert all(not leaking_groups({"train": a, "test": b}) for a, b in folds)
+    assert all(len(a) + len(b) == 30 for a, b in folds)
+
+
+def test_repeats_draw_other_folds():
+    source = PhantomSource("train", 30, 0, 16)
+    folds = list(k_folds(source, 3, seed=0, num_repeats=2))
+    assert len(folds) == 6
+    first, second = (
+        [part.record_id(i) for i in range(len(part))] for part in (folds[0][1], folds[3][1])
+    )
+    assert first != second
+    with pytest.raises(ValueError, match="num_folds 1 must be >= 2"):
+        next(k_folds(source, 1, seed=0))
+
+
+def test_groups_that_span_splits_are_reported():
+    source = PhantomSource("train", 4, 0, 16)
+    spans = leaking_groups({"train": Subset(source, [0, 1, 2]), "test": Subset(source, [2, 3])})
+    assert spans == {source.group_id(2): ("train", "test")}
