@@ -53,6 +53,16 @@ READ_TAGS = (
 )
 """The header tags that are read. Patient and study only decide which slices belong together."""
 
+PIXEL_TAGS = (
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelData",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+)
+"""What decoding pixels needs besides."""
+
 
 @dataclass(frozen=True)
 class _Slice:
@@ -191,7 +201,7 @@ def read_slice(path: Path, windows: Sequence[tuple[float, float]] | None) -> np.
     """`[h, w]` or, with several windows, `[h, w, c]` uint8 of one file."""
     pydicom = _pydicom()
     try:
-        data = pydicom.dcmread(path)
+        data = pydicom.dcmread(path, specific_tags=[*READ_TAGS, *PIXEL_TAGS])
         values = data.pixel_array
     except (AttributeError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         # The text of the library may quote header values; it is not passed on.
