@@ -22,15 +22,24 @@ class BatchNorm(nnx.Module):
       num_channels: channels of the map.
       epsilon: added to the variance (the authors' 1e-3; PyTorch's default is 1e-5).
       momentum: weight of the old moving average (the authors' 0.99).
+      unbiased: whether the variance that enters the moving average is multiplied by
+        n / (n - 1) for n counted pixels, as in Keras 2 and PyTorch; Keras 3 and the default
+        here enter the biased one. Normalisation itself uses the biased one everywhere.
 
-    State: `mean` and `var`, moving averages of the batch statistics, float32. The variance that
-    enters the moving average is the biased one, as in Keras 3 (Keras 2 and PyTorch enter the
-    unbiased one, larger by n / (n - 1) for n pixels in the batch).
+    State: `mean` and `var`, moving averages of the batch statistics, float32.
     """
 
-    def __init__(self, num_channels: int, *, epsilon: float = 1e-3, momentum: float = 0.99):
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        epsilon: float = 1e-3,
+        momentum: float = 0.99,
+        unbiased: bool = False,
+    ):
         self.epsilon = epsilon
         self.momentum = momentum
+        self.unbiased = unbiased
         self.scale = nnx.Param(jnp.ones((num_channels,)))
         self.bias = nnx.Param(jnp.zeros((num_channels,)))
         self.mean = nnx.BatchStat(jnp.zeros((num_channels,)))
@@ -47,7 +56,7 @@ class BatchNorm(nnx.Module):
         """
         if train:
             mean, var = self._batch_statistics(x.astype(at_least_float32(x)), present)
-            self._remember(mean, var, present)
+            self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
         else:
             mean, var = self.mean[...], self.var[...]
         slope = lax.rsqrt(var + self.epsilon) * self.scale[...]
@@ -75,3 +84,11 @@ class BatchNorm(nnx.Module):
             kept = jnp.where(jnp.any(present), kept, jnp.ones_like(kept))
         self.mean[...] = kept * self.mean[...] + (1 - kept) * lax.stop_gradient(mean)
         self.var[...] = kept * self.var[...] + (1 - kept) * lax.stop_gradient(var)
+
+
+def _bessel(x: FeatureMap, present: Present | None):
+    """`n / (n - 1)` for the n pixels in the statistics; at most one where n is 0 or 1."""
+    pixels_per_record = x[0, ..., 0].size
+    num_records = x.shape[0] if present is None else jnp.sum(present)
+    count = jnp.asarray(num_records * pixels_per_record, at_least_float32(x))
+    return count / jnp.maximum(count - 1, 1)
