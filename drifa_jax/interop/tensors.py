@@ -157,5 +157,3 @@ def _is_head_of(path: str, tasks: Collection[str]) -> bool:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
-
-

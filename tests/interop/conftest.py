@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from drifa_jax.interop.author_names import author_leaf, part_slot
+from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import flatten, read_slots, unflatten, write_slots
+from drifa_jax.models.drifa_net import NetworkOptions
 from drifa_jax.models.functional import Functional
 
 
@@ -87,3 +90,16 @@ def precision():
         return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
     return context
+
+
+@pytest.fixture(scope="session")
+def authors_network():
+    """`authors_network(width)`: two colour modalities and two heads, as in the notebooks."""
+
+    @functools.cache
+    def describe(width: int) -> NetworkDescription:
+        return NetworkDescription(
+            {"a": 3, "b": 3}, {"cell": 5, "skin": 7}, NetworkOptions(width=width)
+        )
+
+    return describe

@@ -57,9 +57,7 @@ def test_mfa_equals_the_authors(case, dtype, golden, golden_part, below, rel, pr
     assert rel(gate, expected(numbers, "attention", dtype)[:, 0, 0]) < limit
     assert rel(gradients[1], expected(numbers, "g/x", dtype)) < limit
     rtol, atol = (2e-5, 1e-6) if dtype == FLOAT32 else (RELATIVE64, 1e-14)
-    check_weight_gradients(
-        part.named(gradients[0]), numbers, "g/w/", dtype, rtol=rtol, atol=atol
-    )
+    check_weight_gradients(part.named(gradients[0]), numbers, "g/w/", dtype, rtol=rtol, atol=atol)
 
 
 @DTYPES
@@ -90,9 +88,7 @@ def test_mifa_equals_the_authors(case, dtype, golden, golden_part, below, rel, p
         assert rel(y[m], expected(numbers, f"y_{m}", dtype)) < limit
         assert rel(gradients[1][m], expected(numbers, f"g/x_{m}", dtype)) < limit
     rtol, atol = (2e-5, 1e-6) if dtype == FLOAT32 else (RELATIVE64, 1e-14)
-    check_weight_gradients(
-        part.named(gradients[0]), numbers, "g/w/", dtype, rtol=rtol, atol=atol
-    )
+    check_weight_gradients(part.named(gradients[0]), numbers, "g/w/", dtype, rtol=rtol, atol=atol)
 
 
 @DTYPES
@@ -138,7 +134,5 @@ def test_rra_equals_the_authors(
         part.named(gradients[0]), numbers, prefix + "g/w/", dtype, rtol=rtol, atol=atol
     )
     for name, value in part.named(statistics, statistics=True).items():
-        wanted = (
-            expected(numbers, f"train/new/{name}", dtype) if train else numbers[f"w/{name}"]
-        )
+        wanted = expected(numbers, f"train/new/{name}", dtype) if train else numbers[f"w/{name}"]
         assert rel(value, wanted) < (5e-7 if dtype == FLOAT32 else RELATIVE64), name
