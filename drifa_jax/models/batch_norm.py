@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from drifa_jax.models.initial import ones, zeros
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.typing import FeatureMap, Present
 
@@ -31,10 +32,10 @@ class BatchNorm(nnx.Module):
     def __init__(self, num_channels: int, *, epsilon: float = 1e-3, momentum: float = 0.99):
         self.epsilon = epsilon
         self.momentum = momentum
-        self.scale = nnx.Param(jnp.ones((num_channels,)))
-        self.bias = nnx.Param(jnp.zeros((num_channels,)))
-        self.mean = nnx.BatchStat(jnp.zeros((num_channels,)))
-        self.var = nnx.BatchStat(jnp.ones((num_channels,)))
+        self.scale = nnx.Param(ones(num_channels))
+        self.bias = nnx.Param(zeros(num_channels))
+        self.mean = nnx.BatchStat(zeros(num_channels))
+        self.var = nnx.BatchStat(ones(num_channels))
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """The normalised map, shaped and typed as `x`.

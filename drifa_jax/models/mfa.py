@@ -8,8 +8,8 @@ multiplies the map.
         ├─ CLIA ─ gate_bc ─ b ─┴─ sigmoid ─ alpha ─┐
         └──────────────────────────────────────── × ── y
 
-All "1x1 convolutions" are `nnx.Linear` over the channel axis, so any number of spatial axes
-works. Pixel-wise arithmetic runs in `dtype`; pooled vectors and gates are always float32.
+All 1x1 convolutions are matrices over the channel axis, so any number of spatial axes works.
+Pixel-wise arithmetic runs in `dtype`; pooled vectors and gates are always float32.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from drifa_jax.models.initial import ones
+from drifa_jax.models.pointwise import Pointwise
 from drifa_jax.models.pooling import average_pool, max_pool, over_space
 from drifa_jax.typing import FeatureMap, Gate
 
-Pointwise = Callable[[jax.Array], jax.Array]
+Channels = Callable[[jax.Array], jax.Array]
 """A 1x1 convolution: any array `[..., c_in]` to `[..., c_out]`."""
-
-glorot_uniform = nnx.initializers.glorot_uniform()
 
 
 def hifa_gate(
-    conv1: Pointwise,
-    conv2: Pointwise,
-    conv3: Pointwise,
-    conv4: Pointwise,
-    dense: Pointwise,
+    conv1: Channels,
+    conv2: Channels,
+    conv3: Channels,
+    conv4: Channels,
+    dense: Channels,
     x: FeatureMap,
 ) -> Gate:
     """Hierarchical information fusion attention (HIFA) gate.
@@ -70,7 +70,7 @@ def hifa_gate(
     return jax.nn.sigmoid(dense(jnp.concatenate([shallow_bc, deep_bc], axis=-1)))
 
 
-def clia_gate(conv1: Pointwise, conv2: Pointwise, x: FeatureMap) -> Gate:
+def clia_gate(conv1: Channels, conv2: Channels, x: FeatureMap) -> Gate:
     """Channel-wise local information attention (CLIA) gate.
 
     A 1x1 convolution is averaged over space, a second one reads that average, and the two
@@ -102,11 +102,11 @@ class HIFA(nnx.Module):
     """
 
     def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
-        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv2 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv3 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv4 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.dense = pointwise(2 * num_channels, num_channels, None, rngs)
+        self.conv1 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv2 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv3 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv4 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.dense = Pointwise(2 * num_channels, num_channels, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Gate:
         return hifa_gate(self.conv1, self.conv2, self.conv3, self.conv4, self.dense, x)
@@ -122,8 +122,8 @@ class CLIA(nnx.Module):
     """
 
     def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
-        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv2 = pointwise(num_channels, num_channels, None, rngs)
+        self.conv1 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv2 = Pointwise(num_channels, num_channels, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Gate:
         return clia_gate(self.conv1, self.conv2, x)
@@ -172,9 +172,9 @@ class MFA(nnx.Module):
         self.num_channels = num_channels
         self.hifa = HIFA(num_channels, dtype=dtype, rngs=rngs) if hifa else None
         self.clia = CLIA(num_channels, dtype=dtype, rngs=rngs) if clia else None
-        self.hifa_scale = nnx.Param(jnp.ones(())) if hifa else None
-        self.clia_scale = nnx.Param(jnp.ones((num_channels,))) if clia else None
-        self.alpha = nnx.Param(jnp.ones((num_channels,)))
+        self.hifa_scale = nnx.Param(ones()) if hifa else None
+        self.clia_scale = nnx.Param(ones(num_channels)) if clia else None
+        self.alpha = nnx.Param(ones(num_channels))
 
     def gates(self, x: FeatureMap) -> Mapping[str, Gate]:
         """The weight maps `hifa`, `clia` (of the parts present) and their union `gate`."""
@@ -200,15 +200,6 @@ class MFA(nnx.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """The refined map, shaped as `x`."""
         return self.attend(x)[0]
-
-
-def pointwise(num_in: int, num_out: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    """A 1x1 convolution with the authors' initial values: Glorot uniform kernel, zero bias.
-
-    `dtype` None computes in the wider of input and parameters, which keeps pooled vectors
-    float32 (float64 in a float64 run) whatever the dtype of the maps.
-    """
-    return nnx.Linear(num_in, num_out, kernel_init=glorot_uniform, dtype=dtype, rngs=rngs)
 
 
 def add_all(terms: Sequence[jax.Array]) -> jax.Array:

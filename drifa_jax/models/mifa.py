@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.mfa import Pointwise, add_all, pointwise
+from drifa_jax.models.initial import ones
+from drifa_jax.models.mfa import Channels, add_all
+from drifa_jax.models.pointwise import Pointwise
 from drifa_jax.models.pooling import average_pool, max_pool, min_pool, over_space
 from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
 
@@ -41,7 +43,7 @@ def zero_absent(features: Features, present: PresentModalities | None) -> Featur
     }
 
 
-def mgifa_gate(dense: Pointwise, features: Features, present: PresentModalities | None) -> Gate:
+def mgifa_gate(dense: Channels, features: Features, present: PresentModalities | None) -> Gate:
     """Multimodal global information fusion attention (MGIFA) gate.
 
     For each of minimum, average and maximum: pool every modality, add the modalities, and
@@ -69,7 +71,7 @@ def mgifa_gate(dense: Pointwise, features: Features, present: PresentModalities 
 
 
 def mlifa_gate(
-    convs: Mapping[str, Pointwise], features: Features, present: PresentModalities | None
+    convs: Mapping[str, Channels], features: Features, present: PresentModalities | None
 ) -> Gate:
     """Multimodal local information fusion attention (MLIFA) gate.
 
@@ -103,7 +105,7 @@ class MGIFA(nnx.Module):
     """Weights of `mgifa_gate`: `dense`."""
 
     def __init__(self, num_channels: int, *, rngs: nnx.Rngs):
-        self.dense = pointwise(num_channels, num_channels, None, rngs)
+        self.dense = Pointwise(num_channels, num_channels, rngs=rngs)
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
         return mgifa_gate(self.dense, features, present)
@@ -121,7 +123,7 @@ class MLIFA(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.convs = nnx.Dict(
-            {m: pointwise(num_channels, num_channels, dtype, rngs) for m in modalities}
+            {m: Pointwise(num_channels, num_channels, dtype, rngs=rngs) for m in modalities}
         )
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
@@ -179,9 +181,9 @@ class MIFA(nnx.Module):
         self.num_channels = num_channels
         self.mgifa = MGIFA(num_channels, rngs=rngs) if mgifa else None
         self.mlifa = MLIFA(modalities, num_channels, dtype=dtype, rngs=rngs) if mlifa else None
-        self.mgifa_scale = nnx.Param(jnp.ones(())) if mgifa else None
-        self.mlifa_scale = nnx.Param(jnp.ones((num_channels,))) if mlifa else None
-        self.alpha = nnx.Dict({m: nnx.Param(jnp.ones((num_channels,))) for m in modalities})
+        self.mgifa_scale = nnx.Param(ones()) if mgifa else None
+        self.mlifa_scale = nnx.Param(ones(num_channels)) if mlifa else None
+        self.alpha = nnx.Dict({m: nnx.Param(ones(num_channels)) for m in modalities})
 
     def gates(
         self, features: Features, present: PresentModalities | None = None

@@ -1,0 +1,71 @@
+"""The `drifa` command: a table of subcommands, each a thin call into a room of the package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from drifa_jax.errors import UserError
+
+SUBCOMMANDS: dict[str, str] = {
+    "train": "train and evaluate a network from a config file",
+}
+"""Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns its exit code. Prints a `UserError` as one message, exit 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="drifa",
+        description="DRIFA-Net in JAX: fuse medical imaging modalities. Research use only.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
+        # Only the chosen command is imported, so that `drifa --help` answers at once.
+        if arguments and arguments[0] == name:
+            command = importlib.import_module(f"drifa_jax.commands.{name}")
+            command.add_arguments(subparser)
+    options, unknown = parser.parse_known_args(arguments)
+    try:
+        if getattr(command, "TAKES_OVERRIDES", False):
+            options.overrides = parse_overrides(unknown)
+        elif unknown:
+            raise UserError(
+                f"unknown argument {unknown[0]!r}; see `drifa {options.command} --help`."
+            )
+        return command.run(options)
+    except UserError as error:
+        print(f"drifa {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """`--config.a.b=v` and `--config.a.b v` as pairs `("a.b", "v")`.
+
+    Raises:
+      UserError: for anything else.
+    """
+    pairs, waiting = [], list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--config.") or len(name) == len("--config."):
+            raise UserError(
+                f"unknown argument {argument!r}; overrides look like --config.train.seed=1."
+            )
+        if not equals:
+            if not waiting:
+                raise UserError(f"{argument} needs a value.")
+            value = waiting.pop(0)
+        pairs.append((name.removeprefix("--config."), value))
+    return pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""One training step and one evaluation step, as pure functions; `loop.py` jits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from drifa_jax.models.functional import Functional
+from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.rng import stream
+from drifa_jax.train.losses import TaskLoss, total_loss
+from drifa_jax.train.state import TrainState
+
+Batch = Mapping[str, Any]
+Sums = dict[str, Any]
+
+
+def make_train_step(
+    network: Functional,
+    optimizer: optax.GradientTransformation,
+    losses: Mapping[str, TaskLoss],
+    *,
+    masks_absent: bool = False,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
+    """The pure function `(state, batch, root_key) -> (state, sums)`.
+
+    Args:
+      network: its `apply` gives `((logits by task, intermediates), statistics)`.
+      optimizer: from `optimizer.make_optimizer`.
+      losses: task -> how it is scored.
+      masks_absent: whether records may lack a modality; when none does, leaving the masks out
+        saves their cost.
+
+    The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
+    `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
+    Randomness: dropout draws from `stream(root_key, "dropout", step)`, so that a resumed run
+    draws what an uninterrupted one would have drawn.
+    """
+
+    def train_step(state: TrainState, batch: Batch, root_key: jax.Array):
+        def objective(params):
+            (logits, _), statistics = network.apply(
+                params,
+                state.statistics,
+                scale_pixels(batch["images"]),
+                train=True,
+                dropout_key=stream(root_key, "dropout", state.step),
+                present=batch["present"] if masks_absent else None,
+            )
+            total, sums = total_loss(logits, batch["labels"], losses)
+            return total, (sums, statistics)
+
+        (total, (sums, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
+        sums |= {"total": total, "gradient_norm": optax.global_norm(gradients)}
+        return (
+            TrainState(
+                step=state.step + 1,
+                params=optax.apply_updates(state.params, updates),
+                statistics=statistics,
+                optimizer_state=optimizer_state,
+                learning_rate_scale=state.learning_rate_scale,
+            ),
+            sums,
+        )
+
+    return train_step
+
+
+def make_evaluation_step(
+    network: Functional, *, masks_absent: bool = False
+) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
+    """The pure function `(params, statistics, batch) -> logits by task`, dropout off.
+
+    Batch norm uses its moving averages, so a record's logits do not depend on its batch mates.
+    """
+
+    def evaluation_step(params, statistics, batch: Batch):
+        (logits, _), _ = network.apply(
+            params,
+            statistics,
+            scale_pixels(batch["images"]),
+            train=False,
+            present=batch["present"] if masks_absent else None,
+        )
+        return {task: values.astype(jnp.float32) for task, values in logits.items()}
+
+    return evaluation_step
