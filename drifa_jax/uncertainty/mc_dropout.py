@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
+from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.rng import stream
 
 ENSEMBLE_AXIS, SAMPLE_AXIS = "ensemble", "data"
@@ -79,8 +80,6 @@ def make_sampler(
     moments: bool = False,
     samples_per_pass: int | None = None,
     mesh: Mesh | None = None,
-    method_before: str = "before_dropout",
-    method_from: str = "from_dropout",
 ) -> Callable[..., Samples | dict[str, Moments]]:
     """One compiled function from images to the samples of every member.
 
@@ -104,22 +103,21 @@ def make_sampler(
       samples_per_pass: samples computed together; None chooses by memory.
       mesh: spreads members over its axis "ensemble" and samples over "data"; None for one
         device. See `sampling_mesh`.
-      method_before: name of the method that all samples share.
-      method_from: name of the method that draws dropout.
 
     Returns:
       A jitted function of `(params, statistics, images, root_key, words, members=None,
-      present=None)`; parameters and statistics with a leading axis `e`, images float, words by
-      `record_words`, `members` `[e]` int32 naming the members (0, 1, ... when None; it is part
-      of the key, so a member alone can answer as it does in its ensemble), `present` modality
-      -> `[b]` bool. It returns task -> probabilities `[e, s, b, k]` float32, or `Moments`.
+      present=None)`. Parameters and statistics have a leading axis `e`; images are uint8 or
+      float; words are `record_words`; `members` `[e]` int32 names the members, 0, 1, ... when
+      None, and is part of the key, so that a member alone can answer as in its ensemble;
+      `present` is modality -> `[b]` bool. It returns task -> probabilities `[e, s, b, k]`
+      float32, or task -> `Moments`.
 
       Batch norm reads its stored statistics always; dropout is all that is random.
 
     Raises:
-      ValueError: if `num_samples` or `samples_per_pass` is below 1, the mesh lacks the axes, or
-        (when called) there is no member, the mesh does not divide the members, or words and
-        images disagree about the number of records.
+      ValueError: if `num_samples` or `samples_per_pass` is below 1 or the mesh lacks the axes;
+        and when called, if there is no member, the key is not of the kind threefry, the mesh
+        does not divide the members, or words and images disagree about the number of records.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; Monte Carlo dropout needs at least 1.")
@@ -134,12 +132,17 @@ def make_sampler(
     samples_per_shard = -(-num_samples // num_shards)
 
     def of_member(member_state, images, root_key, words, present, samples):
-        params, statistics, member = member_state
+        params, statistics, _ = member_state
         features, _ = network.apply(
-            params, statistics, images, train=False, present=present, method=method_before
+            params,
+            statistics,
+            scale_pixels(images),
+            train=False,
+            present=present,
+            method="before_dropout",
         )
         draw = functools.partial(
-            _one_sample, network, method_from, member_state, features, root_key, words, present
+            _one_sample, network, member_state, features, root_key, words, present
         )
         size = samples_per_pass or choose_samples_per_pass(len(samples), features)
         if not moments:
@@ -167,7 +170,7 @@ def make_sampler(
 
     @jax.jit
     def sampler(params, statistics, images, root_key, words, members=None, present=None):
-        num_members = _check(params, images, words, mesh)
+        num_members = _check(params, images, root_key, words, mesh)
         if members is None:
             members = jnp.arange(num_members, dtype=jnp.int32)
         # Shards get equally many samples; those beyond `num_samples` are cut off or not counted.
@@ -227,7 +230,6 @@ def _device_budget() -> int:
 
 def _one_sample(
     network: Functional,
-    method: str,
     member_state: tuple[Parameters, BatchStatistics, jax.Array],
     features: Inputs,
     root_key: jax.Array,
@@ -244,7 +246,7 @@ def _one_sample(
         train=False,
         dropout_key=sample_key(root_key, member, words, sample),
         present=present,
-        method=method,
+        method="from_dropout",
     )
     return {task: jax.nn.softmax(x.astype(jnp.float32)) for task, x in logits.items()}
 
@@ -258,9 +260,7 @@ def _running_moments(draw, samples, size, num_samples) -> dict[str, Moments]:
         return {task: _moments(p, counted) for task, p in jax.vmap(draw)(chunk).items()}
 
     chunks = padded.reshape(-1, size)
-    zero = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_chunk, chunks[0])
-    )
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_chunk, chunks[0]))
     return jax.lax.scan(
         lambda total, chunk: (jax.tree.map(jnp.add, total, of_chunk(chunk)), None), zero, chunks
     )[0]
@@ -274,10 +274,18 @@ def _moments(p: jax.Array, counted: jax.Array) -> Moments:
     return Moments(jnp.sum(counted), add(p), add(p * p), add(entropy), add(vote))
 
 
-def _check(params: Parameters, images: Inputs, words: jax.Array, mesh: Mesh | None) -> int:
+def _check(
+    params: Parameters, images: Inputs, root_key: jax.Array, words: jax.Array, mesh: Mesh | None
+) -> int:
     num_members = jax.tree.leaves(params)[0].shape[0]
     if num_members < 1:
         raise ValueError("There is no ensemble member: parameters need a leading axis e >= 1.")
+    if jax.random.key_impl(root_key) != "threefry2x32":
+        # Under `vmap` a key of "rbg" draws numbers that depend on the other keys.
+        raise ValueError(
+            f"The root key is of the kind {jax.random.key_impl(root_key)!r}; masks that do not "
+            "depend on batch mates need jax.random.key(seed, impl='threefry2x32')."
+        )
     if mesh is not None and num_members % mesh.shape[ENSEMBLE_AXIS]:
         raise ValueError(
             f"{num_members} members do not divide over the mesh's {mesh.shape[ENSEMBLE_AXIS]} "
