@@ -43,7 +43,8 @@ class ModalityConfig:
     channels: int = 3  # 1 (grey) or 3 (colour)
     root: str = ""  # folders: the folder that holds Training/ and Testing/, or the class folders
     task: str = ""  # folders: name of the task that its class folders label
-    group_pattern: str = ""  # folders: regular expression, its first group names the patient
+    group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
+    include: str = ""  # folders: regular expression that the path of an image must contain
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ class Problems:
         """Remember one problem: the file, column or class, and what is wrong with it."""
         self.found.append((str(where), what))
 
+    def __iadd__(self, other: Problems) -> Problems:
+        self.found += other.found
+        return self
+
     def raise_any(self, cure: str = "") -> None:
         """Raise every problem in one message, or return when there is none."""
         if not self.found:

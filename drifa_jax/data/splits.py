@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -76,16 +76,19 @@ def split_groups(
     num_groups = int(group_of.max(initial=-1)) + 1
     if num_groups < len(shares):
         raise ValueError(f"{num_groups} groups cannot fill the {len(shares)} parts {[*fractions]}")
-    num_strata = int(strata.max()) + 1
-    counts = np.zeros((num_groups, num_strata))
+    # The last column counts all records, so that rounding in each stratum does not add up.
+    counts = np.zeros((num_groups, int(strata.max()) + 2))
     np.add.at(counts, (group_of, strata), 1)
+    counts[:, -1] = counts.sum(1)
     wanted = shares[:, None] * counts.sum(0)
     held = np.zeros_like(wanted)
     part_of = np.zeros(num_groups, np.int64)
     shuffled = np.random.Generator(np.random.Philox(seed)).permutation(num_groups)
-    for group in shuffled[np.argsort(-counts[shuffled].sum(1), kind="stable")]:
+    for group in shuffled[np.argsort(-counts[shuffled, -1], kind="stable")]:
         present = counts[group] > 0
-        lack = ((wanted - held)[:, present] / wanted[:, present]) @ counts[group, present]
+        # Half of the group itself makes the rule round to nearest instead of up.
+        missing = wanted[:, present] - held[:, present] - counts[group, present] / 2
+        lack = (missing / wanted[:, present]) @ counts[group, present]
         part = int(np.argmax(lack))
         held[part] += counts[group]
         part_of[group] = part
@@ -95,7 +98,7 @@ def split_groups(
 
 def _without_empty_parts(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarray:
     """Give every empty part the smallest group of the part with the most groups."""
-    sizes = counts.sum(1)
+    sizes = counts[:, -1]
     for part in range(num_parts):
         if not (part_of == part).any():
             fullest = np.bincount(part_of, minlength=num_parts).argmax()
@@ -118,3 +121,34 @@ def class_counts(source: Source, task: str) -> np.ndarray:
     num_classes = next(spec.num_classes for spec in source.tasks if spec.name == task)
     labels = source.labels(task)
     return np.bincount(labels[labels != MISSING_LABEL], minlength=num_classes)
+
+
+def k_folds(
+    source: Source, num_folds: int, seed: int, *, num_repeats: int = 1
+) -> Iterator[tuple[Subset, Subset]]:
+    """(train, test) of every fold, grouped and stratified; repeats draw other folds.
+
+    Raises:
+      ValueError: if there are fewer than two folds, or fewer groups than folds.
+    """
+    if num_folds < 2 or num_repeats < 1:
+        raise ValueError(f"num_folds {num_folds} must be >= 2 and num_repeats {num_repeats} >= 1")
+    groups, labels = group_ids(source), strata(source)
+    shares = {str(fold): 1 / num_folds for fold in range(num_folds)}
+    for repeat in range(num_repeats):
+        # SeedSequence keeps repeat r of seed s apart from repeat 0 of seed s + r.
+        own = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+        folds = split_groups(labels, groups, shares, own)
+        for fold, test in folds.items():
+            name = f"{source.description}, fold {fold} of {num_folds}, repeat {repeat}, seed {seed}"
+            train = np.setdiff1d(np.arange(len(source)), test)
+            yield Subset(source, train, f"{name}, train"), Subset(source, test, f"{name}, test")
+
+
+def leaking_groups(sources: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
+    """Group -> the splits that hold it, for every group in more than one split."""
+    seen: dict[str, list[str]] = {}
+    for split, source in sources.items():
+        for group in dict.fromkeys(group_ids(source)):
+            seen.setdefault(group, []).append(split)
+    return {group: tuple(splits) for group, splits in seen.items() if len(splits) > 1}

@@ -24,6 +24,7 @@ def folders(tmp_path):
 
     def write(counts: dict[str, int], root: str = "images", name: str = "{number}.png") -> Path:
         seed = 0
+        (tmp_path / root).mkdir(parents=True, exist_ok=True)
         for folder, count in counts.items():
             (tmp_path / root / folder).mkdir(parents=True, exist_ok=True)
             for number in range(count):

@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -52,7 +53,9 @@ def newest_state(workdir, config):
 def finished_run(tmp_path_factory):
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    assert train_and_test(tiny_config(), workdir) == 0
+    # Made before the fixture of conftest.py that relaxes dtypes for each test.
+    with jax.numpy_dtype_promotion("standard"):
+        assert train_and_test(tiny_config(), workdir) == 0
     return workdir
 
 
