@@ -37,6 +37,25 @@ class ModalitySpec:
 
 
 @dataclass(frozen=True)
+class VolumeSpec:
+    """A modality of whole volumes: `[depth, height, width, channels]`, uint8."""
+
+    name: str
+    depth: int
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self.depth, self.height, self.width, self.channels)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
 class TabularSpec:
     """A modality of `num_features` numbers a record, `[num_features]` float32."""
 
@@ -94,7 +113,7 @@ class Source(Protocol):
 
     description: str
     synthetic: bool
-    modalities: tuple[ModalitySpec | TabularSpec, ...]
+    modalities: tuple[ModalitySpec | VolumeSpec | TabularSpec, ...]
     tasks: tuple[TaskSpec, ...]
 
     def __len__(self) -> int: ...
