@@ -32,7 +32,7 @@ def get_config(variant: str = ""):
         config.train.schedule = "cosine"
         config.train.warmup_steps = 20
     elif variant == "folders":
-        config.data.source = "folders"
+        config.data.source = "files"
         config.data.modalities = {
             "mri": modality(channels=1, task="tumour"),
             "ct": modality(channels=1, task="stroke", group_pattern=r"^(\d+) \("),
