@@ -10,6 +10,7 @@ import pytest
 
 from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import flatten
+from drifa_jax.interop.torch_drifa_net import BLOCKS_PER_RESOLUTION
 from drifa_jax.interop.torch_weights import (
     from_torch,
     load_state_dict,
@@ -19,6 +20,7 @@ from drifa_jax.interop.torch_weights import (
     torch_twin,
     write_torch,
 )
+from drifa_jax.models.backbone import RESNET_PLANS
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions
 
@@ -63,10 +65,19 @@ def assert_same(found, wanted, tolerance):
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max() + 1e-3 * tolerance, name
 
 
+# A plan of three blocks, which compiles in a third of the time of a ResNet-18.
+RESNET_PLANS["three_blocks"] = BLOCKS_PER_RESOLUTION["three_blocks"] = (1, 2)
+
 THREE = NetworkDescription(
     {"mri": 1, "ct": 3, "pet": 1},
     {"tumour": 3},
-    NetworkOptions(width=2, mfa_parts=("hifa",), stage_mfa_parts=("clia",), mifa_parts=("mlifa",)),
+    NetworkOptions(
+        width=2,
+        backbone="three_blocks",
+        mfa_parts=("hifa",),
+        stage_mfa_parts=("clia",),
+        mifa_parts=("mlifa",),
+    ),
 )
 DEEP = NetworkDescription(
     {"mri": 2},
@@ -104,7 +115,9 @@ def float64_step():
     """One training step of Adam in both frameworks, in float64."""
     layers = LayerOptions(dtype=jnp.float64, batch_norm_unbiased=True)
     network = NetworkDescription(
-        {"mri": 1, "ct": 3}, {"tumour": 3, "grade": 4}, NetworkOptions(width=2, layers=layers)
+        {"mri": 1, "ct": 3},
+        {"tumour": 3, "grade": 4},
+        NetworkOptions(width=2, backbone="three_blocks", layers=layers),
     )
     labels = {"tumour": np.array([0, 2]), "grade": np.array([3, 1])}
     twin = random_twin(network, torch.float64)
