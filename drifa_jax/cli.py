@@ -24,17 +24,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
         # Only the chosen command is imported, so that `drifa --help` answers at once.
         if arguments and arguments[0] == name:
             command = importlib.import_module(f"drifa_jax.commands.{name}")
             command.add_arguments(subparser)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
     try:
+        if getattr(command, "TAKES_OVERRIDES", False):
+            options.overrides = parse_overrides(unknown)
+        elif unknown:
+            raise UserError(
+                f"unknown argument {unknown[0]!r}; see `drifa {options.command} --help`."
+            )
         return command.run(options)
     except UserError as error:
         print(f"drifa {options.command}: {error}", file=sys.stderr)
         return 1
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """`--config.a.b=v` and `--config.a.b v` as pairs `("a.b", "v")`.
+
+    Raises:
+      UserError: for anything else.
+    """
+    pairs, waiting = [], list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--config.") or len(name) == len("--config."):
+            raise UserError(
+                f"unknown argument {argument!r}; overrides look like --config.train.seed=1."
+            )
+        if not equals:
+            if not waiting:
+                raise UserError(f"{argument} needs a value.")
+            value = waiting.pop(0)
+        pairs.append((name.removeprefix("--config."), value))
+    return pairs
 
 
 if __name__ == "__main__":

@@ -31,6 +31,45 @@ class ModalitySpec:
     def shape(self) -> tuple[int, int, int]:
         return (self.height, self.width, self.channels)
 
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """A modality of whole volumes: `[depth, height, width, channels]`, uint8."""
+
+    name: str
+    depth: int
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self.depth, self.height, self.width, self.channels)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class TabularSpec:
+    """A modality of `num_features` numbers a record, `[num_features]` float32."""
+
+    name: str
+    num_features: int
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.num_features,)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -51,7 +90,8 @@ class Record:
     Attributes:
       record_id: unique within its source; what error messages and prediction tables show.
       group_id: patient, lesion or slide. Records of one group never straddle a split.
-      images: modality name -> `[height, width, channels]` uint8.
+      images: modality name -> array of the modality's `shape` and `dtype`. A modality that the
+        record lacks is not in the mapping: absence is a value, never a picture of zeros.
       labels: task name -> class index, or `MISSING_LABEL`.
     """
 
@@ -67,13 +107,13 @@ class Source(Protocol):
 
     `source[i]` is a pure function of `i`: any order, any process, any number of times gives
     the same record. `synthetic` sources are labelled SYNTHETIC wherever results are shown.
-    `labels(task)` returns every record's class index, `[len(source)]` int32, without
-    decoding images, so that class weights and sampling cost nothing.
+    `labels(task)`, `record_id(i)` and `group_id(i)` answer without decoding images, so that
+    class weights, sampling and splits cost nothing; labels are `[len(source)]` int32.
     """
 
     description: str
     synthetic: bool
-    modalities: tuple[ModalitySpec, ...]
+    modalities: tuple[ModalitySpec | VolumeSpec | TabularSpec, ...]
     tasks: tuple[TaskSpec, ...]
 
     def __len__(self) -> int: ...
@@ -83,3 +123,5 @@ class Source(Protocol):
     def labels(self, task: str) -> np.ndarray: ...
 
     def record_id(self, index: int) -> str: ...
+
+    def group_id(self, index: int) -> str: ...

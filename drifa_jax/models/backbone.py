@@ -12,12 +12,13 @@ from typing import Protocol
 import jax
 from flax import nnx
 
-from drifa_jax.models.convolution import LayerOptions, convolution
+from drifa_jax.models.convolution import Convolution, LayerOptions
 from drifa_jax.models.rra import RRABlock, optional_mfa
 from drifa_jax.models.window_pool import max_pool_3x3
 from drifa_jax.typing import FeatureMap, Images, Present
 
 RESNET_PLANS: dict[str, tuple[int, ...]] = {
+    "resnet10": (1, 1, 1, 1),
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
 }
@@ -57,7 +58,7 @@ class Stem(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.options = options
-        self.conv = convolution(num_in, num_out, 7, 2, options, rngs)
+        self.conv = Convolution(num_in, num_out, 7, 2, options=options, rngs=rngs)
         self.mfa = optional_mfa(num_out, mfa_parts, options, rngs)
         self.norm = options.batch_norm(num_out)
 

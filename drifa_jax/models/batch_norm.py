@@ -7,10 +7,16 @@ the modality leaves them as they were.
 
 from __future__ import annotations
 
+import functools
+import math
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
+from drifa_jax.models.initial import ones, zeros
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.typing import FeatureMap, Present
 
@@ -40,10 +46,10 @@ class BatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.momentum = momentum
         self.unbiased = unbiased
-        self.scale = nnx.Param(jnp.ones((num_channels,)))
-        self.bias = nnx.Param(jnp.zeros((num_channels,)))
-        self.mean = nnx.BatchStat(jnp.zeros((num_channels,)))
-        self.var = nnx.BatchStat(jnp.ones((num_channels,)))
+        self.scale = nnx.Param(ones(num_channels))
+        self.bias = nnx.Param(zeros(num_channels))
+        self.mean = nnx.BatchStat(zeros(num_channels))
+        self.var = nnx.BatchStat(ones(num_channels))
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """The normalised map, shaped and typed as `x`.
@@ -54,41 +60,85 @@ class BatchNorm(nnx.Module):
             averages are used and nothing changes.
           present: `[b]` bool; records whose features enter the statistics (all when None).
         """
-        if train:
-            mean, var = self._batch_statistics(x.astype(at_least_float32(x)), present)
-            self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
-        else:
-            mean, var = self.mean[...], self.var[...]
-        slope = lax.rsqrt(var + self.epsilon) * self.scale[...]
-        row = (1,) * (x.ndim - 1) + (-1,)
-        centred = x.astype(at_least_float32(x)) - mean.reshape(row)
-        return (centred * slope.reshape(row) + self.bias[...].reshape(row)).astype(x.dtype)
-
-    def _batch_statistics(self, x, present):
-        axes = tuple(range(x.ndim - 1))
-        row = (1,) * (x.ndim - 1) + (-1,)
-        if present is None:
-            mean = jnp.mean(x, axes)
-            return mean, jnp.mean(lax.square(x - mean.reshape(row)), axes)
-        counted = present.reshape(-1, *(1,) * (x.ndim - 1))
-        pixels_per_record = x[0, ..., 0].size
-        count = (jnp.maximum(jnp.sum(present), 1) * pixels_per_record).astype(x.dtype)
-        zero = jnp.zeros((), x.dtype)
-        mean = jnp.sum(jnp.where(counted, x, zero), axes) / count
-        deviation = jnp.where(counted, x - mean.reshape(row), zero)
-        return mean, jnp.sum(lax.square(deviation), axes) / count
+        scale, bias = self.scale[...], self.bias[...]
+        if not train:
+            return _moving(x, scale, bias, self.mean[...], self.var[...], self.epsilon)
+        y, mean, var = _normalise_once(x, scale, bias, present, self.epsilon)
+        self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
+        return y
 
     def _remember(self, mean, var, present):
         kept = jnp.asarray(self.momentum, mean.dtype)
         if present is not None:
             kept = jnp.where(jnp.any(present), kept, jnp.ones_like(kept))
-        self.mean[...] = kept * self.mean[...] + (1 - kept) * lax.stop_gradient(mean)
-        self.var[...] = kept * self.var[...] + (1 - kept) * lax.stop_gradient(var)
+        # Assigning through `[...]` compares shardings, which is slow under a trace.
+        self.mean.set_value(kept * self.mean[...] + (1 - kept) * lax.stop_gradient(mean))
+        self.var.set_value(kept * self.var[...] + (1 - kept) * lax.stop_gradient(var))
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _moving(x, scale, bias, mean, var, epsilon):
+    slope = lax.rsqrt(var + epsilon) * scale
+    y = (x.astype(at_least_float32(x)) - _row(mean, x)) * _row(slope, x) + _row(bias, x)
+    return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalise(x, scale, bias, present, epsilon):
+    """The map normalised by its own statistics, and those statistics, which carry no gradient."""
+    return _normalise_forward(x, scale, bias, present, epsilon)[0]
+
+
+def _normalise_forward(x, scale, bias, present, epsilon):
+    wide = x.astype(at_least_float32(x))
+    count, counted = _counted(x, present)
+    axes = tuple(range(x.ndim - 1))
+    zero = jnp.zeros((), wide.dtype)
+    kept = wide if counted is None else jnp.where(counted, wide, zero)
+    mean = jnp.sum(kept, axes) / count
+    deviation = wide - _row(mean, x)
+    kept = deviation if counted is None else jnp.where(counted, deviation, zero)
+    var = jnp.sum(lax.square(kept), axes) / count
+    inverse = lax.rsqrt(var + epsilon)
+    y = (deviation * _row(inverse * scale, x) + _row(bias, x)).astype(x.dtype)
+    return (y, mean, var), (x, scale, present, mean, inverse)
+
+
+def _normalise_backward(epsilon, residuals, cotangents):
+    x, scale, present, mean, inverse = residuals
+    d_y = cotangents[0].astype(at_least_float32(x))
+    normal = (x.astype(d_y.dtype) - _row(mean, x)) * _row(inverse, x)
+    axes = tuple(range(x.ndim - 1))
+    d_bias = jnp.sum(d_y, axes)
+    d_scale = jnp.sum(d_y * normal, axes)
+    count, counted = _counted(x, present)
+    through_statistics = _row(d_bias / count, x) + normal * _row(d_scale / count, x)
+    if counted is not None:
+        through_statistics = jnp.where(counted, through_statistics, jnp.zeros((), d_y.dtype))
+    d_x = (d_y - through_statistics) * _row(inverse * scale, x)
+    no_gradient = None if present is None else np.zeros(present.shape, jax.dtypes.float0)
+    return d_x.astype(x.dtype), d_scale, d_bias, no_gradient
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalise_once = jax.jit(_normalise, static_argnums=4)
+
+
+def _counted(x, present):
+    """Number of pixels in the statistics, and which records' (None for all)."""
+    pixels_per_record = math.prod(x.shape[1:-1])
+    if present is None:
+        return x.shape[0] * pixels_per_record, None
+    count = jnp.maximum(jnp.sum(present), 1) * pixels_per_record
+    return count.astype(at_least_float32(x)), present.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _row(channels, x):
+    """A vector per channel, shaped to meet the map `x`."""
+    return channels.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _bessel(x: FeatureMap, present: Present | None):
     """`n / (n - 1)` for the n pixels in the statistics; at most one where n is 0 or 1."""
-    pixels_per_record = x[0, ..., 0].size
-    num_records = x.shape[0] if present is None else jnp.sum(present)
-    count = jnp.asarray(num_records * pixels_per_record, at_least_float32(x))
+    count = jnp.asarray(_counted(x, present)[0], at_least_float32(x))
     return count / jnp.maximum(count - 1, 1)

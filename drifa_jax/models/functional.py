@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from drifa_jax.models.initial import initial_rngs
 
 Parameters = dict[str, Any]
 BatchStatistics = dict[str, Any]
@@ -37,14 +41,30 @@ class Functional:
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
         self._build = build
-        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(params=jax.random.key(0))))
-        self._graphdef, params, statistics = nnx.split(abstract, nnx.Param, nnx.BatchStat)
-        self.abstract_params: Parameters = nnx.to_pure_dict(params)
-        self.abstract_statistics: BatchStatistics = nnx.to_pure_dict(statistics)
+        self.abstract_params, self.abstract_statistics = jax.eval_shape(
+            self._trace_structure, jax.random.key(0)
+        )
+
+    def _trace_structure(self, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
+        self._graphdef, params, statistics = nnx.split(
+            self._build(initial_rngs(key)), nnx.Param, nnx.BatchStat
+        )
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
     def init(self, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
-        """Initial parameters and batch statistics; a pure function of the key."""
-        module = self._build(nnx.Rngs(params=key))
+        """Initial parameters and batch statistics; a pure function of the key.
+
+        Args:
+          key: one key; or one per ensemble member, `[e]`, whose results are stacked on a leading
+            axis, member `i` equal to `init(key[i])`.
+
+        Best called outside `jax.jit`: the same numbers come out inside it (or inside
+        `jax.vmap`), but a draw per kernel is then compiled, which takes minutes.
+        """
+        if key.ndim == 1:
+            members = [self.init(one) for one in key]
+            return jax.tree.map(_stack, *members)
+        module = self._build(initial_rngs(key))
         _, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
 
@@ -60,3 +80,10 @@ class Functional:
         module = nnx.merge(self._graphdef, params, statistics)
         result = getattr(module, method)(*args, **kwargs)
         return result, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def _stack(*members: jax.Array) -> jax.Array:
+    """Arrays on a new leading axis, by NumPy where possible, which compiles nothing."""
+    if any(isinstance(member, jax.core.Tracer) for member in members):
+        return jnp.stack(members)
+    return jnp.asarray(np.stack(members))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flax import nnx
 
-from drifa_jax.models.mfa import pointwise
+from drifa_jax.models.pointwise import Pointwise
 from drifa_jax.typing import Logits, Pooled
 
 
@@ -16,7 +16,7 @@ class TaskHead(nnx.Module):
     """
 
     def __init__(self, num_features: int, num_classes: int, *, rngs: nnx.Rngs):
-        self.linear = pointwise(num_features, num_classes, None, rngs)
+        self.linear = Pointwise(num_features, num_classes, rngs=rngs)
 
     def __call__(self, pooled: Pooled) -> Logits:
         """`[b, num_features] -> [b, num_classes]`, float32."""

@@ -8,35 +8,33 @@ multiplies the map.
         ├─ CLIA ─ gate_bc ─ b ─┴─ sigmoid ─ alpha ─┐
         └──────────────────────────────────────── × ── y
 
-All "1x1 convolutions" are `nnx.Linear` over the channel axis, so any number of spatial axes
-works. Pixel-wise arithmetic runs in `dtype`; pooled vectors and gates are always float32.
+All 1x1 convolutions are matrices over the channel axis, so any number of spatial axes works.
+Pixel-wise arithmetic runs in `dtype`; pooled vectors and gates are always float32.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.pooling import average_pool, max_pool, over_space
+from drifa_jax.models.hifa_pools import hifa_pools
+from drifa_jax.models.initial import ones
+from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
+from drifa_jax.models.pooling import average_pool, over_space
 from drifa_jax.typing import FeatureMap, Gate
-
-Pointwise = Callable[[jax.Array], jax.Array]
-"""A 1x1 convolution: any array `[..., c_in]` to `[..., c_out]`."""
-
-glorot_uniform = nnx.initializers.glorot_uniform()
 
 
 def hifa_gate(
-    conv1: Pointwise,
-    conv2: Pointwise,
-    conv3: Pointwise,
-    conv4: Pointwise,
-    dense: Pointwise,
+    conv1: Weights,
+    conv2: Weights,
+    conv3: Weights,
+    conv4: Weights,
+    dense: Weights,
     x: FeatureMap,
 ) -> Gate:
     """Hierarchical information fusion attention (HIFA) gate.
@@ -62,15 +60,13 @@ def hifa_gate(
     implementation forms and never reads, is left out.
     Test: tests/models/test_mfa.py.
     """
-    gate1 = jax.nn.sigmoid(conv1(x))
-    gate2 = jax.nn.sigmoid(conv2(gate1))
-    gate3 = jax.nn.sigmoid(conv3(gate1 + gate2))
-    shallow_bc = average_pool(gate1) + max_pool(gate2)
-    deep_bc = average_pool(gate3) + jax.nn.sigmoid(max_pool(conv4(gate3)))
-    return jax.nn.sigmoid(dense(jnp.concatenate([shallow_bc, deep_bc], axis=-1)))
+    average1_bc, max2_bc, average3_bc, max4_bc = hifa_pools(conv1, conv2, conv3, conv4, x)
+    shallow_bc = average1_bc + max2_bc
+    deep_bc = average3_bc + jax.nn.sigmoid(max4_bc)
+    return jax.nn.sigmoid(pointwise(jnp.concatenate([shallow_bc, deep_bc], axis=-1), dense))
 
 
-def clia_gate(conv1: Pointwise, conv2: Pointwise, x: FeatureMap) -> Gate:
+def clia_gate(conv1: Weights, conv2: Weights, x: FeatureMap) -> Gate:
     """Channel-wise local information attention (CLIA) gate.
 
     A 1x1 convolution is averaged over space, a second one reads that average, and the two
@@ -88,8 +84,8 @@ def clia_gate(conv1: Pointwise, conv2: Pointwise, x: FeatureMap) -> Gate:
     second map over space again, which changes nothing on a map that is one pixel large.
     Test: tests/models/test_mfa.py.
     """
-    first_bc = average_pool(jax.nn.sigmoid(conv1(x)))
-    return first_bc + jax.nn.sigmoid(conv2(first_bc))
+    first_bc = average_pool(jax.nn.sigmoid(pointwise(x, conv1)))
+    return first_bc + jax.nn.sigmoid(pointwise(first_bc, conv2))
 
 
 class HIFA(nnx.Module):
@@ -102,14 +98,20 @@ class HIFA(nnx.Module):
     """
 
     def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
-        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv2 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv3 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv4 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.dense = pointwise(2 * num_channels, num_channels, None, rngs)
+        self.conv1 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv2 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv3 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv4 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.dense = Pointwise(2 * num_channels, num_channels, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Gate:
-        return hifa_gate(self.conv1, self.conv2, self.conv3, self.conv4, self.dense, x)
+        return hifa_gate(*self.weights, x)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """Of `conv1..conv4` and `dense`."""
+        layers = (self.conv1, self.conv2, self.conv3, self.conv4, self.dense)
+        return tuple(layer.weights for layer in layers)
 
 
 class CLIA(nnx.Module):
@@ -122,11 +124,16 @@ class CLIA(nnx.Module):
     """
 
     def __init__(self, num_channels: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
-        self.conv1 = pointwise(num_channels, num_channels, dtype, rngs)
-        self.conv2 = pointwise(num_channels, num_channels, None, rngs)
+        self.conv1 = Pointwise(num_channels, num_channels, dtype, rngs=rngs)
+        self.conv2 = Pointwise(num_channels, num_channels, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Gate:
-        return clia_gate(self.conv1, self.conv2, x)
+        return clia_gate(*self.weights, x)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """Of `conv1` and `conv2`."""
+        return self.conv1.weights, self.conv2.weights
 
 
 class MFA(nnx.Module):
@@ -170,45 +177,47 @@ class MFA(nnx.Module):
         if not (hifa or clia):
             raise ValueError("MFA needs HIFA, CLIA or both; to switch both off, leave MFA out.")
         self.num_channels = num_channels
+        self.dtype = dtype
         self.hifa = HIFA(num_channels, dtype=dtype, rngs=rngs) if hifa else None
         self.clia = CLIA(num_channels, dtype=dtype, rngs=rngs) if clia else None
-        self.hifa_scale = nnx.Param(jnp.ones(())) if hifa else None
-        self.clia_scale = nnx.Param(jnp.ones((num_channels,))) if clia else None
-        self.alpha = nnx.Param(jnp.ones((num_channels,)))
+        self.hifa_scale = nnx.Param(ones()) if hifa else None
+        self.clia_scale = nnx.Param(ones(num_channels)) if clia else None
+        self.alpha = nnx.Param(ones(num_channels))
 
     def gates(self, x: FeatureMap) -> Mapping[str, Gate]:
         """The weight maps `hifa`, `clia` (of the parts present) and their union `gate`."""
+        return self.attend(x)[1]
+
+    def attend(self, x: FeatureMap) -> tuple[FeatureMap, Mapping[str, Gate]]:
+        """The refined map together with the gates that refined it."""
         if x.shape[-1] != self.num_channels:
             raise ValueError(
                 f"MFA was built for {self.num_channels} channels but got a map of shape {x.shape}."
             )
-        gates: dict[str, Gate] = {}
-        weighted: list[Gate] = []
+        parts = {}
         if self.hifa is not None:
-            gates["hifa"] = self.hifa(x)
-            weighted.append(self.hifa_scale[...] * gates["hifa"])
+            parts["hifa"] = (self.hifa.weights, self.hifa_scale[...])
         if self.clia is not None:
-            gates["clia"] = self.clia(x)
-            weighted.append(self.clia_scale[None] * gates["clia"])
-        return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
-
-    def attend(self, x: FeatureMap) -> tuple[FeatureMap, Mapping[str, Gate]]:
-        """The refined map together with the gates that refined it."""
-        gates = self.gates(x)
-        return x * over_space(gates["gate"] * self.alpha[None], x), gates
+            parts["clia"] = (self.clia.weights, self.clia_scale[...])
+        return _refine(parts, self.alpha[...], x, self.dtype)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """The refined map, shaped as `x`."""
         return self.attend(x)[0]
 
 
-def pointwise(num_in: int, num_out: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    """A 1x1 convolution with the authors' initial values: Glorot uniform kernel, zero bias.
-
-    `dtype` None computes in the wider of input and parameters, which keeps pooled vectors
-    float32 (float64 in a float64 run) whatever the dtype of the maps.
-    """
-    return nnx.Linear(num_in, num_out, kernel_init=glorot_uniform, dtype=dtype, rngs=rngs)
+@functools.partial(jax.jit, static_argnums=3)
+def _refine(parts, alpha, x, dtype):
+    """MFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
+    gates: dict[str, Gate] = {}
+    weighted: list[Gate] = []
+    for name, gate in (("hifa", hifa_gate), ("clia", clia_gate)):
+        if name in parts:
+            weights, scale = parts[name]
+            gates[name] = gate(*weights, x.astype(dtype))
+            weighted.append(scale.reshape(1, -1) * gates[name])
+    gates["gate"] = jax.nn.sigmoid(add_all(weighted))
+    return x * over_space(gates["gate"] * alpha[None], x), gates
 
 
 def add_all(terms: Sequence[jax.Array]) -> jax.Array:

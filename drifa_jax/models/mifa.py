@@ -12,6 +12,7 @@ nor its gradient.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.mfa import Pointwise, add_all, pointwise
+from drifa_jax.models.initial import ones
+from drifa_jax.models.mfa import add_all
+from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import average_pool, max_pool, min_pool, over_space
 from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
 
@@ -41,7 +44,7 @@ def zero_absent(features: Features, present: PresentModalities | None) -> Featur
     }
 
 
-def mgifa_gate(dense: Pointwise, features: Features, present: PresentModalities | None) -> Gate:
+def mgifa_gate(dense: Weights, features: Features, present: PresentModalities | None) -> Gate:
     """Multimodal global information fusion attention (MGIFA) gate.
 
     For each of minimum, average and maximum: pool every modality, add the modalities, and
@@ -65,11 +68,11 @@ def mgifa_gate(dense: Pointwise, features: Features, present: PresentModalities 
             for pool in (min_pool, average_pool, max_pool)
         ]
     )
-    return jnp.sum(jax.nn.sigmoid(dense(pooled_pbc)), axis=0)
+    return jnp.sum(jax.nn.sigmoid(pointwise(pooled_pbc, dense)), axis=0)
 
 
 def mlifa_gate(
-    convs: Mapping[str, Pointwise], features: Features, present: PresentModalities | None
+    convs: Mapping[str, Weights], features: Features, present: PresentModalities | None
 ) -> Gate:
     """Multimodal local information fusion attention (MLIFA) gate.
 
@@ -90,7 +93,7 @@ def mlifa_gate(
     """
     pooled: dict[str, Pooled] = {}
     for modality, x in features.items():
-        local = convs[modality](x)
+        local = pointwise(x, convs[modality])
         pooled[modality] = (
             jax.nn.sigmoid(min_pool(local))
             + average_pool(jax.nn.sigmoid(local))
@@ -103,10 +106,15 @@ class MGIFA(nnx.Module):
     """Weights of `mgifa_gate`: `dense`."""
 
     def __init__(self, num_channels: int, *, rngs: nnx.Rngs):
-        self.dense = pointwise(num_channels, num_channels, None, rngs)
+        self.dense = Pointwise(num_channels, num_channels, rngs=rngs)
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
-        return mgifa_gate(self.dense, features, present)
+        return mgifa_gate(self.weights, features, present)
+
+    @property
+    def weights(self) -> Weights:
+        """Of `dense`."""
+        return self.dense.weights
 
 
 class MLIFA(nnx.Module):
@@ -121,11 +129,16 @@ class MLIFA(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.convs = nnx.Dict(
-            {m: pointwise(num_channels, num_channels, dtype, rngs) for m in modalities}
+            {m: Pointwise(num_channels, num_channels, dtype, rngs=rngs) for m in modalities}
         )
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
-        return mlifa_gate(self.convs, features, present)
+        return mlifa_gate(self.weights, features, present)
+
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """Of `convs`."""
+        return {m: conv.weights for m, conv in self.convs.items()}
 
 
 class MIFA(nnx.Module):
@@ -177,38 +190,31 @@ class MIFA(nnx.Module):
         if not modalities:
             raise ValueError("MIFA needs the name of at least one modality.")
         self.num_channels = num_channels
+        self.dtype = dtype
         self.mgifa = MGIFA(num_channels, rngs=rngs) if mgifa else None
         self.mlifa = MLIFA(modalities, num_channels, dtype=dtype, rngs=rngs) if mlifa else None
-        self.mgifa_scale = nnx.Param(jnp.ones(())) if mgifa else None
-        self.mlifa_scale = nnx.Param(jnp.ones((num_channels,))) if mlifa else None
-        self.alpha = nnx.Dict({m: nnx.Param(jnp.ones((num_channels,))) for m in modalities})
+        self.mgifa_scale = nnx.Param(ones()) if mgifa else None
+        self.mlifa_scale = nnx.Param(ones(num_channels)) if mlifa else None
+        self.alpha = nnx.Dict({m: nnx.Param(ones(num_channels)) for m in modalities})
 
     def gates(
         self, features: Features, present: PresentModalities | None = None
     ) -> Mapping[str, Gate]:
         """The weight maps `mgifa`, `mlifa` (of the parts present) and their union `gate`."""
-        self._check(features)
-        features = zero_absent(features, present)
-        gates: dict[str, Gate] = {}
-        weighted: list[Gate] = []
-        if self.mgifa is not None:
-            gates["mgifa"] = self.mgifa(features, present)
-            weighted.append(self.mgifa_scale[...] * gates["mgifa"])
-        if self.mlifa is not None:
-            gates["mlifa"] = self.mlifa(features, present)
-            weighted.append(self.mlifa_scale[None] * gates["mlifa"])
-        return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
+        return self.attend(features, present)[1]
 
     def attend(
         self, features: Features, present: PresentModalities | None = None
     ) -> tuple[dict[str, FeatureMap], Mapping[str, Gate]]:
         """The refined maps by modality (zero where absent) and the gates that refined them."""
-        features = zero_absent(features, present)
-        gates = self.gates(features, present)
-        refined = {
-            m: x * over_space(gates["gate"] * self.alpha[m][None], x) for m, x in features.items()
-        }
-        return refined, gates
+        self._check(features)
+        parts = {}
+        if self.mgifa is not None:
+            parts["mgifa"] = (self.mgifa.weights, self.mgifa_scale[...])
+        if self.mlifa is not None:
+            parts["mlifa"] = (self.mlifa.weights, self.mlifa_scale[...])
+        alpha = {m: self.alpha[m][...] for m in features}
+        return _refine(parts, alpha, dict(features), present, self.dtype)
 
     def __call__(
         self, features: Features, present: PresentModalities | None = None
@@ -228,6 +234,23 @@ class MIFA(nnx.Module):
                     f"MIFA was built for {self.num_channels} channels but {modality!r} has "
                     f"shape {x.shape}."
                 )
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _refine(parts, alpha, features, present, dtype):
+    """MIFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
+    features = zero_absent(features, present)
+    maps = {m: x.astype(dtype) for m, x in features.items()}
+    gates: dict[str, Gate] = {}
+    weighted: list[Gate] = []
+    for name, gate in (("mgifa", mgifa_gate), ("mlifa", mlifa_gate)):
+        if name in parts:
+            weights, scale = parts[name]
+            gates[name] = gate(weights, maps, present)
+            weighted.append(scale.reshape(1, -1) * gates[name])
+    gates["gate"] = jax.nn.sigmoid(add_all(weighted))
+    refined = {m: x * over_space(gates["gate"] * alpha[m][None], x) for m, x in features.items()}
+    return refined, gates
 
 
 def _sum_over_present(pooled: Mapping[str, Pooled], present: PresentModalities | None) -> Pooled:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from drifa_jax.models.convolution import LayerOptions, convolution
+from drifa_jax.models.convolution import Convolution, LayerOptions
 from drifa_jax.models.mfa import MFA
 from drifa_jax.typing import FeatureMap, Present
 
@@ -41,15 +41,17 @@ class RRABlock(nnx.Module):
         options: LayerOptions,
         rngs: nnx.Rngs,
     ):
-        self.conv1 = convolution(num_in, num_out, 3, stride, options, rngs)
+        self.conv1 = Convolution(num_in, num_out, 3, stride, options=options, rngs=rngs)
         self.mfa1 = optional_mfa(num_out, mfa_parts, options, rngs)
         self.norm1 = options.batch_norm(num_out)
-        self.conv2 = convolution(num_out, num_out, 3, 1, options, rngs)
+        self.conv2 = Convolution(num_out, num_out, 3, 1, options=options, rngs=rngs)
         self.mfa2 = optional_mfa(num_out, mfa_parts, options, rngs)
         self.norm2 = options.batch_norm(num_out)
         reshapes = stride != 1 or num_in != num_out
         self.projection = (
-            convolution(num_in, num_out, 1, stride, options, rngs) if reshapes else None
+            Convolution(num_in, num_out, 1, stride, options=options, rngs=rngs)
+            if reshapes
+            else None
         )
         self.projection_norm = options.batch_norm(num_out) if reshapes else None
 

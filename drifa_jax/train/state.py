@@ -43,3 +43,14 @@ def initial_state(
         optimizer_state=optimizer.init(params),
         learning_rate_scale=jnp.ones((), jnp.float32),
     )
+
+
+def abstract_state(network: Functional, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of a state, without computing one."""
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=network.abstract_params,
+        statistics=network.abstract_statistics,
+        optimizer_state=jax.eval_shape(optimizer.init, network.abstract_params),
+        learning_rate_scale=jax.ShapeDtypeStruct((), jnp.float32),
+    )

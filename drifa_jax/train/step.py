@@ -59,7 +59,7 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
-        sums |= {"total": total, "gradient_norm": optax.global_norm(gradients)}
+        sums |= {"total": total, "gradient_norm": optax.tree.norm(gradients)}
         return (
             TrainState(
                 step=state.step + 1,

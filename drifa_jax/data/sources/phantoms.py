@@ -209,6 +209,10 @@ class PhantomSource:
         """Name of one record, which is also its patient's: "phantom-train-000123"."""
         return f"phantom-{self._split}-{self._checked(index):06d}"
 
+    def group_id(self, index: int) -> str:
+        """The patient, of whom the record is the only one."""
+        return self.record_id(index)
+
     def labels(self, task: str) -> np.ndarray:
         """Class index of every record, `[len(source)]` int32, without drawing a picture."""
         return self._column(self._labels, task).copy()

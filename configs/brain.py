@@ -1,0 +1,46 @@
+"""Brain MRI + CT: two tasks on paired records (tumour, stroke).
+
+    python -m drifa_jax.main --config configs/brain.py            # SYNTHETIC phantoms, 128 px
+    python -m drifa_jax.main --config configs/brain.py:quick      # SYNTHETIC phantoms, minutes
+    python -m drifa_jax.main --config configs/brain.py:folders
+        --config.data.modalities.mri.root=MRI --config.data.modalities.ct.root=CT
+
+`folders` reads class folders: brain MRI as `Training/<class>/*.jpg` and `Testing/<class>/*.jpg`,
+stroke CT as `<class>/<patient> (<slice>).jpg`.
+"""
+
+from drifa_jax.config import default_config, modality, unknown_variant
+
+VARIANTS = ("", "quick", "folders")
+
+
+def get_config(variant: str = ""):
+    config = default_config()
+    if variant == "":
+        config.data.modalities = {"mri": modality(channels=1), "ct": modality(channels=1)}
+        config.data.augmentation = "flip"
+        config.train.num_epochs = 30
+        config.train.schedule = "cosine"
+    elif variant == "quick":
+        small = modality(height=64, width=64, channels=1)
+        config.data.modalities = {"mri": small, "ct": small}
+        config.data.augmentation = "flip"
+        config.data.phantoms.num_train = 1500
+        config.data.phantoms.num_validation = 200
+        config.model.width = 16
+        config.train.num_epochs = 6
+        config.train.schedule = "cosine"
+        config.train.warmup_steps = 20
+    elif variant == "folders":
+        config.data.source = "folders"
+        config.data.modalities = {
+            "mri": modality(channels=1, task="tumour"),
+            "ct": modality(channels=1, task="stroke", group_pattern=r"^(\d+) \("),
+        }
+        config.data.augmentation = "paper"
+        config.train.class_weights = "balanced"
+        config.train.num_epochs = 100
+        config.train.early_stopping_patience = 20
+    else:
+        raise unknown_variant(__file__, variant, VARIANTS)
+    return config.lock()

@@ -1,0 +1,330 @@
+"""`drifa data`: prepares, verifies, counts and shows the data that a network is trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from drifa_jax.errors import UserError
+
+TAKES_OVERRIDES = True
+STATUS_SIGNS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+SYNTHETIC_NOTE = "SYNTHETIC DATA: drawn by a program; nothing here is about patients."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The four actions and their flags."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (summary, extend, _) in ACTIONS.items():
+        action = actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        _add_source(action)
+        extend(action)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs one action; exit code 1 when a check or a record failed."""
+    return ACTIONS[options.action][2](options)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data", "a configuration, or the data of one modality")
+    group.add_argument("--config", help="FILE.py or FILE.py:VARIANT; all of its data")
+    group.add_argument("--root", help="folder or file with the data of one modality")
+    group.add_argument(
+        "--format",
+        default="folders",
+        help="folders, manifest, npz, npy, prepared, dicom or nifti (default: folders)",
+    )
+    group.add_argument("--modality", default="image", help="name of the modality")
+    group.add_argument("--task", default="diagnosis", help="name of the task")
+    group.add_argument("--classes", default="", help="class names, separated by commas")
+    group.add_argument("--size", type=int, default=128, help="height and width in pixels")
+    group.add_argument("--channels", type=int, default=3, choices=(1, 3))
+    group.add_argument("--fit", default="stretch", choices=("stretch", "pad", "crop"))
+    group.add_argument("--group-pattern", default="", help="regular expression for the patient")
+    group.add_argument("--include", default="", help="regular expression that paths must contain")
+    group.add_argument("--table", default="", help="manifest: the CSV or Parquet file")
+    for column in ("id", "image", "label", "group", "split"):
+        default = {"id": "image_id", "image": "image_id", "label": "label"}.get(column, "")
+        group.add_argument(f"--{column}-column", default=default, help="manifest: name of a column")
+    group.add_argument("--window", default="", help="dicom: a window preset, or three with commas")
+    group.add_argument("--split-seed", type=int, default=0)
+    group.add_argument("--validation-fraction", type=float, default=0.15)
+    group.add_argument("--test-fraction", type=float, default=0.2)
+
+
+def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
+    """Modality -> its splits; the data set of a configuration counts as one."""
+    if bool(options.config) == bool(options.root):
+        raise UserError("Give either --config FILE.py or --root FOLDER.")
+    if options.config:
+        from drifa_jax.config import load_config
+        from drifa_jax.data.dataset import open_dataset
+
+        dataset = open_dataset(load_config(options.config, options.overrides).data)
+        splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+        return {"all": splits}
+    if options.overrides:
+        raise UserError("--config.field=value changes a configuration; give --config as well.")
+    if options.format == "prepared":
+        from drifa_jax.data.sources.prepared import open_prepared
+
+        return {"all": open_prepared(options.root)}
+    from drifa_jax.data.record import ModalitySpec
+    from drifa_jax.data.sources.opening import Location, open_location
+
+    location = Location(
+        ModalitySpec(options.modality, options.size, options.size, options.channels),
+        options.root,
+        options.task,
+        options.format,
+        classes=tuple(filter(None, options.classes.split(","))),
+        group_pattern=options.group_pattern,
+        include=options.include,
+        table=options.table,
+        id_column=options.id_column,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        group_column=options.group_column,
+        split_column=options.split_column,
+        window=options.window,
+        fit=options.fit,
+        seed=options.split_seed,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+    )
+    return {options.modality: open_location(location)}
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, required=True, help="empty folder for the set")
+    parser.add_argument(
+        "--builder",
+        default="",
+        help="a data set by name instead of --root: "
+        "tfds builds it from --manual-dir (see docs/data.md)",
+    )
+    parser.add_argument("--manual-dir", type=Path, help="where the downloaded data set lies")
+    parser.add_argument("--on-problem", default="fail", choices=("fail", "quarantine"))
+    parser.add_argument(
+        "--duplicates",
+        default="remove",
+        choices=("remove", "keep"),
+        help="training records that validation or test also holds: remove them "
+        "(default), or keep the set as distributed",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads that decode")
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from drifa_jax.data.prepare import prepare
+    from drifa_jax.data.split_manifest import describe_split
+
+    if options.builder:
+        from drifa_jax.data.builders.building import build
+
+        path = build(options.builder, options.manual_dir, options.output)
+        _say(f"Built {options.builder} in {path}.")
+        return 0
+    (splits,) = open_data(options).values()
+    if any(hasattr(source, "pair") for source in splits.values()):
+        raise UserError(
+            "Random pairing draws fresh partners in every epoch, so pairs cannot be stored. "
+            "Prepare each modality by itself with --root, and pair the prepared sets."
+        )
+    splits = _without_duplicates(splits, options)
+    total = sum(len(source) for source in splits.values())
+    with _progress("preparing", total) as advance:
+        outcome = prepare(
+            splits,
+            options.output,
+            on_problem=options.on_problem,
+            num_threads=options.threads,
+            progress=advance,
+        )
+    describe_split(splits, options.split_seed, hash_content=False).save(
+        options.output / "split.json"
+    )
+    _say(
+        f"{outcome.written} records written, {outcome.resumed} were there, "
+        f"{outcome.quarantined} quarantined: {options.output}"
+    )
+    return 0
+
+
+def _without_duplicates(splits: Mapping, options: argparse.Namespace) -> Mapping:
+    from drifa_jax.data.duplicates import find_duplicates, remove_duplicates, write_table
+
+    if options.duplicates == "keep":
+        return splits
+    from drifa_jax.data.verify import inspect
+
+    total = sum(len(source) for source in splits.values())
+    with _progress("looking for duplicates", total) as advance:
+        prints = {split: inspect(source, advance).prints for split, source in splits.items()}
+    found = find_duplicates(splits, prints=prints)
+    if found:
+        table = options.output.with_name(options.output.name + "-duplicates.csv")
+        write_table(table, found)
+        cleaned = remove_duplicates(splits, found)
+        for split, source in splits.items():
+            gone = len(source) - len(cleaned[split])
+            if gone:
+                _say(f"{gone} of {len(source)} {split} records are duplicates of held-out records")
+        _say(f"Removed duplicates are listed in {table}; keep them with --duplicates keep.")
+        return cleaned
+    return splits
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, help="also write the report to this file")
+    parser.add_argument("--paired", action="store_true", help="records must hold every modality")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from drifa_jax.data.verify import inspect, verify
+
+    (splits,) = open_data(options).values()
+    total = sum(len(source) for source in splits.values())
+    with _progress("reading", total) as advance:
+        facts = {split: inspect(source, advance) for split, source in splits.items()}
+    checks = verify(splits, facts, require_all_modalities=options.paired)
+    _note_synthetic(splits)
+    for check in checks:
+        print(f"{STATUS_SIGNS[check.status]} {check.name}: {check.finding}")
+    if options.json:
+        rows = [check.__dict__ for check in checks]
+        content = {"synthetic": _synthetic(splits), "checks": rows}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 1 if any(check.status == "error" for check in checks) else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from drifa_jax.data.splits import class_counts, group_ids
+    from drifa_jax.data.verify import inspect
+
+    (splits,) = open_data(options).values()
+    total = sum(len(source) for source in splits.values())
+    with _progress("reading", total) as advance:
+        facts = {split: inspect(source, advance) for split, source in splits.items()}
+    content = {"synthetic": _synthetic(splits), "splits": {}}
+    for split, source in splits.items():
+        content["splits"][split] = {
+            "description": source.description,
+            "records": len(source),
+            "groups": len(set(group_ids(source))),
+            "unreadable": len(facts[split].problems),
+            "classes": {
+                task.name: dict(
+                    zip(task.classes, class_counts(source, task.name).tolist(), strict=True)
+                )
+                for task in source.tasks
+            },
+            "modalities": {
+                spec.name: {
+                    "shape": list(spec.shape),
+                    "present": facts[split].present[spec.name],
+                    **_levels(facts[split].levels.get(spec.name)),
+                }
+                for spec in source.modalities
+            },
+        }
+    _note_synthetic(splits)
+    print(json.dumps(content, indent=1))
+    return 0
+
+
+def _levels(levels) -> dict[str, float]:
+    if levels is None:
+        return {}
+    names = ("mean", "standard_deviation", "lowest", "highest")
+    return {name: round(value, 3) for name, value in zip(names, levels, strict=True)}
+
+
+def _add_view(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, required=True, help="a .png or .html file")
+    parser.add_argument("--per-class", type=int, default=4)
+    parser.add_argument(
+        "--augmentation",
+        default="paper",
+        help="preset shown beside the training "
+        "images: none, flip, paper, mri, ct, photo (default: paper)",
+    )
+
+
+def _view(options: argparse.Namespace) -> int:
+    from drifa_jax.data import contact_sheet
+    from drifa_jax.data.transforms import PRESETS, Augment
+
+    if options.output.suffix not in (".png", ".html"):
+        raise UserError(f"--output {options.output} must end in .png or .html.")
+    if options.augmentation not in PRESETS:
+        raise UserError(
+            f"--augmentation {options.augmentation!r}; choose one of {sorted(PRESETS)}."
+        )
+    (splits,) = open_data(options).values()
+    names = [spec.name for spec in next(iter(splits.values())).modalities]
+    transform = None
+    if options.augmentation != "none":
+        transform = Augment(dict.fromkeys(names, PRESETS[options.augmentation]))
+    rows = contact_sheet.strips(splits, per_class=options.per_class, transform=transform)
+    title = "SYNTHETIC records" if _synthetic(splits) else "records"
+    if transform is not None:
+        title += f"; in train, each is followed by its {options.augmentation!r} augmentation"
+    write = contact_sheet.write_png if options.output.suffix == ".png" else contact_sheet.write_html
+    write(options.output, rows, title)
+    _note_synthetic(splits)
+    _say(f"{len(rows)} rows: {options.output}")
+    return 0
+
+
+def _synthetic(splits: Mapping) -> bool:
+    return any(source.synthetic for source in splits.values())
+
+
+def _note_synthetic(splits: Mapping) -> None:
+    if _synthetic(splits):
+        _say(SYNTHETIC_NOTE)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, a line per tenth elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            job = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(job, count)
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done * 10 // max(total, 1), done + count
+        if done * 10 // max(total, 1) > before:
+            _say(f"{what}: {done} of {total}")
+
+    yield advance
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+ACTIONS = {
+    "prepare": ("decode and resize once, store as ArrayRecord", _add_prepare, _prepare),
+    "verify": ("check a data set before training on it", _add_verify, _verify),
+    "stats": ("count records, groups, classes and grey levels", _nothing, _stats),
+    "view": ("draw a contact sheet per split, class and modality", _add_view, _view),
+}
+"""Action -> one line of help, its own flags, what it does."""

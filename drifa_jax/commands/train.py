@@ -1,0 +1,86 @@
+"""`drifa train`: trains a network from a config file, tests it, and writes its results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from drifa_jax.config import Config, load_config
+
+TAKES_OVERRIDES = True
+
+SYNTHETIC_BANNER = """\
+================================================================================
+  SYNTHETIC DATA: drawn by a program. The figures below say nothing about patients.
+================================================================================"""
+RESEARCH_NOTE = "Research use only. Not a medical device."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument(
+        "--config", required=True, help="FILE.py or FILE.py:VARIANT, e.g. configs/brain.py:quick"
+    )
+    parser.add_argument("--workdir", type=Path, help="directory of the run (default: runs/NAME)")
+    parser.epilog = (
+        "Any field of the configuration can be changed: --config.train.batch_size=16. "
+        "The same command again goes on where an interrupted run stopped."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, tests and reports; 128 + the signal's number when interrupted."""
+    config = load_config(options.config, options.overrides)
+    return train_and_test(config, options.workdir or Path("runs") / _run_name(options.config))
+
+
+def train_and_test(config: Config, workdir: Path) -> int:
+    """Trains in `workdir`, or goes on there, then tests the best state; returns the exit code."""
+    # Imported late, so that a wrong flag is answered before JAX loads.
+    from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.data.dataset import open_dataset
+    from drifa_jax.evaluate import testing
+    from drifa_jax.report.figures import learning_curves
+    from drifa_jax.train import run_directory
+    from drifa_jax.train.experiment import build_experiment
+    from drifa_jax.train.loop import Interrupted, train
+    from drifa_jax.train.metrics_log import read_metrics
+    from drifa_jax.train.prediction import split_predictor
+
+    use_compilation_cache()
+    dataset = open_dataset(config.data)
+    experiment = build_experiment(config, dataset)
+    predict = split_predictor(experiment)
+    with run_directory.opened(workdir, config):
+        _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
+        for split in ("train", "validation", "test"):
+            source = getattr(dataset, split)
+            _say(f"{split}: {len(source)} records, {source.description}")
+        if dataset.synthetic:
+            _say(SYNTHETIC_BANNER)
+        try:
+            state = train(experiment, predict, workdir)
+        except Interrupted as interruption:
+            _say(f"{interruption}: state saved. The same command again goes on from here.")
+            return 128 + interruption.number
+        learning_curves(
+            read_metrics(workdir), workdir / "learning_curves.png", synthetic=dataset.synthetic
+        )
+        results = testing.test(experiment, predict, state, workdir)
+        for line in testing.summary(results):
+            _say(line)
+        if dataset.synthetic:
+            _say(SYNTHETIC_BANNER)
+        _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run_name(config: str) -> str:
+    """`configs/brain.py:quick` -> `brain-quick`."""
+    file, _, variant = config.partition(":")
+    return Path(file).stem + (f"-{variant}" if variant else "")

@@ -1,0 +1,315 @@
+"""The configuration of a run: every default in one place, every value checked before use.
+
+A config file (`configs/brain.py`) holds `get_config(variant)`, which starts from
+`default_config()` and changes what the experiment changes. `load_config` reads it once, applies
+`--config.group.field=value` overrides and returns frozen dataclasses; nothing below sees
+anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import yaml
+
+from drifa_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class PhantomsConfig:
+    """Embedded SYNTHETIC brain phantoms."""
+
+    num_train: int = 4000
+    num_validation: int = 500
+    num_test: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """One modality: the size that its images are brought to, and where they come from."""
+
+    height: int = 128
+    width: int = 128
+    channels: int = 3  # 1 (grey) or 3 (colour)
+    root: str = ""  # folders: the folder that holds Training/ and Testing/, or the class folders
+    task: str = ""  # folders: name of the task that its class folders label
+    group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
+    include: str = ""  # folders: regular expression that the path of an image must contain
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where records come from, how they are split, paired and augmented."""
+
+    source: str = "phantoms"  # a key of drifa_jax.data.dataset.SOURCES
+    modalities: Mapping[str, ModalityConfig] = field(default_factory=dict)
+    phantoms: PhantomsConfig = field(default_factory=PhantomsConfig)
+    pairing: str = "random"  # of unpaired folders: a name in drifa_jax.data.pairing
+    validation_fraction: float = 0.15  # of the training records, whole groups
+    test_fraction: float = 0.2  # where the folders bring no Testing/ of their own
+    split_seed: int = 0
+    augmentation: str = "none"  # a preset in drifa_jax.data.transforms
+    num_workers: int = 0  # processes that read data beside the training process
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network; the defaults are the paper's (see `models.drifa_net.NetworkOptions`)."""
+
+    width: int = 64
+    backbone: str = "resnet18"
+    dropout_rate: float = 0.25
+    mfa_parts: tuple[str, ...] = ("hifa", "clia")
+    stage_mfa_parts: tuple[str, ...] = ("hifa", "clia")
+    mifa_parts: tuple[str, ...] = ("mgifa", "mlifa")
+    compute_dtype: str = "float32"  # or bfloat16; parameters and statistics stay float32
+    padding: str = "same"  # or symmetric, as PyTorch pads
+    batch_norm_epsilon: float = 1e-3
+    batch_norm_momentum: float = 0.99
+
+
+@dataclass(frozen=True)
+class PlateauConfig:
+    """Reduction of the learning rate when the validation loss stops falling."""
+
+    factor: float = 0.2
+    patience: int = 5  # epochs
+    min_scale: float = 0.01  # of learning_rate
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. The authors: Adam 1e-3, batch 32, plateau rule, 200 epochs."""
+
+    seed: int = 0
+    batch_size: int = 32
+    num_epochs: int = 200
+    learning_rate: float = 1e-3
+    schedule: str = "plateau"  # plateau (the authors' rule), cosine or constant
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # 0 switches gradient clipping off
+    task_weights: Mapping[str, float] = field(default_factory=dict)  # missing tasks weigh 1
+    class_weights: str = "none"  # or balanced: inversely proportional to frequency
+    focal_gamma: float = 0.0  # 0 is cross-entropy
+    label_smoothing: float = 0.0
+    balance_sampling_of: str = ""  # a task whose classes are drawn equally often
+    early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
+    checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
+    initial_weights: str = ""  # a folder written by `drifa convert`; empty starts afresh
+
+
+@dataclass(frozen=True)
+class UncertaintyConfig:
+    """Monte Carlo dropout at prediction."""
+
+    num_mc_samples: int = 20
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation during and after training."""
+
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on, besides the code and the data."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def to_json(self) -> str:
+        """The resolved configuration, as saved with the results."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All defaults, to be changed by a config file."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def modality(**fields: Any) -> dict[str, Any]:
+    """One entry of `data.modalities`, with the defaults filled in."""
+    return dataclasses.asdict(_build(ModalityConfig, fields, "data.modalities.<name>"))
+
+
+def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """The configuration in a file, with overrides applied.
+
+    Args:
+      path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`.
+      overrides: `("train.batch_size", "16")` and so on; values are read as YAML scalars.
+
+    Raises:
+      UserError: naming the file, key or value, and what is accepted.
+    """
+    file, _, variant = path.partition(":")
+    values = _call_get_config(Path(file), variant).to_dict()
+    for key, text in overrides:
+        _override(values, key, text)
+    return from_mapping(values)
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """A `Config` from nested plain values, such as a saved `config.json`.
+
+    Raises:
+      UserError: for unknown keys, values of the wrong type, and values outside their range.
+    """
+    config = _build(Config, values, "")
+    _check(config)
+    return config
+
+
+def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
+    if not file.is_file():
+        raise UserError(f"--config: there is no file {str(file)!r}. Try configs/brain.py:quick.")
+    spec = importlib.util.spec_from_file_location("drifa_config_file", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {file} is not a Python file (its name must end in .py).")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(variant)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config: {file} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"--config: get_config() in {file} must return a ConfigDict.")
+    return config
+
+
+def unknown_variant(file: str, variant: str, known: Sequence[str]) -> UserError:
+    """The error of a config file that does not know the variant asked for."""
+    listed = ", ".join(repr(name) for name in known if name)
+    return UserError(f"--config: {file} has no variant {variant!r}; it has {listed}.")
+
+
+def _override(values: dict[str, Any], key: str, text: str) -> None:
+    *parents, name = key.split(".")
+    group = values
+    for depth, parent in enumerate(parents, start=1):
+        if not isinstance(group.get(parent), dict):
+            raise _unknown_key(".".join(key.split(".")[: depth + (parent in group)]), group)
+        group = group[parent]
+    if name not in group and parents[-1:] != ["task_weights"]:
+        raise _unknown_key(key, group)
+    if isinstance(group.get(name), dict):
+        raise UserError(
+            f"config: {key!r} is a group; set one of its fields: {', '.join(group[name])}."
+        )
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise UserError(f"--config.{key}={text}: the value cannot be read.") from error
+    # A key such as 12345 would be read as a number; a text field keeps its text.
+    group[name] = text if isinstance(group.get(name), str) else value
+
+
+def _unknown_key(key: str, group: Mapping[str, Any]) -> UserError:
+    known = list(group)
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = f" Known here: {', '.join(known)}." if known else ""
+    return UserError(f"config: there is no field {key!r}.{hint}{listed}")
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    """A dataclass from a mapping, recursively; `where` is its dotted name in messages."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"config: {where} must be a group of fields, not {values!r}.")
+    hints = typing.get_type_hints(kind)
+    built = {}
+    for name, value in values.items():
+        dotted = f"{where}.{name}" if where else name
+        if name not in hints:
+            raise _unknown_key(dotted, dict.fromkeys(hints))
+        built[name] = _value(hints[name], value, dotted)
+    return kind(**built)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"config: {where} must be a mapping, not {value!r}.")
+        return {k: _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        items = (value,) if isinstance(value, str) and value else value
+        if not items:
+            return ()
+        if not isinstance(items, Sequence):
+            raise UserError(f"config: {where} must be a list, not {value!r}.")
+        return tuple(_value(arguments[0], item, where) for item in items)
+    accepted = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}[kind]
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+        raise UserError(f"config: {where} is {value!r}; it must be of type {kind.__name__}.")
+    return kind(value)
+
+
+def _check(config: Config) -> None:
+    """Ranges and choices that hold whatever the data are; all problems at once."""
+    train, model, data = config.train, config.model, config.data
+    problems = []
+
+    def require(holds: bool, name: str, value: Any, rule: str) -> None:
+        if not holds:
+            problems.append(f"{name} is {value!r}; it must be {rule}")
+
+    def one_of(name: str, value: str, choices: Sequence[str]) -> None:
+        require(value in choices, name, value, f"one of {', '.join(choices)}")
+
+    require(len(data.modalities) >= 1, "data.modalities", {}, "one modality or more")
+    for name, of in data.modalities.items():
+        for side in ("height", "width"):
+            size = getattr(of, side)
+            require(size >= 16, f"data.modalities.{name}.{side}", size, "at least 16 pixels")
+        require(of.channels in (1, 3), f"data.modalities.{name}.channels", of.channels, "1 or 3")
+    for name in ("validation_fraction", "test_fraction"):
+        require(0 < getattr(data, name) < 1, f"data.{name}", getattr(data, name), "in (0, 1)")
+    require(data.num_workers >= 0, "data.num_workers", data.num_workers, "0 or more")
+    require(model.width >= 1, "model.width", model.width, "at least 1")
+    require(0 <= model.dropout_rate < 1, "model.dropout_rate", model.dropout_rate, "in [0, 1)")
+    one_of("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16"))
+    for name in ("batch_size", "num_epochs"):
+        require(getattr(train, name) >= 1, f"train.{name}", getattr(train, name), "at least 1")
+    require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "above 0")
+    one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
+    one_of("train.class_weights", train.class_weights, ("none", "balanced"))
+    require(0 < train.plateau.factor <= 1, "train.plateau.factor", train.plateau.factor, "in (0,1]")
+    require(
+        0 <= train.label_smoothing < 1, "train.label_smoothing", train.label_smoothing, "in [0,1)"
+    )
+    for name in (
+        "warmup_steps",
+        "weight_decay",
+        "clip_norm",
+        "focal_gamma",
+        "early_stopping_patience",
+        "checkpoint_every_steps",
+    ):
+        require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "0 or more")
+    require(config.eval.batch_size >= 1, "eval.batch_size", config.eval.batch_size, "at least 1")
+    samples = config.uncertainty.num_mc_samples
+    require(samples >= 1, "uncertainty.num_mc_samples", samples, "at least 1")
+    if problems:
+        raise UserError("config: " + "; ".join(problems) + ".")

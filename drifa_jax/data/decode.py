@@ -1,0 +1,176 @@
+"""From the bytes of an image file to `[height, width, channels]` uint8, strictly.
+
+What can be decoded is: 1, 8 and 16 bits, palettes, transparency. What cannot is an error that
+names the file: truncated data, something that is no image, a decompression bomb, NaN.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from drifa_jax.data.record import ModalitySpec
+from drifa_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before their pixels are decoded."""
+
+
+def decode_file(path: Path, spec: ModalitySpec, *, fit: str = "stretch") -> np.ndarray:
+    """The image in a file, as the modality wants it; a `UserError` names what is wrong."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    return decode_bytes(data, spec, fit=fit, name=str(path))
+
+
+def decode_bytes(
+    data: bytes, spec: ModalitySpec, *, fit: str = "stretch", name: str = "image"
+) -> np.ndarray:
+    """`[height, width, channels]` uint8 of the modality from an encoded image.
+
+    Args:
+      data: a JPEG, PNG, BMP or TIFF file.
+      spec: the size and channels wanted.
+      fit: how another aspect ratio is fitted, a key of `FITS`.
+      name: what error messages call the image.
+    """
+    return fit_image(decode_pixels(data, spec.channels, name=name), spec, fit=fit, name=name)
+
+
+def decode_pixels(data: bytes, channels: int, *, name: str = "image") -> np.ndarray:
+    """`[h, w, channels]` uint8 at the image's own size.
+
+    16-bit images keep their upper 8 bits. Transparent pixels are laid on black. Colour becomes
+    grey by luminance (ITU-R 601) and grey becomes colour by repetition.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of bombs; the limit here is stricter and explicit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{name}: holds {image.width} x {image.height} pixels, more than the "
+                        f"{MAX_PIXELS:,} allowed; it may be a decompression bomb."
+                    )
+                image.load()
+                if "exif" in image.info:
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _to_uint8(image, channels, name)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: is not an image that can be decoded.") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: is absurdly large; it may be a decompression bomb.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise UserError(f"{name}: is damaged or truncated ({error}).") from error
+
+
+def _to_uint8(image: Image.Image, channels: int, name: str) -> np.ndarray:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        return convert_channels(_high_depth(np.asarray(image), name), channels, name)
+    if image.mode in ("P", "PA", "LA", "La", "RGBA", "RGBa"):
+        # A palette may carry transparency in `info`; RGBA is the one form that holds all of it.
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, rgba).convert("RGB")
+    if image.mode not in ("1", "L", "RGB", "CMYK", "YCbCr", "HSV", "LAB"):
+        raise UserError(f"{name}: has the unknown pixel format {image.mode!r}.")
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _high_depth(values: np.ndarray, name: str) -> np.ndarray:
+    """16-bit and float images as 8 bits; floats must lie in 0..1 or 0..255."""
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise UserError(f"{name}: has pixels that are NaN or infinite.")
+        low, high = float(values.min()), float(values.max())
+        if low < 0 or high > 255:
+            raise UserError(
+                f"{name}: has float pixels from {low:g} to {high:g}; store 0..1, 0..255 or 16 bits."
+            )
+        return np.rint(values * (255.0 if high <= 1.0 else 1.0)).astype(np.uint8)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise UserError(f"{name}: has pixels from {low} to {high}; only 16 bits are understood.")
+    return (values >> 8).astype(np.uint8)
+
+
+def convert_channels(pixels: np.ndarray, channels: int, name: str = "image") -> np.ndarray:
+    """`[h, w]`, `[h, w, 1]` or `[h, w, 3]` uint8 as `[h, w, channels]`."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise UserError(
+            f"{name}: has the shape {pixels.shape}; an image is [h, w], [h, w, 1] or [h, w, 3]."
+        )
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[:, :, None]
+    return np.repeat(pixels, 3, axis=2)
+
+
+def _stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    return _resize(pixels, height, width)
+
+
+def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    inner_height = min(height, max(1, round(pixels.shape[0] * scale)))
+    inner_width = min(width, max(1, round(pixels.shape[1] * scale)))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    canvas = np.zeros((height, width, pixels.shape[2]), pixels.dtype)
+    canvas[top : top + inner_height, left : left + inner_width] = _resize(
+        pixels, inner_height, inner_width
+    )
+    return canvas
+
+
+def _crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
+    inner_height = min(pixels.shape[0], max(1, round(height * scale)))
+    inner_width = min(pixels.shape[1], max(1, round(width * scale)))
+    top, left = (pixels.shape[0] - inner_height) // 2, (pixels.shape[1] - inner_width) // 2
+    middle = pixels[top : top + inner_height, left : left + inner_width]
+    return _resize(middle, height, width)
+
+
+FITS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "stretch": _stretch,
+    "pad": _pad,
+    "crop": _crop,
+}
+"""How an image of another aspect ratio is fitted: distorted, padded with black, or cut."""
+
+
+def fit_image(
+    pixels: np.ndarray, spec: ModalitySpec, *, fit: str = "stretch", name: str = "image"
+) -> np.ndarray:
+    """`[h, w, c]` at any size to the modality's `[height, width, channels]`."""
+    if fit not in FITS:
+        raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
+    pixels = convert_channels(pixels, spec.channels, name)
+    if pixels.shape == spec.shape:
+        return pixels
+    return FITS[fit](pixels, spec.height, spec.width)
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Area averaging where the image shrinks, which avoids aliasing; else linear."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(np.ascontiguousarray(pixels), (width, height), interpolation=method)
+    return resized[:, :, None] if resized.ndim == 2 else resized

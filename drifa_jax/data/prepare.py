@@ -1,0 +1,200 @@
+"""Preparing a set: decode and resize every record once, and store it as ArrayRecord.
+
+Shards are written under a temporary name and renamed when complete, so an interrupted
+preparation goes on where it stopped. A folder belongs to one plan (source, sizes, splits,
+format): another plan in the same folder is refused rather than mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from array_record.python.array_record_module import ArrayRecordWriter
+from pyarrow import parquet
+
+from drifa_jax.data.problems import Problems
+from drifa_jax.data.record import Record, Source
+from drifa_jax.data.sources import prepared
+from drifa_jax.errors import UserError
+
+PLAN_FILE = "plan.json"
+QUARANTINE_FILE = "quarantine.csv"
+POLICIES = ("fail", "quarantine")
+SHARD_SIZE = 2048
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a preparation did: records written now, written before, and left out."""
+
+    written: int
+    resumed: int
+    quarantined: int
+
+
+def prepare(
+    splits: Mapping[str, Source],
+    output: str | Path,
+    *,
+    on_problem: str = "fail",
+    shard_size: int = SHARD_SIZE,
+    num_threads: int = 2,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Outcome:
+    """Store the records of all splits in a folder that `open_prepared` reads.
+
+    Args:
+      splits: split -> source; all with the same modalities and tasks.
+      output: folder, empty or holding an interrupted preparation of the same plan.
+      on_problem: "fail" reads everything and raises all problems at once; "quarantine" leaves
+        broken records out and lists them in `quarantine.csv`.
+      shard_size: records a shard.
+      num_threads: threads that decode; decoding and resizing run outside the interpreter lock.
+      progress: called with the number of records done at each step.
+
+    Test: tests/data/test_prepare.py.
+    """
+    if on_problem not in POLICIES:
+        raise ValueError(f"on_problem is {on_problem!r}; choose one of {POLICIES}.")
+    output = Path(output)
+    _claim(output, _plan(splits, shard_size, on_problem))
+    problems = Problems(f"the records prepared for {output}")
+    sizes: dict[str, list[int]] = {}
+    written = resumed = 0
+    with ThreadPoolExecutor(max(1, num_threads)) as pool:
+        for split, source in splits.items():
+            sizes[split] = []
+            for number, start in enumerate(range(0, len(source), shard_size)):
+                indices = range(start, min(start + shard_size, len(source)))
+                name = f"{split}-{number:05d}"
+                if (output / f"{name}.parquet").is_file():
+                    done = parquet.read_metadata(output / f"{name}.parquet")
+                    sizes[split].append(done.num_rows)
+                    problems.found += _remembered(done, indices)
+                    resumed += done.num_rows
+                    progress(len(indices))
+                    continue
+                count = _write_shard(
+                    source, indices, output / name, pool, problems, on_problem, progress
+                )
+                sizes[split].append(count)
+                written += count
+    if on_problem == "fail":
+        problems.raise_any(
+            "Repair or remove these files, or leave them out with --on-problem quarantine."
+        )
+    for split, counts in sizes.items():
+        if not sum(counts):
+            raise UserError(f"{output}: no record of the {split} split could be prepared.")
+    if problems:
+        problems.write_report(output / QUARANTINE_FILE)
+    _finish(output, splits, sizes)
+    return Outcome(written, resumed, len(problems))
+
+
+def _write_shard(source, indices, path: Path, pool, problems, on_problem, progress) -> int:
+    """One shard and its index; with the policy "fail", a shard with problems is not kept."""
+    before = len(problems)
+    pixels, partial = path.with_suffix(".array_record"), path.with_suffix(".partial")
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    rows: list[Record] = []
+    try:
+        # `map` would queue the images of a whole shard; a window bounds the memory.
+        window = 64
+        for start in range(0, len(indices), window):
+            some = indices[start : start + window]
+            for index, result in zip(some, pool.map(lambda i: _read(source, i), some), strict=True):
+                if isinstance(result, Record):
+                    writer.write(prepared.encode_record(result, source.modalities))
+                    rows.append(Record(result.record_id, result.group_id, {}, result.labels))
+                else:
+                    problems.add(source.record_id(index), result)
+            progress(len(some))
+    finally:
+        writer.close()
+    if on_problem == "fail" and len(problems) > before:
+        partial.unlink()
+        return 0
+    columns = {
+        "record_id": pa.array([row.record_id for row in rows], pa.string()),
+        "group_id": pa.array([row.group_id for row in rows], pa.string()),
+    } | {
+        f"label:{task.name}": pa.array([row.labels[task.name] for row in rows], pa.int32())
+        for task in source.tasks
+    }
+    partial.rename(pixels)
+    found = json.dumps(problems.found[before:])
+    table = pa.table(columns).replace_schema_metadata({"problems": found})
+    temporary = path.with_suffix(".parquet.partial")
+    parquet.write_table(table, temporary)
+    temporary.rename(path.with_suffix(".parquet"))
+    return len(rows)
+
+
+def _read(source: Source, index: int) -> Record | str:
+    try:
+        return source[index]
+    except UserError as error:
+        return str(error)
+
+
+def _remembered(done: parquet.FileMetaData, indices: range) -> list[tuple[str, str]]:
+    """The problems that a finished shard was written with."""
+    if done.num_rows == len(indices):
+        return []
+    return [tuple(pair) for pair in json.loads((done.metadata or {}).get(b"problems", b"[]"))]
+
+
+def _plan(splits: Mapping[str, Source], shard_size: int, on_problem: str) -> dict:
+    first = next(iter(splits.values()))
+    plan = {"format": prepared.FORMAT, "shard_size": shard_size, "on_problem": on_problem}
+    plan |= prepared.describe(first)
+    plan["splits"] = {}
+    for split, source in splits.items():
+        if prepared.describe(source) != prepared.describe(first):
+            raise ValueError(f"the {split} split has other modalities or tasks than the others")
+        digest = hashlib.sha256()
+        for task in source.tasks:
+            digest.update(source.labels(task.name).tobytes())
+        for index in range(len(source)):
+            digest.update(f"{source.record_id(index)}\0{source.group_id(index)}\0".encode())
+        plan["splits"][split] = {"records": len(source), "digest": digest.hexdigest()}
+    return plan
+
+
+def _claim(output: Path, plan: dict) -> None:
+    """Make the folder ours, or go on in it; refuse one that holds something else."""
+    path = output / PLAN_FILE
+    if output.is_dir() and any(output.iterdir()):
+        if not path.is_file():
+            raise UserError(f"{output} is not empty and holds no preparation; choose another.")
+        try:
+            there = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: is damaged ({error}); choose another folder.") from error
+        if there != json.loads(json.dumps(plan)):
+            different = sorted(k for k in {*plan, *there} if plan.get(k) != there.get(k))
+            raise UserError(
+                f"{output} holds a set prepared from another plan (different: "
+                f"{', '.join(different)}); versions are not mixed. Choose an empty folder."
+            )
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = output / "plan.json.partial"
+    temporary.write_text(json.dumps(plan, indent=1))
+    temporary.rename(path)
+
+
+def _finish(output: Path, splits: Mapping[str, Source], sizes: Mapping[str, list[int]]) -> None:
+    first = next(iter(splits.values()))
+    content = {"format": prepared.FORMAT, "description": first.description}
+    content |= prepared.describe(first) | {"splits": dict(sizes)}
+    temporary = output / "prepared.json.partial"
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.rename(output / prepared.DESCRIPTION_FILE)

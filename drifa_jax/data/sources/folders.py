@@ -1,0 +1,289 @@
+"""Class folders: one root per modality, one folder per class, images anywhere below it.
+
+Two layouts are read: `Training/<class>/*` with `Testing/<class>/*` (also train, test, val,
+validation, in any letter case), and a single tree `<class>/*`. The class names are the names
+of the folders.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from drifa_jax.data import splits
+from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
+from drifa_jax.data.problems import Problems
+from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
+from drifa_jax.errors import UserError
+
+SPLIT_FOLDERS = {
+    "training": "train",
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "testing": "test",
+    "test": "test",
+}
+"""Lower-case folder names that are splits, not classes."""
+
+GET_DATA = (
+    "Give the folder that holds the class folders (or Training/ and Testing/) of one modality; "
+    "the data sets and where to get them are listed in docs/data.md. "
+    "To run without any data, use the SYNTHETIC phantoms: --config configs/brain.py"
+)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image found in a class folder.
+
+    Attributes:
+      path: relative to the root, with forward slashes; it is also the record id.
+      label: index into the classes.
+      group: patient, slide or whatever must not straddle a split.
+      split: the split of the folder it lies in, or "" in a single tree.
+    """
+
+    path: str
+    label: int
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """What one root holds: its classes and files, in a fixed order."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[ImageFile, ...]
+
+    @property
+    def has_splits(self) -> bool:
+        return any(file.split for file in self.files)
+
+
+class FolderSource:
+    """Images of class folders as records of one modality and one task, a `Source`.
+
+    Args:
+      index: what `scan_folders` found.
+      modality: name, size and channels that every image is brought to.
+      task: name of the task whose classes are the folders.
+      fit: how another aspect ratio is fitted: "stretch", "pad" or "crop".
+      description: for logs and reports.
+    """
+
+    synthetic = False
+
+    def __init__(
+        self,
+        index: FolderIndex,
+        modality: ModalitySpec,
+        task: str,
+        *,
+        fit: str = "stretch",
+        description: str = "",
+    ):
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
+        if not index.files:
+            raise UserError(f"The modality {modality.name!r} has no records in {index.root}.")
+        self.description = description or f"{modality.name} images of {index.root}"
+        self.modalities = (modality,)
+        self.tasks = (TaskSpec(task, index.classes),)
+        self.root, self._files, self._fit = index.root, index.files, fit
+        self._labels = np.array([file.label for file in index.files], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Record:
+        file = self._files[operator.index(index)]
+        modality = self.modalities[0]
+        image = decode_file(self.root / file.path, modality, fit=self._fit)
+        return Record(
+            record_id=file.path,
+            group_id=file.group,
+            images={modality.name: image},
+            labels={self.tasks[0].name: file.label},
+        )
+
+    def record_id(self, index: int) -> str:
+        return self._files[index].path
+
+    def group_id(self, index: int) -> str:
+        return self._files[index].group
+
+    def labels(self, task: str) -> np.ndarray:
+        if task != self.tasks[0].name:
+            raise ValueError(f"task {task!r} is unknown; choose {self.tasks[0].name!r}")
+        return self._labels.copy()
+
+    def path(self, index: int) -> Path:
+        """The file of one record."""
+        return self.root / self._files[index].path
+
+
+def scan_folders(
+    root: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    group_pattern: str | None = None,
+    include: str | None = None,
+) -> FolderIndex:
+    """Find the images of one modality, without opening them.
+
+    Args:
+      root: holds class folders, or Training/ and Testing/ with class folders.
+      classes: names and order of the classes; None takes the sorted names of the folders.
+      group_pattern: regular expression searched in the file name, then in the path relative to
+        the root; what its first parentheses match (or all of it) is the group. None: every file
+        is its own group.
+      include: regular expression that a relative path must contain, for sets that mix the
+        images with others, for example "CROPPED/".
+
+    Raises:
+      UserError: with every problem found: no folder, no class, empty classes, classes of the
+        test folder that training lacks, files without a group.
+
+    Test: tests/data/sources/test_folders.py.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"The data folder {root} does not exist. {GET_DATA}")
+    split_folders = {
+        folder: SPLIT_FOLDERS[folder.name.lower()]
+        for folder in _subfolders(root)
+        if folder.name.lower() in SPLIT_FOLDERS
+    } or {root: ""}
+    problems = Problems(f"the data folder {root}")
+    if "test" in split_folders.values() and "train" not in split_folders.values():
+        problems.add(root, "has a test folder but no training folder")
+    found: dict[str, set[str]] = {}
+    files: list[tuple[str, str, str]] = []
+    for folder, split in split_folders.items():
+        class_folders = _subfolders(folder)
+        if not class_folders:
+            problems.add(folder, "holds no class folders")
+        for class_folder in class_folders:
+            images = _images(root, class_folder, include)
+            if not images and classes is not None and class_folder.name not in classes:
+                continue
+            if not images:
+                problems.add(class_folder, f"is an empty class folder, without {_suffixes()}")
+            found.setdefault(split, set()).add(class_folder.name)
+            files += [(path, class_folder.name, split) for path in images]
+    names = _check_classes(found, classes, problems)
+    problems.raise_any(GET_DATA)
+    pattern = re.compile(group_pattern) if group_pattern else None
+    entries = []
+    for path, name, split in sorted(files):
+        group = _group(path, pattern)
+        if group is None:
+            problems.add(path, f"does not match the group pattern {group_pattern!r}")
+        entries.append(ImageFile(path, names.index(name), group or path, split))
+    problems.raise_any("Correct the group pattern, so that it matches every path.")
+    return FolderIndex(root, names, tuple(entries))
+
+
+def folder_splits(
+    index: FolderIndex,
+    modality: ModalitySpec,
+    task: str,
+    *,
+    seed: int,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    fit: str = "stretch",
+) -> dict[str, FolderSource]:
+    """The train, validation and test sources of one root.
+
+    Official folders are honoured: Testing is the test split, and validation is taken from
+    Training unless there is a folder for it. A single tree is cut by groups, stratified by
+    class. `test_fraction` only concerns the single tree; `validation_fraction` is a share of
+    what is cut.
+    """
+    by_split: dict[str, list[ImageFile]] = {}
+    for file in index.files:
+        by_split.setdefault(file.split, []).append(file)
+    if not index.has_splits:
+        fractions = {"train": 1 - validation_fraction - test_fraction}
+        fractions |= {"validation": validation_fraction, "test": test_fraction}
+        by_split = _cut(by_split[""], fractions, seed)
+    elif "validation" not in by_split and validation_fraction > 0:
+        fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
+        by_split |= _cut(by_split["train"], fractions, seed)
+    return {
+        split: FolderSource(
+            replace(index, files=tuple(by_split[split])),
+            modality,
+            task,
+            fit=fit,
+            description=f"{modality.name} images of {index.root}, {split} split",
+        )
+        for split in ("train", "validation", "test")
+        if by_split.get(split)
+    }
+
+
+def _cut(
+    files: Sequence[ImageFile], fractions: Mapping[str, float], seed: int
+) -> dict[str, list[ImageFile]]:
+    parts = splits.split_groups(
+        np.array([file.label for file in files]),
+        [file.group for file in files],
+        {name: share for name, share in fractions.items() if share > 0},
+        seed,
+    )
+    return {name: [files[i] for i in indices] for name, indices in parts.items()}
+
+
+def _check_classes(
+    found: Mapping[str, set[str]], classes: Sequence[str] | None, problems: Problems
+) -> tuple[str, ...]:
+    seen = set().union(*found.values()) if found else set()
+    trained = found.get("train", seen)
+    for split, names in found.items():
+        for name in sorted(names - trained):
+            problems.add(name, f"is a class of the {split} folder that training does not hold")
+    if classes is None:
+        return tuple(sorted(seen))
+    for name in sorted(seen - set(classes)):
+        problems.add(name, f"is a folder but not one of the declared classes {tuple(classes)}")
+    for name in classes:
+        if name not in trained:
+            problems.add(name, "is a declared class without a folder of training images")
+    return tuple(classes)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _images(root: Path, folder: Path, include: str | None) -> list[str]:
+    paths = (
+        path.relative_to(root).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    return sorted(path for path in paths if include is None or re.search(include, path))
+
+
+def _group(path: str, pattern: re.Pattern | None) -> str | None:
+    if pattern is None:
+        return path
+    match = pattern.search(path.rsplit("/", 1)[-1]) or pattern.search(path)
+    if match is None:
+        return None
+    return match.group(1) if pattern.groups else match.group(0)
+
+
+def _suffixes() -> str:
+    return ", ".join(IMAGE_SUFFIXES)

@@ -1,0 +1,172 @@
+"""NIfTI volumes in class folders: `<class>/**/*.nii` or `.nii.gz`, as slices or whole.
+
+Every volume is turned to one canonical frame (right, anterior, superior) by its affine, so that
+"axial slice 20" means the same in every file. Needs the extra "medical" (nibabel).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from drifa_jax.data.problems import Problems
+from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
+from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
+from drifa_jax.errors import UserError
+
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Plane -> axis of the canonical volume that its slices are counted along."""
+
+PERCENTILES = (0.5, 99.5)
+"""Percentiles of a volume that become black and white; MRI has no absolute scale."""
+
+
+def _nibabel():
+    try:
+        import nibabel
+    except ImportError as error:
+        raise UserError('Reading NIfTI needs nibabel: pip install "drifa-jax[medical]".') from error
+    return nibabel
+
+
+def nifti_splits(
+    root: str | Path,
+    modality: ModalitySpec | VolumeSpec,
+    task: str,
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+    **options,
+) -> dict[str, Source]:
+    """Drawn splits with whole patients."""
+    return nifti_source(root, modality, task, **options).splits(fractions, seed)
+
+
+def nifti_source(
+    root: str | Path,
+    modality: ModalitySpec | VolumeSpec,
+    task: str,
+    *,
+    plane: str = "axial",
+    slice_range: tuple[float, float] = (0.25, 0.75),
+    group_pattern: str | None = None,
+    fit: str = "stretch",
+) -> SliceSource:
+    """Slices (or, for a `VolumeSpec`, volumes) below class folders as records.
+
+    Args:
+      root: holds a folder for each class.
+      modality: what every record is brought to.
+      task: the task whose classes are the folders.
+      plane: of the slices, a key of `PLANES`.
+      slice_range: share of the volume, from its lower end, whose slices are taken.
+      group_pattern: regular expression searched in the file name; its first parentheses match the
+        patient. None: every volume is its own patient.
+
+    Raises:
+      UserError: listing every problem: not NIfTI, no affine, not a volume.
+
+    Test: tests/data/sources/test_nifti.py.
+    """
+    if plane not in PLANES:
+        raise ValueError(f"plane is {plane!r}; choose one of {tuple(PLANES)}.")
+    if not 0 <= slice_range[0] < slice_range[1] <= 1:
+        raise ValueError(f"slice_range is {slice_range}; give two shares in order, within 0..1.")
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"The NIfTI folder {root} does not exist.")
+    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."))
+    problems = Problems(f"the NIfTI folder {root}")
+    if not classes:
+        problems.add(root, "holds no class folders")
+    entries = []
+    for label, name in enumerate(classes):
+        files = sorted(p for p in (root / name).rglob("*") if _is_nifti(p))
+        if not files:
+            problems.add(root / name, "holds no .nii or .nii.gz files")
+        for path in files:
+            shape = _canonical_shape(path, problems)
+            match = re.search(group_pattern, path.name) if group_pattern else None
+            if group_pattern and match is None:
+                problems.add(path, f"does not match the group pattern {group_pattern!r}")
+            if shape is None:
+                continue
+            one = path.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".nii")
+            group = match.group(1 if match.re.groups else 0) if match else one
+            if isinstance(modality, VolumeSpec):
+                entries.append(SliceEntry(one, group, label, (path, None, 0)))
+                continue
+            count = shape[PLANES[plane]]
+            first, last = (round(share * (count - 1)) for share in slice_range)
+            entries += [
+                SliceEntry(f"{one}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
+                for k in range(first, last + 1)
+            ]
+    problems.raise_any("Move these files away, or repair them.")
+    description = f"{len(entries)} NIfTI {modality.name} records of {root}"
+    return SliceSource(
+        entries, modality, TaskSpec(task, classes), _read, description=description, fit=fit
+    )
+
+
+def read_volume(path: Path) -> np.ndarray:
+    """`[right, anterior, superior]` uint8, windowed by percentiles of the volume."""
+    return _read_volume(path).copy()
+
+
+@functools.lru_cache(maxsize=2)
+def _read_volume(path: Path) -> np.ndarray:
+    """The last volumes are kept: slices are mostly read one after another."""
+    nibabel = _nibabel()
+    try:
+        image = nibabel.as_closest_canonical(nibabel.load(path))
+        values = np.asarray(image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise UserError(f"{path}: is damaged or truncated ({error}).") from error
+    values = values.reshape(values.shape[:3])
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: has voxels that are NaN or infinite.")
+    low, high = np.percentile(values, PERCENTILES)
+    volume = to_uint8(values, low, high)
+    volume.flags.writeable = False
+    return volume
+
+
+def _read(place: tuple) -> np.ndarray:
+    """A slice with the head up (or the front up, in axial planes) and the right on the left."""
+    path, axis, number = place
+    volume = _read_volume(path)
+    if axis is None:
+        return np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1, ::-1])
+    plane = np.take(volume, number, axis)
+    return np.ascontiguousarray(plane.T[::-1, ::-1])
+
+
+def _canonical_shape(path: Path, problems: Problems) -> tuple[int, ...] | None:
+    nibabel = _nibabel()
+    try:
+        image = nibabel.load(path)
+    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError):
+        problems.add(path, "is not a NIfTI file")
+        return None
+    header = image.header
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        problems.add(path, "has no affine, so nobody knows left from right")
+        return None
+    shape = image.shape
+    if len(shape) < 3 or any(extra != 1 for extra in shape[3:]):
+        problems.add(path, f"has the shape {shape}; wanted one volume [x, y, z]")
+        return None
+    axes = nibabel.io_orientation(image.affine)[:, 0]
+    canonical = [0, 0, 0]
+    for source, target in enumerate(axes.astype(int)):
+        canonical[target] = shape[source]
+    return tuple(canonical)
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith((".nii", ".nii.gz"))

@@ -1,0 +1,93 @@
+"""The four pooled vectors that HIFA reads from a map, with a gradient written out.
+
+Differentiating the plain formula stores pre-activations, gates and masks of the maxima for each
+of four 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps the
+three gate maps and one byte a pixel for the deepest maximum, and every product contracts arrays
+as they lie. `tests/models/test_hifa_pools.py` compares it with the plain formula.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from drifa_jax.models.pointwise import Weights, pointwise
+from drifa_jax.models.pooling import (
+    at_least_float32,
+    average_pool,
+    over_space,
+    share_of_extreme,
+    spatial_axes,
+)
+from drifa_jax.typing import FeatureMap, Pooled
+
+HIFAPools = tuple[Pooled, Pooled, Pooled, Pooled]
+
+
+@jax.custom_vjp
+def hifa_pools(
+    conv1: Weights, conv2: Weights, conv3: Weights, conv4: Weights, x: FeatureMap
+) -> HIFAPools:
+    """Average of the first gate map, maximum of the second, average of the third, and maximum
+    of the fourth before its sigmoid; each `[b, c]` in at least float32.
+
+        gate1 = sigmoid(conv1 x)          gate3 = sigmoid(conv3 (gate1 + gate2))
+        gate2 = sigmoid(conv2 gate1)      fourth = conv4 gate3
+
+    Weights and `x` share one dtype.
+    """
+    return _forward(conv1, conv2, conv3, conv4, x)[0]
+
+
+def _forward(conv1, conv2, conv3, conv4, x):
+    gate1 = jax.nn.sigmoid(pointwise(x, conv1))
+    gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
+    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
+    fourth = pointwise(gate3, conv4)
+    max2, max4 = (jnp.max(m, axis=spatial_axes(x)) for m in (gate2, fourth))
+    holds4 = fourth == over_space(max4, x)
+    dtype = at_least_float32(x)
+    pools = average_pool(gate1), max2.astype(dtype), average_pool(gate3), max4.astype(dtype)
+    kernels = [conv[0] for conv in (conv1, conv2, conv3, conv4)]
+    return pools, (kernels, x, gate1, gate2, gate3, max2, holds4)
+
+
+def _backward(residuals, cotangents):
+    (kernel1, kernel2, kernel3, kernel4), x, gate1, gate2, gate3, max2, holds4 = residuals
+    average1, maximum2, average3, maximum4 = cotangents
+    num_pixels = math.prod(x.shape[1:-1])
+    count4 = jnp.sum(holds4, spatial_axes(x), dtype=maximum4.dtype)
+    d_fourth = jnp.where(holds4, over_space(maximum4 / count4, x), jnp.zeros((), x.dtype))
+    d_gate3 = _times_transposed(d_fourth, kernel4) + over_space(average3 / num_pixels, x)
+    d_third = d_gate3 * gate3 * (1 - gate3)
+    d_sum = _times_transposed(d_third, kernel3)
+    d_gate2 = d_sum + share_of_extreme(gate2, max2, maximum2)
+    d_second = d_gate2 * gate2 * (1 - gate2)
+    d_gate1 = d_sum + _times_transposed(d_second, kernel2) + over_space(average1 / num_pixels, x)
+    d_first = d_gate1 * gate1 * (1 - gate1)
+    return (
+        weights_cotangent(x, d_first),
+        weights_cotangent(gate1, d_second),
+        weights_cotangent(gate1 + gate2, d_third),
+        weights_cotangent(gate3, d_fourth),
+        _times_transposed(d_first, kernel1),
+    )
+
+
+hifa_pools.defvjp(_forward, _backward)
+
+
+def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:
+    """`cotangent @ kernel.T`, the way back through a 1x1 convolution."""
+    return lax.dot_general(cotangent, kernel, (((cotangent.ndim - 1,), (1,)), ((), ())))
+
+
+def weights_cotangent(x: FeatureMap, cotangent: FeatureMap) -> Weights:
+    """Cotangents of kernel and bias of a 1x1 convolution that read `x`."""
+    pixels = tuple(range(x.ndim - 1))
+    kernel = lax.dot_general(x, cotangent, ((pixels, pixels), ((), ())))
+    bias = jnp.sum(cotangent, pixels, dtype=at_least_float32(x)).astype(x.dtype)
+    return kernel, bias

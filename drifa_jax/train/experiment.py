@@ -1,0 +1,133 @@
+"""From a configuration and its data to the objects that training and evaluation work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import optax
+
+from drifa_jax.config import Config, ModelConfig
+from drifa_jax.data.dataset import Dataset
+from drifa_jax.data.pipeline import steps_per_epoch
+from drifa_jax.errors import UserError
+from drifa_jax.models.convolution import LayerOptions
+from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.functional import Functional
+from drifa_jax.train.losses import TaskLoss, balanced_class_weights
+from drifa_jax.train.optimizer import make_optimizer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one run trains, on what, and how it is scored.
+
+    Attributes:
+      config: the resolved configuration.
+      dataset: training, validation and test records.
+      network: the functional core.
+      losses: task -> how it is scored.
+      optimizer: over the whole run.
+      steps_per_epoch: whole batches in the training records.
+    """
+
+    config: Config
+    dataset: Dataset
+    network: Functional
+    losses: Mapping[str, TaskLoss]
+    optimizer: optax.GradientTransformation
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps_per_epoch * self.config.train.num_epochs
+
+
+def network_options(model: ModelConfig) -> NetworkOptions:
+    """The network's options that a configuration asks for.
+
+    Raises:
+      UserError: naming the field that the network does not accept.
+    """
+    try:
+        return NetworkOptions(
+            width=model.width,
+            backbone=model.backbone,
+            dropout_rate=model.dropout_rate,
+            mfa_parts=model.mfa_parts,
+            stage_mfa_parts=model.stage_mfa_parts,
+            mifa_parts=model.mifa_parts,
+            layers=LayerOptions(
+                dtype=jnp.dtype(model.compute_dtype),
+                padding=model.padding,
+                batch_norm_epsilon=model.batch_norm_epsilon,
+                batch_norm_momentum=model.batch_norm_momentum,
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"config: model.{error}") from error
+
+
+def build_network(
+    model: ModelConfig, modalities: Mapping[str, int], tasks: Mapping[str, int]
+) -> Functional:
+    """The network for these modalities (name -> channels) and tasks (name -> classes)."""
+    options = network_options(model)
+    return Functional(lambda rngs: drifa_net(modalities, tasks, options=options, rngs=rngs))
+
+
+def build_experiment(config: Config, dataset: Dataset) -> Experiment:
+    """Everything that a run needs, checked against its data.
+
+    Raises:
+      UserError: when batches, task names or class counts do not fit the data.
+    """
+    train = config.train
+    if train.batch_size > len(dataset.train):
+        raise UserError(
+            f"train.batch_size is {train.batch_size} but there are only {len(dataset.train)} "
+            "training records; lower it with --config.train.batch_size."
+        )
+    tasks = {task.name: task for task in dataset.train.tasks}
+    for field, named in (
+        ("train.task_weights", tuple(train.task_weights)),
+        (
+            "train.balance_sampling_of",
+            (train.balance_sampling_of,) * bool(train.balance_sampling_of),
+        ),
+    ):
+        for name in named:
+            if name not in tasks:
+                raise UserError(
+                    f"config: {field} names {name!r}; the tasks are {', '.join(tasks)}."
+                )
+    weights = {name: train.task_weights.get(name, 1.0) for name in tasks}
+    if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        raise UserError(f"config: train.task_weights gives {weights}; use shares of 0 or more.")
+    losses = {
+        name: TaskLoss(
+            weight=weights[name] / sum(weights.values()),
+            class_weights=balanced_class_weights(dataset.train.labels(name), task.num_classes)
+            if train.class_weights == "balanced"
+            else (),
+            focal_gamma=train.focal_gamma,
+            label_smoothing=train.label_smoothing,
+        )
+        for name, task in tasks.items()
+    }
+    per_epoch = steps_per_epoch(len(dataset.train), train.batch_size)
+    optimizer = make_optimizer(
+        learning_rate=train.learning_rate,
+        schedule="cosine" if train.schedule == "cosine" else "constant",
+        num_steps=per_epoch * train.num_epochs,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+    )
+    network = build_network(
+        config.model,
+        {m.name: m.channels for m in dataset.train.modalities},
+        {name: task.num_classes for name, task in tasks.items()},
+    )
+    return Experiment(config, dataset, network, losses, optimizer, per_epoch)

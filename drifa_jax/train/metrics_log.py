@@ -1,0 +1,62 @@
+"""Scalars of a run: JSON lines for scripts, TensorBoard for eyes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from drifa_jax.train.run_directory import METRICS_FILE, write_whole
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl` and to TensorBoard event files.
+
+    Args:
+      workdir: of the run.
+      step: steps done so far; lines beyond it, written by an attempt that was lost, are dropped,
+        so that the file never holds a step twice.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        # Imported here: it is slow to load, and only training needs it.
+        from tensorboardX import SummaryWriter
+
+        path = workdir / METRICS_FILE
+        if path.exists():
+            write_whole(path, "".join(f"{line}\n" for line in _up_to(path, step)))
+        self._lines = path.open("a", buffering=1)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True
+        )
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def write(self, split: str, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
+        """One line: `{"split", "step", "epoch", **scalars}`."""
+        self._lines.write(
+            json.dumps({"split": split, "step": step, "epoch": epoch, **scalars}) + "\n"
+        )
+        for name, value in scalars.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """All lines of `metrics.jsonl`, in order; none where there is no file."""
+    path = workdir / METRICS_FILE
+    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+
+
+def _up_to(path: Path, step: int) -> list[str]:
+    return [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines that end in a newline; a kill can leave half a line at the end."""
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -1,0 +1,132 @@
+"""The directory of a run: one configuration, one writer, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from drifa_jax.config import Config, from_mapping
+from drifa_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "metrics.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file under a temporary name and renames it, so that readers never see half."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def opened(workdir: Path, config: Config) -> Iterator[None]:
+    """Claims a run directory for this process: fresh, or one that holds the same configuration.
+
+    Raises:
+      UserError: when it cannot be written, another process is writing it, or it holds another
+        configuration; nothing in it has changed then.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written ({error.strerror}); choose another."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"--workdir {workdir} is in use by another process; wait for it or choose another."
+            ) from error
+        _claim(workdir, config)
+        yield
+
+
+def saved_config(workdir: Path) -> Config:
+    """The configuration of an existing run.
+
+    Raises:
+      UserError: when the directory holds no run.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG_FILE}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return from_mapping(values)
+
+
+def _claim(workdir: Path, config: Config) -> None:
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        if any(p.name != ".lock" for p in workdir.iterdir()):
+            raise UserError(
+                f"--workdir {workdir} holds files but no run; choose an empty or a new directory."
+            )
+        write_whole(path, config.to_json())
+    elif (saved := saved_config(workdir)) != config:
+        differences = "\n".join(
+            _differences(json.loads(saved.to_json()), json.loads(config.to_json()))
+        )
+        raise UserError(
+            f"--workdir {workdir} holds a run with another configuration:\n{differences}\n"
+            "To resume that run, give the configuration that it was started with; "
+            "for this configuration, choose another --workdir."
+        )
+    write_whole(workdir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def _differences(saved: Any, asked: Any, where: str = "") -> Iterator[str]:
+    if isinstance(saved, Mapping) and isinstance(asked, Mapping):
+        for key in sorted(set(saved) | set(asked)):
+            yield from _differences(saved.get(key), asked.get(key), f"{where}.{key}".lstrip("."))
+    elif saved != asked:
+        yield f"  {where}: the run has {saved!r}, this configuration {asked!r}"
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to repeat the run: command, code, versions, devices."""
+    packages = ("drifa-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    devices = jax.devices()
+    return {
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "devices": [str(device) for device in devices],
+        "device_kind": devices[0].device_kind,
+        "num_processes": jax.process_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the code, with "+changes" when the tree differs from it; None outside git."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,130 @@
+"""`drifa data` from its flags to its files and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drifa_jax.commands import data
+from drifa_jax.data.sources.prepared import open_prepared
+from drifa_jax.errors import UserError
+
+
+def drifa_data(*arguments, overrides=()):
+    parser = argparse.ArgumentParser()
+    data.add_arguments(parser)
+    options = parser.parse_args([str(a) for a in arguments])
+    options.overrides = list(overrides)
+    return data.run(options)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Class folders with official splits; one test image is also a training image."""
+    generator = np.random.Generator(np.random.Philox(0))
+    for folder, count in (("Training", 8), ("Testing", 3)):
+        for kind in ("ill", "well"):
+            (tmp_path / "scans" / folder / kind).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (24, 24), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "scans" / folder / kind / f"{number}.png")
+    twin = tmp_path / "scans" / "Training" / "ill" / "0.png"
+    (tmp_path / "scans" / "Testing" / "ill" / "0.png").write_bytes(twin.read_bytes())
+    return tmp_path / "scans"
+
+
+def flags(root):
+    return ("--root", root, "--size", 24, "--channels", 1, "--modality", "ct", "--task", "stroke")
+
+
+def test_prepare_removes_duplicates_and_writes_a_table_and_the_split(scans, tmp_path, capsys):
+    assert drifa_data("prepare", *flags(scans), "--output", tmp_path / "set") == 0
+    splits = open_prepared(tmp_path / "set")
+    assert sum(len(source) for source in splits.values()) == 21
+    assert len(splits["test"]) == 6
+    assert "Training/ill/0.png" in (tmp_path / "set-duplicates.csv").read_text()
+    assert json.loads((tmp_path / "set" / "split.json").read_text())["seed"] == 0
+    assert "21 records written" in capsys.readouterr().err
+
+
+def test_prepare_keeps_the_set_as_distributed_when_asked(scans, tmp_path):
+    drifa_data("prepare", *flags(scans), "--output", tmp_path / "set", "--duplicates", "keep")
+    assert sum(len(source) for source in open_prepared(tmp_path / "set").values()) == 22
+
+
+def test_prepare_tells_or_quarantines_broken_files(scans, tmp_path):
+    (scans / "Training" / "well" / "3.png").write_bytes(b"words")
+    with pytest.raises(UserError, match=r"1 problem [\s\S]*well/3\.png[\s\S]*quarantine"):
+        drifa_data("prepare", *flags(scans), "--output", tmp_path / "a")
+    policy = ("--on-problem", "quarantine")
+    assert drifa_data("prepare", *flags(scans), "--output", tmp_path / "b", *policy) == 0
+    assert "well/3.png" in (tmp_path / "b" / "quarantine.csv").read_text()
+
+
+def test_verify_fails_on_leaks_and_passes_after_prepare(scans, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert drifa_data("verify", *flags(scans), "--json", report) == 1
+    said = capsys.readouterr().out
+    assert "ERROR   duplicates: 1 held-out records are pixel-identical" in said
+    content = json.loads(report.read_text())
+    assert content["synthetic"] is False
+    assert {c["name"]: c["status"] for c in content["checks"]}["duplicates"] == "error"
+    drifa_data("prepare", *flags(scans), "--output", tmp_path / "set")
+    assert drifa_data("verify", "--root", tmp_path / "set", "--format", "prepared") == 0
+
+
+def test_stats_counts_classes_and_levels(scans, capsys):
+    assert drifa_data("stats", *flags(scans)) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["splits"]["test"]["classes"] == {"stroke": {"ill": 3, "well": 3}}
+    assert content["splits"]["test"]["modalities"]["ct"]["shape"] == [24, 24, 1]
+    assert 120 < content["splits"]["train"]["modalities"]["ct"]["mean"] < 135
+
+
+@pytest.mark.parametrize("suffix", [".png", ".html"])
+def test_view_draws_a_contact_sheet(scans, tmp_path, suffix):
+    path = tmp_path / f"sheet{suffix}"
+    assert drifa_data("view", *flags(scans), "--output", path) == 0
+    if suffix == ".png":
+        with Image.open(path) as sheet:
+            assert sheet.height > 5 * 96
+    else:
+        text = path.read_text()
+        assert text.count("<tr>") == 1 + 6
+        assert "paper" in text
+
+
+def test_view_marks_phantoms_as_synthetic(tmp_path):
+    path = tmp_path / "sheet.html"
+    overrides = [
+        ("data.phantoms.num_train", "40"),
+        ("data.phantoms.num_validation", "20"),
+        ("data.phantoms.num_test", "20"),
+    ]
+    config = ("--config", "configs/brain.py:quick")
+    drifa_data("view", *config, "--output", path, "--per-class", 1, overrides=overrides)
+    assert "SYNTHETIC" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("stats",), "Give either --config FILE.py or --root FOLDER"),
+        (("stats", "--root", "x", "--config", "y"), "Give either"),
+        (("stats", "--root", "nowhere"), "nowhere does not exist"),
+        (("view", "--root", "x", "--output", "sheet.gif"), "must end in .png or .html"),
+        (("view", "--root", "x", "--output", "s.png", "--augmentation", "wild"), "choose one of"),
+    ],
+)
+def test_wrong_flags_are_named(arguments, words):
+    with pytest.raises(UserError, match=words):
+        drifa_data(*arguments)
+
+
+def test_overrides_need_a_configuration(scans):
+    with pytest.raises(UserError, match="give --config as well"):
+        drifa_data("stats", *flags(scans), overrides=[("data.split_seed", "1")])

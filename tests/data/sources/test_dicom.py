@@ -1,0 +1,180 @@
+"""DICOM series: order, units, windows, errors, and no identifying tag anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from drifa_jax.data.prepare import prepare
+from drifa_jax.data.record import ModalitySpec, VolumeSpec
+from drifa_jax.data.sources.dicom import WINDOWS, dicom_source
+from drifa_jax.data.sources.prepared import open_prepared
+from drifa_jax.errors import UserError
+
+CT = ModalitySpec("ct", 8, 8, 1)
+CANARY = "CANARY^DO NOT LEAK"
+
+
+def write_dicom(path, values, *, z=0.0, patient="p1", series="1.2.3", pixels=True, **tags):
+    """One CT slice; stored values are Hounsfield units plus 1024."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID = meta.MediaStorageSOPClassUID
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    data.PatientName = CANARY
+    data.PatientID = f"{CANARY} {patient}"
+    data.PatientBirthDate = "19991231"
+    data.InstitutionName = CANARY
+    data.StudyInstanceUID, data.SeriesInstanceUID = "1.2", series
+    data.ImagePositionPatient = [0, 0, z]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.RescaleSlope, data.RescaleIntercept = 1, -1024
+    if pixels:
+        stored = (np.asarray(values) + 1024).astype(np.uint16)
+        data.Rows, data.Columns = stored.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.PixelRepresentation = 15, 0
+        data.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(data, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def flat(hounsfield: float) -> np.ndarray:
+    return np.full((8, 8), hounsfield)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Two patients; file names are in the opposite order of positions."""
+    root = tmp_path / "ct"
+    for k in range(4):
+        write_dicom(root / "normal" / "a" / f"{9 - k}.dcm", flat(10 * k), z=5.0 * k)
+        write_dicom(root / "stroke" / "b" / f"{k}.dcm", flat(40), z=k, patient="p2", series="9")
+    return root
+
+
+def value(source, index):
+    return int(source[index].images["ct"][0, 0, 0])
+
+
+def test_slices_are_ordered_by_position_and_windowed(scans):
+    source = dicom_source(scans, CT, "stroke", window="brain")
+    assert len(source) == 8
+    # Window 0..80 HU: 0, 10, 20, 30 HU become 0, 31.9, 63.75, 95.6.
+    assert [value(source, k) for k in range(4)] == [0, 32, 64, 96]
+    assert source.labels("stroke").tolist() == [0] * 4 + [1] * 4
+
+
+def test_patients_keep_their_slices_together(scans):
+    source = dicom_source(scans, CT, "stroke")
+    assert len({source.group_id(i) for i in range(4)}) == 1
+    assert len({source.group_id(i) for i in range(8)}) == 2
+    splits = source.splits({"train": 0.5, "test": 0.5}, seed=0)
+    assert {len(part) for part in splits.values()} == {4}
+
+
+def test_three_windows_become_colours(scans):
+    colour = ModalitySpec("ct", 8, 8, 3)
+    pixel = dicom_source(scans, colour, "stroke", window="brain,subdural,bone")[7].images["ct"][
+        0, 0
+    ]
+    expected = [
+        255 * (40 - (centre - width / 2)) / width
+        for centre, width in (WINDOWS[name] for name in ("brain", "subdural", "bone"))
+    ]
+    np.testing.assert_allclose(pixel, expected, atol=0.51)
+
+
+def test_windows_of_the_file_and_ranges_are_fallbacks(tmp_path):
+    values = np.linspace(-100, 300, 64).reshape(8, 8)
+    write_dicom(tmp_path / "a" / "own.dcm", values, WindowCenter=[100, 7], WindowWidth=[200, 9])
+    write_dicom(tmp_path / "b" / "range.dcm", values, patient="p2")
+    source = dicom_source(tmp_path, CT, "kind")
+    own, whole = source[0].images["ct"], source[1].images["ct"]
+    assert own[0, 0, 0] == own[1, 4, 0] == 0
+    assert own[-1, -1, 0] == 255
+    assert (np.diff(whole[..., 0].ravel().astype(int)) > 0).all()
+    assert (whole.min(), whole.max()) == (0, 255)
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    write_dicom(tmp_path / "a" / "1.dcm", flat(0), PhotometricInterpretation="MONOCHROME1")
+    assert value(dicom_source(tmp_path, CT, "kind", window="brain"), 0) == 255
+
+
+def test_volumes_hold_a_whole_series_in_order(scans):
+    volume = VolumeSpec("ct", 4, 8, 8, 1)
+    source = dicom_source(scans, volume, "stroke", window="brain")
+    assert len(source) == 2
+    assert source[0].images["ct"][:, 0, 0, 0].tolist() == [0, 32, 64, 96]
+
+
+def test_no_identifying_tag_reaches_a_prepared_set_a_log_or_an_error(scans, tmp_path, caplog):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        source = dicom_source(scans, CT, "stroke")
+        prepare({"train": source, "test": source}, tmp_path / "out")
+        reread = open_prepared(tmp_path / "out")["train"]
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").iterdir())
+    told = said.getvalue() + caplog.text + source.description + reread.description
+    told += "".join(f"{r.record_id(i)}{r.group_id(i)}" for r in (source, reread) for i in range(8))
+    broken = write_dicom(scans / "normal" / "broken.dcm", flat(0), series="5")
+    header = pydicom.dcmread(broken)
+    header.PixelData = header.PixelData[:10]
+    header.save_as(broken)
+    with pytest.raises(UserError, match="cannot be decoded") as caught:
+        [record for record in dicom_source(scans, CT, "stroke")]
+    told += str(caught.value)
+    for secret in ("CANARY", "LEAK", "19991231"):
+        assert secret not in told
+        assert secret.encode() not in written
+
+
+def test_burned_in_annotation_warns(tmp_path):
+    write_dicom(tmp_path / "a" / "1.dcm", flat(0), BurnedInAnnotation="YES")
+    with pytest.warns(UserWarning, match="1 images .* burned-in annotation") as caught:
+        dicom_source(tmp_path, CT, "kind")
+    assert "CANARY" not in str(caught[0].message)
+
+
+def test_every_broken_file_is_listed(tmp_path):
+    write_dicom(tmp_path / "a" / "report.dcm", None, pixels=False)
+    (tmp_path / "a" / "words.dcm").write_text("words")
+    (tmp_path / "empty").mkdir()
+    write_dicom(tmp_path / "b" / "1.dcm", flat(0), NumberOfFrames=3)
+    write_dicom(tmp_path / "c" / "1.dcm", flat(0), series="7")
+    write_dicom(
+        tmp_path / "c" / "2.dcm", flat(0), series="7", ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
+    )
+    with pytest.raises(UserError, match="5 problems") as caught:
+        dicom_source(tmp_path, CT, "kind")
+    for words in (
+        "report.dcm: has no pixel data",
+        "words.dcm: is not a DICOM file",
+        "empty: holds no DICOM files",
+        "multi-frame",
+        "c: holds a series with mixed orientations",
+    ):
+        assert words in str(caught.value)
+
+
+def test_wrong_folders_and_windows_are_named(tmp_path, scans):
+    with pytest.raises(UserError, match="does not exist"):
+        dicom_source(tmp_path / "nowhere", CT, "kind")
+    with pytest.raises(UserError, match="window 'liver' is unknown"):
+        dicom_source(scans, CT, "kind", window="liver")
+    with pytest.raises(ValueError, match="2 windows cannot fill 1 channels"):
+        dicom_source(scans, CT, "kind", window="brain,bone")

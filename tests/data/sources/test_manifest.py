@@ -1,0 +1,154 @@
+"""Manifests: wide and long tables, missing cells, and every error at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.data.sources.manifest import ManifestColumns, ManifestSource
+from drifa_jax.data.table import TableColumns, add_table
+from drifa_jax.errors import UserError
+
+MRI, CT = ModalitySpec("mri", 16, 16, 1), ModalitySpec("ct", 8, 8, 1)
+WIDE = ManifestColumns(
+    "id",
+    images={"mri": "mri", "ct": "ct"},
+    tasks={"stroke": "stroke"},
+    group="patient",
+    split="split",
+)
+GOOD = """id,patient,mri,ct,stroke,split
+r1,p1,a/0.png,b/0.png,yes,train
+r2,p1,a/1.png,,no,train
+r3,p2,,b/1.png,,train
+r4,p3,a/2.png,b/2.png,no,test
+"""
+
+
+@pytest.fixture
+def images(folders):
+    return folders({"a": 3, "b": 3})
+
+
+def opened(images, text, columns=WIDE, **options):
+    table = images / "table.csv"
+    table.write_text(text)
+    return ManifestSource(table, images, columns, [MRI, CT], **options)
+
+
+def test_wide_form_reads_records_with_missing_cells(images):
+    source = opened(images, GOOD)
+    assert isinstance(source, Source)
+    assert [set(source[i].images) for i in range(4)] == [
+        {"mri", "ct"},
+        {"mri"},
+        {"ct"},
+        {"mri", "ct"},
+    ]
+    assert source.tasks[0].classes == ("no", "yes")
+    assert source.labels("stroke").tolist() == [1, 0, MISSING_LABEL, 0]
+    assert source.group_id(1) == "p1"
+    assert source[0].images["ct"].shape == (8, 8, 1)
+
+
+def test_long_form_joins_the_images_of_a_record(images):
+    text = "id,kind,file,stroke\nr1,mri,a/0.png,yes\nr1,ct,b/0.png,\nr2,ct,b/1.png,no\n"
+    columns = ManifestColumns("id", tasks={"stroke": "stroke"}, modality="kind", path="file")
+    source = opened(images, text, columns)
+    assert len(source) == 2
+    assert set(source[0].images) == {"mri", "ct"}
+    assert source.labels("stroke").tolist() == [1, 0]
+
+
+def test_splits_of_the_table_are_honoured(images):
+    parts = opened(images, GOOD).splits(seed=0)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 3, "test": 1}
+
+
+def test_splits_are_drawn_by_group_when_the_table_names_none(images):
+    columns = ManifestColumns("id", images={"mri": "mri"}, group="patient")
+    rows = "".join(f"r{i},p{i // 2},a/{i % 3}.png\n" for i in range(12))
+    parts = opened(images, "id,patient,mri\n" + rows, columns).splits(seed=0)
+    groups = [{part.group_id(i) for i in range(len(part))} for part in parts.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("ct,stroke", "scan,stroke", "ct: is no column; the table has id, patient, mri, scan"),
+        ("r2,", "r1,", "line 3: repeats the id 'r1'"),
+        ("a/1.png", "../a/1.png", r"line 3: points outside the root with '\.\./a/1\.png'"),
+        ("a/1.png", "/etc/passwd", "points outside the root"),
+        ("a/1.png", "a/9.png", "no such image"),
+        ("r3,p2,,b/1.png", "r3,p2,,", "r3: has no image in any modality"),
+        ("no,test", "no,holdout", "has the split 'holdout'"),
+        ("r2,", ",", "line 3: has no id"),
+    ],
+)
+def test_wrong_cells_are_named(images, old, new, words):
+    with pytest.raises(UserError, match=words):
+        opened(images, GOOD.replace(old, new))
+
+
+def test_labels_outside_the_declared_classes_are_named(images):
+    with pytest.raises(UserError, match="line 2: has the stroke 'yes', not one of"):
+        opened(images, GOOD, classes={"stroke": ("no", "maybe")})
+
+
+def test_links_out_of_the_root_are_refused(images, tmp_path):
+    outside = tmp_path / "secret.png"
+    outside.write_bytes((images / "a" / "0.png").read_bytes())
+    (images / "a" / "link.png").symlink_to(outside)
+    with pytest.raises(UserError, match="points outside the root"):
+        opened(images, GOOD.replace("a/1.png", "a/link.png"))
+
+
+def test_every_problem_is_listed_at_once(images):
+    text = GOOD.replace("a/1.png", "a/9.png").replace("no,test", "no,later")
+    with pytest.raises(UserError, match="2 problems"):
+        opened(images, text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("no,test", "no,train", "test: is an empty split"),
+        ("r4,p3", "r4,p1", "p1: is a group in train and test"),
+        ("no,test", "late,test", "late: is a class of stroke in test that training does not hold"),
+    ],
+)
+def test_wrong_splits_are_named(images, old, new, words):
+    with pytest.raises(UserError, match=words):
+        opened(images, GOOD.replace(old, new)).splits(seed=0)
+
+
+def test_a_record_with_two_images_of_one_modality_is_named(images):
+    text = "id,kind,file\nr1,mri,a/0.png\nr1,mri,a/1.png\nr2,pet,a/2.png\n"
+    with pytest.raises(UserError, match=r"second mri image[\s\S]*'pet'|'pet'[\s\S]*second mri"):
+        opened(images, text, ManifestColumns("id", modality="kind", path="file"))
+
+
+def test_missing_root_and_empty_table_are_named(images, tmp_path):
+    with pytest.raises(UserError, match="has no rows"):
+        opened(images, "id,mri\n", ManifestColumns("id", images={"mri": "mri"}))
+    with pytest.raises(UserError, match=r"folder .*nowhere"):
+        ManifestSource(images / "table.csv", tmp_path / "nowhere", WIDE, [MRI])
+
+
+def test_real_ham10000_reads_images_lesions_and_patients(shared):
+    root = shared / "data" / "skin-cancer-mnist-ham10000"
+    columns = ManifestColumns(
+        "image_id", images={"dermoscopy": "image_id"}, tasks={"skin": "dx"}, group="lesion_id"
+    )
+    skin = ModalitySpec("dermoscopy", 32, 32, 3)
+    source = ManifestSource(root / "HAM10000_metadata.csv", root, columns, [skin])
+    assert len(source) == 2409
+    assert source.tasks[0].classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    parts = source.splits(seed=0)
+    table = TableColumns("patient", numeric=("age",), categorical=("sex", "localization"))
+    joined, encoding = add_table(parts, source.rows, table)
+    assert 40 < encoding.means[0] < 65
+    record = joined["test"][0]
+    assert set(record.images) == {"dermoscopy", "patient"}
+    assert len({source.group_id(i) for i in range(len(source))}) == 1759

@@ -1,0 +1,145 @@
+"""Duplicates across splits are found, told apart, and leave training."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from drifa_jax.data.duplicates import (
+    content_hash,
+    difference_hash,
+    find_duplicates,
+    groups_with_duplicates,
+    remove_duplicates,
+    write_table,
+)
+from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
+from drifa_jax.data.sources.folders import folder_splits, scan_folders
+
+
+def scene(seed: int) -> np.ndarray:
+    """A smooth picture of its own for every seed."""
+    grid = np.random.Generator(np.random.Philox(seed)).random((6, 6), dtype=np.float32)
+    smooth = cv2.resize(grid, (64, 64), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth * 255, 0, 255).astype(np.uint8)[:, :, None]
+
+
+class Pictures:
+    synthetic, description = True, "pictures"
+    modalities = (ModalitySpec("scan", 64, 64, 1),)
+    tasks = (TaskSpec("kind", ("a", "b")),)
+
+    def __init__(self, name, images, labels=None):
+        self.name, self.images = name, images
+        self._labels = np.array(labels or [0] * len(images), np.int32)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        name = self.record_id(index)
+        label = {"kind": int(self._labels[index])}
+        image = self.images[index]
+        return Record(name, name, {} if image is None else {"scan": image}, label)
+
+    def labels(self, task):
+        return self._labels
+
+    def record_id(self, index):
+        return f"{self.name}{index}"
+
+    group_id = record_id
+
+
+def noisy(image: np.ndarray) -> np.ndarray:
+    """As if it had been saved as a JPEG of middling quality."""
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 0)[
+        ..., None
+    ]
+
+
+@pytest.fixture
+def splits():
+    return {
+        "train": Pictures("train", [scene(0), scene(1), scene(2), None, scene(3)]),
+        "validation": Pictures("val", [scene(4), scene(5)]),
+        "test": Pictures(
+            "test", [scene(6), noisy(scene(1)), scene(2), None, scene(5)], [0, 0, 1, 0, 0]
+        ),
+    }
+
+
+def test_exact_and_near_duplicates_are_told_apart(splits):
+    found = {(d.removed_id, d.kept_id): d for d in find_duplicates(splits)}
+    assert set(found) == {("train1", "test1"), ("train2", "test2"), ("val1", "test4")}
+    assert found["train1", "test1"].kind == "near"
+    assert 0 <= found["train1", "test1"].distance <= 8
+    assert found["train2", "test2"].kind == "exact"
+    assert found["train2", "test2"].distance == 0
+    assert not found["train2", "test2"].same_labels
+    assert found["val1", "test4"].same_labels
+
+
+def test_exact_duplicates_can_be_asked_for_alone(splits):
+    assert [d.removed_id for d in find_duplicates(splits, max_distance=-1)] == ["train2", "val1"]
+
+
+def test_duplicates_leave_training_and_validation_but_never_test(splits):
+    cleaned = remove_duplicates(splits, find_duplicates(splits))
+    ids = {name: [s.record_id(i) for i in range(len(s))] for name, s in cleaned.items()}
+    assert ids["train"] == ["train0", "train3", "train4"]
+    assert ids["validation"] == ["val0"]
+    assert cleaned["test"] is splits["test"]
+    assert "without 2 duplicates" in cleaned["train"].description
+    assert find_duplicates(cleaned) == []
+
+
+def test_table_lists_every_pair(splits, tmp_path):
+    found = find_duplicates(splits)
+    write_table(tmp_path / "out" / "duplicates.csv", found)
+    lines = (tmp_path / "out" / "duplicates.csv").read_text().splitlines()
+    rows = list(csv.DictReader(lines))
+    assert len(rows) == 3
+    assert rows[0]["removed_id"] == "train1"
+
+
+def test_near_duplicates_share_a_group():
+    source = Pictures("r", [scene(0), scene(1), noisy(scene(0)), scene(2)])
+    groups = groups_with_duplicates(source)
+    assert groups == ["r0", "r1", "r0", "r3"]
+
+
+def test_hash_forgives_brightness_and_size_but_not_another_picture():
+    first = scene(7)
+    dimmed = (first * 0.8).astype(np.uint8)
+    smaller = cv2.resize(first, (40, 40), interpolation=cv2.INTER_AREA)[..., None]
+
+    def distance(image):
+        return int(np.bitwise_count(difference_hash(first) ^ difference_hash(image)).sum())
+
+    assert distance(first) == 0
+    assert distance(dimmed) <= 8
+    assert distance(smaller) <= 8
+    assert min(distance(scene(seed)) for seed in range(8, 40)) > 40
+
+
+def test_content_hash_sees_pixels_and_names():
+    one = Record("a", "a", {"scan": scene(0)}, {})
+    assert content_hash(one) == content_hash(Record("b", "b", {"scan": scene(0).copy()}, {}))
+    assert content_hash(one) != content_hash(Record("a", "a", {"other": scene(0)}, {}))
+    assert content_hash(one) != content_hash(Record("a", "a", {"scan": scene(1)}, {}))
+
+
+def test_real_brain_scans_leak_from_training_into_testing(shared):
+    index = scan_folders(shared / "data" / "brain-tumor-mri-dataset")
+    scans = folder_splits(
+        index, ModalitySpec("mri", 160, 160, 1), "tumour", seed=0, validation_fraction=0
+    )
+    exact = find_duplicates(scans, max_distance=-1)
+    # The published description of this subset counts 103 testing images identical to training.
+    assert len({d.kept_id for d in exact}) == 103
+    assert all(d.same_labels for d in exact)
+    assert not find_duplicates(remove_duplicates(scans, exact), max_distance=-1)

@@ -1,0 +1,75 @@
+"""A table joins the fusion like any branch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from drifa_jax.models.backbone import RESNET_PLANS, ResidualBranch
+from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
+from drifa_jax.models.functional import Functional
+from drifa_jax.models.tabular import TabularBranch
+
+WIDTH = 2
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A photograph and a table, with fresh parameters."""
+
+    def build(rngs):
+        options = NetworkOptions(width=WIDTH)
+        photo = ResidualBranch(
+            1,
+            width=WIDTH,
+            blocks_per_resolution=RESNET_PLANS["resnet18"],
+            options=options.layers,
+            rngs=rngs,
+        )
+        table = TabularBranch(3, photo.stage_widths, rngs=rngs)
+        return DRIFANet({"photo": photo, "patient": table}, {"skin": 2}, options=options, rngs=rngs)
+
+    functional = Functional(build)
+    params, statistics = functional.init(jax.random.key(0))
+    apply = jax.jit(functional.apply, static_argnames=("train",))
+    return lambda images, present=None: apply(
+        params, statistics, images, train=False, present=present
+    )[0][0]["skin"]
+
+
+def inputs(filler=0.0):
+    photo = jax.random.uniform(jax.random.key(1), (2, 16, 16, 1))
+    table = jnp.array([[0.5, 1.0, 0.0], [filler] * 3], jnp.float32)
+    return {"photo": photo, "patient": table}
+
+
+def test_table_changes_the_answer_of_its_own_record_alone(network):
+    before = network(inputs(0.0))
+    after = network(inputs(3.0))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert abs(before[1] - after[1]).max() > 1e-6
+
+
+def test_absent_table_has_no_effect_whatever_fills_it(network):
+    present = {"photo": jnp.array([True, True]), "patient": jnp.array([True, False])}
+    zeros, nans = network(inputs(0.0), present), network(inputs(jnp.nan), present)
+    assert jnp.isfinite(nans).all()
+    np.testing.assert_array_equal(zeros, nans)
+
+
+def test_absent_photo_leaves_predictions_from_the_table(network):
+    present = {"photo": jnp.array([False, True]), "patient": jnp.array([True, True])}
+    images = inputs(1.0)
+    images["photo"] = images["photo"].at[0].set(jnp.nan)
+    assert jnp.isfinite(network(images, present)).all()
+
+
+def test_wrong_tables_are_named():
+    branch = TabularBranch(3, (2, 2), rngs=nnx.Rngs(params=jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"reads \[b, 3\] but got \(2, 4\)"):
+        branch.stem(jnp.ones([2, 4]), train=False, present=None)
+    with pytest.raises(ValueError, match="at least one"):
+        TabularBranch(0, (2, 2), rngs=nnx.Rngs(params=jax.random.key(0)))

@@ -1,0 +1,95 @@
+"""Configuration: defaults, overrides, and errors that name the field and the cure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drifa_jax.config import Config, ModelConfig, from_mapping, load_config
+from drifa_jax.errors import UserError
+from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.train.experiment import network_options
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+QUICK = f"{CONFIGS / 'brain.py'}:quick"
+
+
+@pytest.mark.parametrize(
+    "name", ("brain.py", "brain.py:quick", "brain.py:folders", "skin_cervix.py")
+)
+def test_every_config_file_resolves(name):
+    assert isinstance(load_config(str(CONFIGS / name)), Config)
+
+
+def test_override_changes_one_field_and_keeps_its_type():
+    config = load_config(
+        QUICK, [("train.batch_size", "8"), ("train.learning_rate", "1"), ("model.mifa_parts", "[]")]
+    )
+    assert (config.train.batch_size, config.model.mifa_parts) == (8, ())
+    assert isinstance(config.train.learning_rate, float)
+
+
+def test_text_fields_keep_text_that_looks_like_a_number():
+    config = load_config(QUICK, [("data.modalities.mri.root", "2024")])
+    assert config.data.modalities["mri"].root == "2024"
+
+
+def test_saved_configuration_reads_back_equal():
+    config = load_config(QUICK)
+    assert from_mapping(json.loads(config.to_json())) == config
+
+
+def test_model_defaults_are_the_papers():
+    assert network_options(ModelConfig()) == NetworkOptions()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("train.bathc_size", "1"), r"no field 'train.bathc_size'. Did you mean 'batch_size'\?"),
+        (("trian.seed", "1"), r"no field 'trian'"),
+        (("data.modalities.mri.heigth", "64"), r"Did you mean 'height'\?"),
+        (("train", "1"), "is a group; set one of its fields"),
+        (("train.batch_size", "many"), "train.batch_size is 'many'; it must be of type int"),
+        (("train.batch_size", "1.5"), "train.batch_size is 1.5; it must be of type int"),
+        (("train.batch_size", "0"), "train.batch_size is 0; it must be at least 1"),
+        (("train.schedule", "step"), "one of plateau, cosine, constant"),
+        (("model.dropout_rate", "1"), r"it must be in \[0, 1\)"),
+        (("data.modalities.mri.height", "4"), "at least 16 pixels"),
+        (("model.compute_dtype", "float16"), "one of float32, bfloat16"),
+    ],
+)
+def test_wrong_override_is_named_with_its_cure(override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(QUICK, [override])
+
+
+def test_all_wrong_values_are_listed_at_once():
+    with pytest.raises(UserError, match=r"dropout_rate.*batch_size"):
+        load_config(QUICK, [("train.batch_size", "0"), ("model.dropout_rate", "2")])
+
+
+def test_missing_file_and_unknown_variant_are_named():
+    with pytest.raises(UserError, match=r"there is no file 'nowhere.py'"):
+        load_config("nowhere.py")
+    with pytest.raises(UserError, match="no variant 'slow'; it has 'quick', 'folders'"):
+        load_config(f"{CONFIGS / 'brain.py'}:slow")
+
+
+def test_config_file_that_fails_is_named_with_its_error(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(variant):\n    return 1 / 0\n")
+    with pytest.raises(UserError, match=r"broken.py failed with ZeroDivisionError"):
+        load_config(str(broken))
+
+
+def test_unknown_group_in_a_saved_configuration_is_named():
+    with pytest.raises(UserError, match="no field 'optimiser'"):
+        from_mapping({"optimiser": {}})
+
+
+def test_network_option_that_does_not_exist_names_its_field():
+    with pytest.raises(UserError, match=r"model.backbone is 'vgg'"):
+        network_options(ModelConfig(backbone="vgg"))

@@ -1,0 +1,198 @@
+"""A run end to end on tiny SYNTHETIC phantoms: results, resuming, interruption, refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from drifa_jax.commands.train import train_and_test
+from drifa_jax.config import from_mapping, modality
+from drifa_jax.data.dataset import open_dataset
+from drifa_jax.errors import UserError
+from drifa_jax.train import loop
+from drifa_jax.train.checkpoint import Checkpoints
+from drifa_jax.train.console import TrainingDisplay
+from drifa_jax.train.experiment import build_experiment
+from drifa_jax.train.metrics_log import read_metrics
+from drifa_jax.train.run_directory import opened
+from drifa_jax.train.state import abstract_state, initial_state
+
+
+def tiny_config(**train):
+    """Two epochs of four steps on a network two channels wide."""
+    return from_mapping(
+        {
+            "data": {
+                "modalities": {
+                    "mri": modality(height=16, width=16, channels=1),
+                    "ct": modality(height=16, width=16, channels=1),
+                },
+                "phantoms": {"num_train": 32, "num_validation": 12, "num_test": 20},
+                "augmentation": "flip",
+            },
+            "model": {"width": 2, "backbone": "resnet10"},
+            "train": {"batch_size": 8, "num_epochs": 2, **train},
+            "eval": {"batch_size": 8},
+        }
+    )
+
+
+def newest_state(workdir, config):
+    experiment = build_experiment(config, open_dataset(config.data))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.newest(abstract_state(experiment.network, experiment.optimizer))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    # Made before the fixture of conftest.py that relaxes dtypes for each test.
+    with jax.numpy_dtype_promotion("standard"):
+        assert train_and_test(tiny_config(), workdir) == 0
+    return workdir
+
+
+def stop_after(step: int, number: int, monkeypatch):
+    """Sends a signal to this process when a step is shown as done."""
+    shown = TrainingDisplay.step_done
+
+    def step_done(self, done, losses):
+        shown(self, done, losses)
+        if done == step:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(TrainingDisplay, "step_done", step_done)
+
+
+def assert_same_run(one, other, config):
+    chex.assert_trees_all_equal(newest_state(one, config), newest_state(other, config))
+    assert read_metrics(one) == read_metrics(other)
+    assert (one / "metrics.json").read_text() == (other / "metrics.json").read_text()
+    assert (one / "predictions.csv").read_text() == (other / "predictions.csv").read_text()
+
+
+def test_run_leaves_its_configuration_environment_metrics_and_picture(finished_run):
+    assert from_mapping(json.loads((finished_run / "config.json").read_text())) == tiny_config()
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert {"command", "git_commit", "packages", "devices"} <= set(environment)
+    steps = [line["step"] for line in read_metrics(finished_run) if line["split"] == "train_step"]
+    assert steps == list(range(1, 9))
+    assert (finished_run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((finished_run / "tensorboard").iterdir())
+
+
+def test_results_name_every_task_and_say_that_the_data_are_synthetic(finished_run):
+    results = json.loads((finished_run / "metrics.json").read_text())
+    assert results["synthetic"]
+    assert set(results["tasks"]) == {"tumour", "stroke"}
+    for task in results["tasks"].values():
+        assert np.sum(task["confusion_matrix"]) == task["num_records"] == 20
+
+
+def test_predictions_hold_every_test_record_once_with_its_uncertainty(finished_run):
+    header, *lines = (finished_run / "predictions.csv").read_text().splitlines()
+    assert "tumour/predictive_entropy" in header.split(",")
+    ids = [line.split(",")[0] for line in lines]
+    assert ids == [f"phantom-test-{i:06d}" for i in range(20)]
+
+
+def test_same_configuration_gives_the_same_run(finished_run, tmp_path):
+    assert train_and_test(tiny_config(), tmp_path / "again") == 0
+    assert_same_run(finished_run, tmp_path / "again", tiny_config())
+
+
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (5, signal.SIGINT)])
+def test_interrupted_run_saves_and_resumes_as_if_never_stopped(
+    step, number, finished_run, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_after(step, number, patch)
+        assert train_and_test(tiny_config(), tmp_path / "run") == 128 + number
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert train_and_test(tiny_config(), tmp_path / "run") == 0
+    assert_same_run(finished_run, tmp_path / "run", tiny_config())
+
+
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(finished_run, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    for array in (workdir / "checkpoints" / "8" / "state").rglob("*"):
+        if array.is_file():
+            array.write_bytes(array.read_bytes()[:20])
+    (workdir / "metrics.json").unlink()
+    assert train_and_test(tiny_config(), workdir) == 0
+    assert "Checkpoint 8 cannot be read" in caplog.text
+    assert (workdir / "damaged_checkpoints" / "8").is_dir()
+    assert_same_run(finished_run, workdir, tiny_config())
+
+
+def test_finished_run_is_not_trained_again(finished_run, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    monkeypatch.setattr(loop, "training_batches", None)
+    assert train_and_test(tiny_config(), workdir) == 0
+    assert_same_run(finished_run, workdir, tiny_config())
+
+
+def test_directory_of_another_configuration_is_refused_and_left_alone(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    with pytest.raises(UserError, match=r"train.learning_rate: the run has 0.001.* 0.1"):
+        train_and_test(tiny_config(learning_rate=0.1), workdir)
+    assert (workdir / "config.json").read_text() == (finished_run / "config.json").read_text()
+
+
+def test_directory_with_foreign_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    with pytest.raises(UserError, match="holds files but no run"):
+        train_and_test(tiny_config(), tmp_path)
+
+
+def test_directory_in_use_by_another_process_is_refused(tmp_path):
+    with (
+        opened(tmp_path, tiny_config()),
+        pytest.raises(UserError, match="in use by another process"),
+        opened(tmp_path, tiny_config()),
+    ):
+        pass
+
+
+def test_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir .*file/run cannot be written"):
+        train_and_test(tiny_config(), tmp_path / "file" / "run")
+
+
+def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypatch):
+    def diverged(*arguments):
+        state = initial_state(*arguments)
+        return dataclasses.replace(
+            state, params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)
+        )
+
+    monkeypatch.setattr(loop, "initial_state", diverged)
+    with pytest.raises(UserError, match=r"Step 1: the loss is nan .*phantom-train-\d+"):
+        train_and_test(tiny_config(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"batch_size": 64}, "train.batch_size is 64 but there are only 32 training records"),
+        ({"batch_size": 12}, "train.batch_size is 12, which 8 devices cannot share evenly"),
+        ({"task_weights": {"tumor": 1.0}}, "task_weights names 'tumor'; the tasks are"),
+        ({"task_weights": {"tumour": 0.0, "stroke": 0.0}}, "use shares of 0 or more"),
+    ],
+)
+def test_training_options_that_do_not_fit_the_data_are_named(train, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train_and_test(tiny_config(**train), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,87 @@
+"""Losses: masks, weights and the focal term, against formulas written out in numpy."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from drifa_jax.train.losses import (
+    TaskLoss,
+    balanced_class_weights,
+    record_losses,
+    total_loss,
+)
+
+LOGITS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 3
+LABELS = np.array([0, 3, 1, -1, 2, 0], np.int32)
+# Six additions and an exponential in float32.
+TOLERANCE = 1e-6
+
+
+def true_log_probabilities() -> np.ndarray:
+    return log_softmax(LOGITS.astype(np.float64), axis=1)[np.arange(6), LABELS]
+
+
+def test_cross_entropy_is_minus_the_log_probability_of_the_label():
+    losses, labelled = record_losses(LOGITS, LABELS, TaskLoss())
+    expected = np.where(LABELS >= 0, -true_log_probabilities(), 0)
+    np.testing.assert_allclose(losses, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_array_equal(labelled, LABELS >= 0)
+
+
+def test_focal_loss_lowers_the_weight_of_easy_records():
+    losses, _ = record_losses(LOGITS, LABELS, TaskLoss(focal_gamma=2.0))
+    p = np.exp(true_log_probabilities())
+    expected = np.where(LABELS >= 0, -np.log(p) * (1 - p) ** 2, 0)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5, atol=TOLERANCE)
+
+
+def test_class_weights_multiply_the_loss_of_their_class():
+    plain, _ = record_losses(LOGITS, LABELS, TaskLoss())
+    weighted, _ = record_losses(LOGITS, LABELS, TaskLoss(class_weights=(2.0, 1.0, 0.5, 3.0)))
+    factor = np.array([2.0, 3.0, 1.0, 0.0, 0.5, 2.0])
+    np.testing.assert_allclose(weighted, plain * factor, rtol=TOLERANCE)
+
+
+def test_record_without_a_label_gets_no_gradient():
+    gradient = jax.grad(lambda x: record_losses(x, LABELS, TaskLoss(focal_gamma=1.5))[0].sum())(
+        jnp.asarray(LOGITS)
+    )
+    assert not np.any(gradient[3])
+    chex.assert_tree_all_finite(gradient)
+
+
+def test_total_weighs_tasks_and_averages_over_labelled_records():
+    other = np.array([1, -1, -1, -1, -1, 0], np.int32)
+    total, sums = total_loss(
+        {"a": LOGITS, "b": LOGITS},
+        {"a": LABELS, "b": other},
+        {"a": TaskLoss(weight=0.25), "b": TaskLoss(weight=0.75)},
+    )
+    assert (float(sums["a"]["count"]), float(sums["b"]["count"])) == (5, 2)
+    expected = 0.25 * sums["a"]["loss"] / 5 + 0.75 * sums["b"]["loss"] / 2
+    np.testing.assert_allclose(total, expected, rtol=TOLERANCE)
+
+
+def test_task_without_any_label_contributes_nothing():
+    total, sums = total_loss({"a": LOGITS}, {"a": np.full(6, -1, np.int32)}, {"a": TaskLoss()})
+    assert float(total) == 0
+    assert float(sums["a"]["count"]) == 0
+
+
+def test_correct_counts_the_labelled_records_called_right():
+    called = LOGITS.argmax(axis=1)
+    _, sums = total_loss({"a": LOGITS}, {"a": LABELS}, {"a": TaskLoss()})
+    assert float(sums["a"]["correct"]) == np.sum(called == LABELS)
+
+
+def test_balanced_weights_have_mean_one_over_the_records():
+    labels = np.array([0] * 58 + [1] * 1 + [2] * 11 + [-1] * 7)
+    weights = np.array(balanced_class_weights(labels, 4))
+    assert weights[labels[labels >= 0]].mean() == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(58)
+    assert weights[3] == 0
