@@ -11,6 +11,7 @@ from drifa_jax.errors import UserError
 
 SUBCOMMANDS: dict[str, str] = {
     "train": "train and evaluate a network from a config file",
+    "data": "prepare, verify, count and show the data of a configuration",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""
 

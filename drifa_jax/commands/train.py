@@ -46,10 +46,12 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.train.experiment import build_experiment
     from drifa_jax.train.loop import Interrupted, train
     from drifa_jax.train.metrics_log import read_metrics
+    from drifa_jax.train.prediction import split_predictor
 
     use_compilation_cache()
     dataset = open_dataset(config.data)
     experiment = build_experiment(config, dataset)
+    predict = split_predictor(experiment)
     with run_directory.opened(workdir, config):
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
         for split in ("train", "validation", "test"):
@@ -58,14 +60,14 @@ def train_and_test(config: Config, workdir: Path) -> int:
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:
-            state = train(experiment, workdir)
+            state = train(experiment, predict, workdir)
         except Interrupted as interruption:
             _say(f"{interruption}: state saved. The same command again goes on from here.")
             return 128 + interruption.number
         learning_curves(
             read_metrics(workdir), workdir / "learning_curves.png", synthetic=dataset.synthetic
         )
-        results = testing.test(experiment, state, workdir)
+        results = testing.test(experiment, predict, state, workdir)
         for line in testing.summary(results):
             _say(line)
         if dataset.synthetic:

@@ -15,29 +15,29 @@ from scipy.special import log_softmax, xlogy
 
 from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.evaluate.classification import classification_metrics
-from drifa_jax.sharding import data_mesh
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.prediction import SplitPredictor
 from drifa_jax.train.run_directory import RESULTS_FILE, write_whole
 from drifa_jax.train.state import TrainState
-from drifa_jax.train.step import make_evaluation_step
 
 PREDICTIONS_FILE = "predictions.csv"
 
 
-def test(experiment: Experiment, state: TrainState, workdir: Path) -> dict[str, Any]:
+def test(
+    experiment: Experiment, predict: SplitPredictor, state: TrainState, workdir: Path
+) -> dict[str, Any]:
     """Predicts the test records and writes `metrics.json` and `predictions.csv`.
+
+    Args:
+      experiment: whose test records are predicted.
+      predict: the compiled evaluation.
+      state: the best of the run.
+      workdir: where the results go.
 
     Returns:
       What `metrics.json` holds.
     """
     source = experiment.dataset.test
-    predict = SplitPredictor(
-        make_evaluation_step(
-            experiment.network, masks_absent=experiment.dataset.may_lack_modalities
-        ),
-        data_mesh(),
-    )
     split = predict(
         state.params,
         state.statistics,

@@ -18,6 +18,7 @@ from drifa_jax.models.window_pool import max_pool_3x3
 from drifa_jax.typing import FeatureMap, Images, Present
 
 RESNET_PLANS: dict[str, tuple[int, ...]] = {
+    "resnet10": (1, 1, 1, 1),
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
 }

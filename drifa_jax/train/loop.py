@@ -30,7 +30,7 @@ from drifa_jax.train.metrics_log import MetricsLog
 from drifa_jax.train.optimizer import Plateau
 from drifa_jax.train.prediction import SplitPredictor
 from drifa_jax.train.state import TrainState, abstract_state, initial_state
-from drifa_jax.train.step import make_evaluation_step, make_train_step
+from drifa_jax.train.step import make_train_step
 
 WAITING_WORTH_A_WARNING = 0.2
 """Share of an epoch spent waiting for data above which the user is told."""
@@ -44,8 +44,13 @@ class Interrupted(Exception):
         self.number = number
 
 
-def train(experiment: Experiment, workdir: Path) -> TrainState:
+def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> TrainState:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      experiment: what is trained, on what.
+      predict: validates at the end of each epoch.
+      workdir: of the run, claimed by the caller.
 
     Returns:
       The state with the lowest validation loss.
@@ -58,18 +63,17 @@ def train(experiment: Experiment, workdir: Path) -> TrainState:
     mesh = data_mesh()
     _check_divisible(experiment)
     key = root_key(config.seed)
-    masks_absent = experiment.dataset.may_lack_modalities
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         abstract_state(experiment.network, experiment.optimizer),
     )
     step = make_train_step(
-        experiment.network, experiment.optimizer, experiment.losses, masks_absent=masks_absent
+        experiment.network,
+        experiment.optimizer,
+        experiment.losses,
+        masks_absent=experiment.dataset.may_lack_modalities,
     )
     train_step = jax.jit(step, donate_argnums=0)
-    predict = SplitPredictor(
-        make_evaluation_step(experiment.network, masks_absent=masks_absent), mesh
-    )
 
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(template)

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from drifa_jax.sharding import place_batch, replicated
+from drifa_jax.sharding import data_mesh, place_batch, replicated
+from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.losses import TaskLoss, total_loss
+from drifa_jax.train.step import make_evaluation_step
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class SplitPredictor:
         order = np.argsort(joined["index"], kind="stable")
         joined = jax.tree.map(lambda values: values[order], joined)
         return SplitLogits(joined["index"], joined["logits"], joined["labels"])
+
+
+def split_predictor(experiment: Experiment) -> SplitPredictor:
+    """The predictor of an experiment's network, over all devices."""
+    return SplitPredictor(
+        make_evaluation_step(
+            experiment.network, masks_absent=experiment.dataset.may_lack_modalities
+        ),
+        data_mesh(),
+    )
 
 
 def _narrow(batch: Mapping) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -21,7 +22,7 @@ from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
 from drifa_jax.train.run_directory import opened
-from drifa_jax.train.state import abstract_state
+from drifa_jax.train.state import abstract_state, initial_state
 
 
 def tiny_config(**train):
@@ -36,7 +37,7 @@ def tiny_config(**train):
                 "phantoms": {"num_train": 32, "num_validation": 12, "num_test": 20},
                 "augmentation": "flip",
             },
-            "model": {"width": 2},
+            "model": {"width": 2, "backbone": "resnet10"},
             "train": {"batch_size": 8, "num_epochs": 2, **train},
             "eval": {"batch_size": 8},
         }
@@ -170,9 +171,16 @@ def test_directory_that_cannot_be_written_is_named(tmp_path):
         train_and_test(tiny_config(), tmp_path / "file" / "run")
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path):
-    with pytest.raises(UserError, match=r"Step \d+: the loss is .*phantom-train-\d+"):
-        train_and_test(tiny_config(learning_rate=1e30), tmp_path / "run")
+def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypatch):
+    def diverged(*arguments):
+        state = initial_state(*arguments)
+        return dataclasses.replace(
+            state, params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)
+        )
+
+    monkeypatch.setattr(loop, "initial_state", diverged)
+    with pytest.raises(UserError, match=r"Step 1: the loss is nan .*phantom-train-\d+"):
+        train_and_test(tiny_config(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

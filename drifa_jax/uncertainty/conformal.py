@@ -1,0 +1,178 @@
+"""Prediction sets that hold the truth at least 1 - alpha of the time, whatever the network.
+
+Split conformal prediction: a score says how badly a class fits a record; the sets hold all
+classes whose score does not exceed a quantile of the validation records' true scores. If
+validation and new records are exchangeable,
+
+    1 - alpha <= P(truth in set) <= 1 - alpha + 1 / (n + 1),
+
+the upper bound where scores do not tie. The promise is an average over records: it says nothing
+about one record, and nothing at all about another hospital's.
+
+Sources: Sadinle et al., JASA 2019 (LAC); Romano et al., NeurIPS 2020 (APS); Angelopoulos et al.,
+ICLR 2021 (RAPS); Vovk, 2012 (class-conditional); Angelopoulos and Bates, 2021 (the quantile).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.uncertainty.calibration import labelled
+
+METHODS = ("lac", "aps", "raps")
+
+
+@dataclass(frozen=True)
+class ConformalSets:
+    """Frozen thresholds that turn probabilities into sets.
+
+    Attributes:
+      method: "lac", "aps" or "raps".
+      alpha: rate of sets that may miss the truth.
+      thresholds: `[k]`; all equal unless class-conditional; infinite where too few records were
+        seen to promise anything, and then every set holds the class.
+      num_records: labelled validation records that they were fitted on.
+      penalty, free_classes: of RAPS: added to the score for each class beyond the first
+        `free_classes`.
+    """
+
+    method: str
+    alpha: float
+    thresholds: tuple[float, ...]
+    num_records: int
+    penalty: float = 0.0
+    free_classes: int = 0
+
+    def __call__(self, probabilities: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
+        """Membership `[n, k]` bool.
+
+        Args:
+          probabilities: `[n, k]`.
+          uniform: `[n]` in [0, 1), for the exact coverage of APS and RAPS; None leaves their
+            randomisation out, which makes sets larger, never smaller, and repeatable.
+        """
+        p = np.asarray(probabilities, np.float64)
+        if p.ndim != 2 or p.shape[1] != len(self.thresholds):
+            raise ValueError(
+                f"probabilities are {p.shape}; the sets were fitted for {len(self.thresholds)} "
+                "classes."
+            )
+        return self._scores(p, uniform) <= np.asarray(self.thresholds)
+
+    def _scores(self, p, uniform):
+        return scores(
+            p, self.method, uniform=uniform, penalty=self.penalty, free_classes=self.free_classes
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; JSON knows no infinity, so None stands for it."""
+        finite = [t if math.isfinite(t) else None for t in self.thresholds]
+        return asdict(self) | {"thresholds": finite}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ConformalSets:
+        try:
+            thresholds = tuple(math.inf if t is None else float(t) for t in values["thresholds"])
+            sets = cls(**{**values, "thresholds": thresholds})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{dict(values)!r} does not describe conformal sets.") from error
+        _check(sets.method, sets.alpha)
+        return sets
+
+
+def scores(
+    probabilities: np.ndarray,
+    method: str,
+    *,
+    uniform: np.ndarray | None = None,
+    penalty: float = 0.0,
+    free_classes: int = 0,
+) -> np.ndarray:
+    """How badly each class fits each record, `[n, k]`.
+
+    LAC: one minus the probability. APS: the probability of all classes that are more probable,
+    plus `uniform` times its own (its whole own where `uniform` is None). RAPS: APS plus
+    `penalty * max(rank - free_classes, 0)`, rank counted from 1.
+    """
+    _check(method, 0.5)
+    p = np.asarray(probabilities, np.float64)
+    if method == "lac":
+        return 1.0 - p
+    order = np.argsort(-p, axis=1, kind="stable")
+    descending = np.take_along_axis(p, order, 1)
+    before = np.cumsum(descending, 1) - descending
+    own = descending if uniform is None else descending * np.asarray(uniform)[:, None]
+    ranked = before + own
+    if method == "raps":
+        ranked = ranked + penalty * np.maximum(np.arange(1, p.shape[1] + 1) - free_classes, 0)
+    result = np.empty_like(ranked)
+    np.put_along_axis(result, order, ranked, 1)
+    return result
+
+
+def fit_conformal(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    alpha: float = 0.1,
+    method: str = "lac",
+    class_conditional: bool = False,
+    penalty: float = 0.0,
+    free_classes: int = 0,
+    uniform: np.ndarray | None = None,
+) -> ConformalSets:
+    """Thresholds from validation records.
+
+    Args:
+      probabilities: `[n, k]`, of records that were not trained on.
+      labels: `[n]`, negative where missing.
+      alpha: in (0, 1); 0.1 promises 90 %.
+      method: "lac" (smallest sets), "aps" (adapts to hard records) or "raps".
+      class_conditional: promise the rate within each class, at the price of larger sets.
+      penalty, free_classes: of RAPS.
+      uniform: `[n]` in [0, 1), if sets will be randomised too.
+
+    Raises:
+      ValueError: for an unknown method, an impossible alpha, or no labelled record.
+    """
+    _check(method, alpha)
+    known = np.asarray(labels) >= 0
+    p, y = labelled(probabilities, labels)
+    u = None if uniform is None else np.asarray(uniform)[known]
+    all_scores = scores(p, method, uniform=u, penalty=penalty, free_classes=free_classes)
+    own = all_scores[np.arange(len(y)), y]
+    if class_conditional:
+        thresholds = [conformal_quantile(own[y == k], alpha) for k in range(p.shape[1])]
+    else:
+        thresholds = [conformal_quantile(own, alpha)] * p.shape[1]
+    return ConformalSets(method, alpha, tuple(thresholds), len(y), penalty, free_classes)
+
+
+def conformal_quantile(values: np.ndarray, alpha: float) -> float:
+    """The `ceil((n + 1) (1 - alpha))`-th smallest value; infinite where n is too small."""
+    # Rounded before the ceiling: 10 * (1 - 0.1) is 9.000000000000002 to a computer.
+    rank = math.ceil(round((len(values) + 1) * (1 - alpha), 9))
+    return math.inf if rank > len(values) else float(np.sort(values)[rank - 1])
+
+
+def coverage(sets: np.ndarray, labels: np.ndarray) -> float:
+    """Share of labelled records whose set `[n, k]` holds the truth."""
+    sets, y = labelled(sets, labels)
+    return float(np.mean(sets[np.arange(len(y)), y]))
+
+
+def mean_size(sets: np.ndarray) -> float:
+    """Mean number of classes in a set."""
+    return float(np.mean(np.sum(sets, 1)))
+
+
+def _check(method: str, alpha: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"conformal method is {method!r}; choose one of {METHODS}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha is {alpha}; it must be in (0, 1).")
