@@ -183,17 +183,19 @@ def large(folder: Path, count: int) -> None:
     prepare({"train": Tiny(count)}, folder, shard_size=8192)
     print(f"prepare {count} tiny records: {count / (time.perf_counter() - before):.0f} records/s")
     program = (
-        "import resource, sys, time\n"
+        "import sys, time\n"
+        "def peak():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return int(next(l for l in lines if l.startswith('VmHWM')).split()[1]) / 1024\n"
         "t0 = time.perf_counter()\n"
         "from drifa_jax.data.sources.prepared import open_prepared\n"
         "t1 = time.perf_counter()\n"
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "base = peak()\n"
         "source = open_prepared(sys.argv[1])['train']\n"
         "last = source[len(source) - 1]\n"
         "t2 = time.perf_counter()\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "print(f'open {len(source)} records and read the last: {t2 - t1:.2f} s '\n"
-        "      f'(imports {t1 - t0:.1f} s), peak {peak:.0f} MB (imports {base:.0f} MB)')\n"
+        "      f'(imports {t1 - t0:.1f} s), peak {peak():.0f} MB (imports {base:.0f} MB)')\n"
     )
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True)
 

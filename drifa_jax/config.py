@@ -68,7 +68,10 @@ class DataConfig:
     validation_fraction: float = 0.15  # of the training records, whole groups
     test_fraction: float = 0.2  # where the data bring no test split of their own
     split_seed: int = 0
+    split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
+    duplicates: str = "remove"  # from training what is held out as well; keep: as distributed
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
+    modality_dropout: float = 0.0  # probability of dropping each modality of a training record
     num_workers: int = 0  # processes that read data beside the training process
 
 
