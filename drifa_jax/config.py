@@ -54,6 +54,8 @@ class ModalityConfig:
     label_column: str = "label"
     group_column: str = ""
     split_column: str = ""
+    numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a
+    categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
 
 

@@ -16,6 +16,7 @@ from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
 from drifa_jax.data.splits import Concatenated
+from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
 from drifa_jax.errors import UserError
 
@@ -142,8 +143,11 @@ def _files(config: DataConfig) -> Dataset:
                     f"{modality.root}: every {split} record is a duplicate of a held-out record. "
                     "Look at the data, or keep the set as distributed: data.duplicates=keep."
                 )
-            by_split[split][name] = splits[split]
         parts[name] = splits
+        if modality.numeric_columns or modality.categorical_columns:
+            splits = _with_table(name, modality, splits)
+        for split in SPLITS:
+            by_split[split][name] = splits[split]
     sources = {
         split: combine(config.pairing, of_modality, evaluation=split != "train")
         for split, of_modality in by_split.items()
@@ -151,16 +155,40 @@ def _files(config: DataConfig) -> Dataset:
     return Dataset(
         **sources,
         transform=_augmentation(config, shared_geometry=config.pairing == "paired"),
-        may_lack_modalities=config.pairing in ("by_task", "paired") or config.modality_dropout > 0,
+        may_lack_modalities=config.pairing in ("by_task", "paired")
+        or config.modality_dropout > 0
+        # A record may have no row, or a row without a single value.
+        or any(m.numeric_columns or m.categorical_columns for m in config.modalities.values()),
         parts=parts,
         duplicates=duplicates,
         split_seed=config.split_seed,
     )
 
 
+def _with_table(
+    name: str, modality: ModalityConfig, splits: Mapping[str, Source]
+) -> Mapping[str, Source]:
+    """The splits of one modality, with columns of its table as another modality."""
+    columns = TableColumns(f"{name}_table", modality.numeric_columns, modality.categorical_columns)
+    where = f"data.modalities.{name}"
+    if not modality.table:
+        raise UserError(f"config: {where}.table is empty; name the CSV or Parquet file.")
+    rows = {}
+    for row in read_table(Path(modality.root) / modality.table):
+        if modality.id_column not in row:
+            raise UserError(
+                f"config: {where}.id_column {modality.id_column!r} is no column of "
+                f"{modality.table}; it has {', '.join(row)}."
+            )
+        rows.setdefault(row[modality.id_column], row)
+    return add_table(splits, rows, columns)[0]
+
+
 def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:
     """Where the data of one modality lies, as its configuration says."""
     fields = dataclasses.asdict(modality)
+    for of_table in ("numeric_columns", "categorical_columns"):
+        fields.pop(of_table)
     height, width, channels = (fields.pop(field) for field in ("height", "width", "channels"))
     return Location(
         ModalitySpec(name, height, width, channels),

@@ -147,3 +147,36 @@ def test_modality_dropout_drops_modalities_from_training_records_alone():
 def test_unknown_treatment_of_duplicates_is_named(two_folders):
     with pytest.raises(UserError, match=r"data\.duplicates is 'ignore'"):
         open_dataset(data_config(source="files", modalities=two_folders, duplicates="ignore"))
+
+
+def test_columns_of_a_manifest_become_a_modality_of_their_own(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = ["image_id,label,lesion,age,sex"]
+    for i in range(40):
+        pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        rows.append(f"{i},{'ab'[i // 2 % 2]},L{i // 2},{i if i % 5 else ''},{'mf'[i % 2]}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    skin = modality(
+        height=16,
+        width=16,
+        root=str(tmp_path),
+        format="manifest",
+        table="table.csv",
+        task="skin",
+        group_column="lesion",
+        numeric_columns=("age",),
+        categorical_columns=("sex",),
+    )
+    dataset = open_dataset(data_config(source="files", modalities={"photo": skin}))
+    assert [m.name for m in dataset.train.modalities] == ["photo", "photo_table"]
+    batch = next(training_batches(dataset.train, batch_size=8, seed=0))
+    # age and its flag, m, f, missing, unseen
+    assert batch["images"]["photo_table"].shape == (8, 6)
+    train = [dataset.train[i] for i in range(len(dataset.train))]
+    ages = [r.images["photo_table"][0] for r in train if not r.images["photo_table"][1]]
+    assert np.mean(ages) == pytest.approx(0, abs=1e-5)
+    assert np.std(ages) == pytest.approx(1, abs=1e-5)
+    wrong = skin | {"id_column": "patient"}
+    with pytest.raises(UserError, match="patient: is no column"):
+        open_dataset(data_config(source="files", modalities={"photo": wrong}))
