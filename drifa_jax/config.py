@@ -54,6 +54,8 @@ class ModalityConfig:
     label_column: str = "label"
     group_column: str = ""
     split_column: str = ""
+    numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a
+    categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
 
 
@@ -68,7 +70,10 @@ class DataConfig:
     validation_fraction: float = 0.15  # of the training records, whole groups
     test_fraction: float = 0.2  # where the data bring no test split of their own
     split_seed: int = 0
+    split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
+    duplicates: str = "remove"  # from training what is held out as well; keep: as distributed
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
+    modality_dropout: float = 0.0  # probability of dropping each modality of a training record
     num_workers: int = 0  # processes that read data beside the training process
 
 

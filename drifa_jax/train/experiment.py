@@ -11,6 +11,7 @@ import optax
 from drifa_jax.config import Config, ModelConfig
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.pipeline import steps_per_epoch
+from drifa_jax.data.record import TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
@@ -71,11 +72,16 @@ def network_options(model: ModelConfig) -> NetworkOptions:
 
 
 def build_network(
-    model: ModelConfig, modalities: Mapping[str, int], tasks: Mapping[str, int]
+    model: ModelConfig,
+    modalities: Mapping[str, int],
+    tasks: Mapping[str, int],
+    tables: Mapping[str, int] | None = None,
 ) -> Functional:
-    """The network for these modalities (name -> channels) and tasks (name -> classes)."""
+    """The network for modalities (name -> channels), tasks (classes) and tables (features)."""
     options = network_options(model)
-    return Functional(lambda rngs: drifa_net(modalities, tasks, options=options, rngs=rngs))
+    return Functional(
+        lambda rngs: drifa_net(modalities, tasks, options=options, tables=tables, rngs=rngs)
+    )
 
 
 def build_experiment(config: Config, dataset: Dataset) -> Experiment:
@@ -126,9 +132,11 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
     )
+    specs = dataset.train.modalities
     network = build_network(
         config.model,
-        {m.name: m.channels for m in dataset.train.modalities},
+        {m.name: m.channels for m in specs if not isinstance(m, TabularSpec)},
         {name: task.num_classes for name, task in tasks.items()},
+        {m.name: m.num_features for m in specs if isinstance(m, TabularSpec)},
     )
     return Experiment(config, dataset, network, losses, optimizer, per_epoch)
