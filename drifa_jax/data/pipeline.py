@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
+from absl import flags
 
 from drifa_jax.data.record import MISSING_LABEL, Record, Source
 from drifa_jax.data.splits import class_counts
@@ -268,6 +269,9 @@ def _iterate(stream: grain.MapDataset, num_workers: int) -> grain.DatasetIterato
     options = grain.ReadOptions(num_threads=NUM_THREADS, prefetch_buffer_size=PREFETCH)
     dataset = stream.to_iter_dataset(options)
     if num_workers > 0:
+        # Grain's workers read an absl flag, which fails where nobody has parsed flags.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.multiprocessing.MultiprocessingOptions(num_workers=num_workers)
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -232,3 +235,19 @@ def test_a_record_of_the_wrong_shape_is_named():
     source.modalities = (ModalitySpec("scan", 8, 6, 1), TabularSpec("scan_table", 2))
     with pytest.raises(ValueError, match=r"record-.*shape"):
         next(batches)
+
+
+def test_workers_start_where_nobody_has_parsed_flags(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from drifa_jax.data.pipeline import training_batches\n"
+        "from drifa_jax.data.sources.phantoms import PhantomSource\n"
+        "if __name__ == '__main__':\n"
+        "    source = PhantomSource('train', 8, 0, 16)\n"
+        "    batches = training_batches(source, batch_size=8, seed=0, num_workers=1)\n"
+        "    print(sorted(next(batches)['index'].tolist()))\n"
+        "    batches.close()\n"
+        "    del batches\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(list(range(8)))
