@@ -31,11 +31,11 @@ PADDING_INDEX = -1
 class PairsOnTheFly(Protocol):
     """A source whose records are put together anew in every epoch.
 
-    `stream_sizes` are the lengths of the sources that are drawn from, each shuffled and
-    repeated on its own; `pair` makes one record of one index into each.
+    `stream_sources` are the sources that are drawn from, each shuffled and repeated on its own;
+    `pair` makes one record of one index into each.
     """
 
-    stream_sizes: tuple[int, ...]
+    stream_sources: tuple[Source, ...]
 
     def pair(self, indices: Sequence[int]) -> Record: ...
 
@@ -211,20 +211,28 @@ def class_balanced_weights(source: Source, task: str) -> np.ndarray:
 
 def _order(source: Source, seed: int, balanced) -> grain.MapDataset:
     """The endless order in which records are read: an index, or one per paired source."""
-    if balanced is not None:
-        return (
-            grain.MapDataset.range(len(source))
-            .repeat()
-            .random_map(_DrawWeighted(_cumulative(source, balanced)), seed=_seed(seed, "balanced"))
-        )
-    sizes = source.stream_sizes if isinstance(source, PairsOnTheFly) else (len(source),)
-    streams = [
-        grain.MapDataset.range(size).seed(_seed(seed, "order", number)).shuffle().repeat()
-        for number, size in enumerate(sizes)
-    ]
     if not isinstance(source, PairsOnTheFly):
-        return streams[0]
+        return _stream(source, seed, 0, balanced)
+    if balanced is not None and not isinstance(balanced, str):
+        raise ValueError("weights per record have no meaning for random pairs; name a task")
+    known = {task.name for task in source.tasks}
+    if balanced is not None and balanced not in known:
+        raise ValueError(f"balanced names {balanced!r}; the tasks are {sorted(known)}")
+    streams = []
+    for number, part in enumerate(source.stream_sources):
+        # Only the source that the task labels is drawn by class.
+        own = balanced if balanced in {task.name for task in part.tasks} else None
+        streams.append(_stream(part, seed, number, own))
     return grain.experimental.ZipMapDataset(streams)
+
+
+def _stream(source: Source, seed: int, number: int, balanced) -> grain.MapDataset:
+    """Indices into one source: a fresh permutation in every epoch, or weighted draws."""
+    indices = grain.MapDataset.range(len(source))
+    if balanced is None:
+        return indices.seed(_seed(seed, "order", number)).shuffle().repeat()
+    draw = _DrawWeighted(_cumulative(source, balanced))
+    return indices.repeat().random_map(draw, seed=_seed(seed, "balanced", number))
 
 
 def _seed(seed: int, purpose: str, number: int = 0) -> int:
@@ -234,8 +242,6 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def _cumulative(source: Source, balanced: str | Sequence[float] | np.ndarray) -> np.ndarray:
-    if isinstance(source, PairsOnTheFly):
-        raise ValueError("balanced sampling cannot be combined with random pairing; use by_task")
     weights = (
         class_balanced_weights(source, balanced)
         if isinstance(balanced, str)

@@ -176,6 +176,23 @@ def test_balanced_sampling_draws_classes_equally_often():
     assert abs((labels == 1).sum() - 500) < 80
 
 
+def test_random_pairs_are_balanced_in_the_source_that_the_task_labels():
+    skewed = Numbered(40, "a")
+    skewed.tasks = (TaskSpec("kind", ("even", "odd")),)
+    skewed.labels = lambda task: np.array([0] * 36 + [1] * 4, np.int32)
+    pairs = combine("random", {"a": skewed, "b": Numbered(20, "b")}, evaluation=False)
+    batches = take(training_batches(pairs, batch_size=20, seed=0, balanced="kind"), 50)
+    rare = np.concatenate([b["images"]["a_table"][:, 0] >= 36 for b in batches])
+    # Of 1000 draws 500 are of the rare class, standard deviation 16.
+    assert abs(rare.sum() - 500) < 80
+    partners = np.concatenate([b["images"]["b_table"][:, 0] for b in batches]).reshape(50, 20)
+    assert (np.sort(partners, axis=1) == np.arange(20)).all()
+    with pytest.raises(ValueError, match="balanced names 'colour'"):
+        training_batches(pairs, batch_size=20, seed=0, balanced="colour")
+    with pytest.raises(ValueError, match="name a task"):
+        training_batches(pairs, batch_size=20, seed=0, balanced=np.ones(40))
+
+
 def test_class_balanced_weights_give_each_class_the_same_total():
     weights = class_balanced_weights(Numbered(40), "parity")
     labels = Numbered(40).labels("parity")
