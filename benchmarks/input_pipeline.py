@@ -22,7 +22,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import flags
 
 from drifa_jax.data.decode import decode_pixels, fit_image
 from drifa_jax.data.pipeline import training_batches
@@ -71,9 +70,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="class folders of JPEG files")
     parser.add_argument("--records", type=int, default=1200, help="records of each measurement")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument(
+        "--consume", type=float, default=90.0, help="records/s of the imagined training step"
+    )
     parser.add_argument("--skip-large", action="store_true", help="leave the 100,000 records out")
     options = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()
     print(f"{os.cpu_count()} cores, {SIZE} px, batch {BATCH}, {options.records} records a figure")
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or write_jpegs(Path(folder) / "jpeg", 800)
@@ -89,6 +90,7 @@ def main() -> None:
         for name, source in sources.items():
             for num_workers in options.workers:
                 streams(name, source, num_workers, options.records)
+            waiting(name, source, options.consume)
         if not options.skip_large:
             large(Path(folder) / "large", 100_000)
 
@@ -162,6 +164,23 @@ def streams(name: str, source, num_workers: int, count: int) -> None:
             f"{name:20s} {num_workers} workers, {label:12s}: {speed:7.0f} records/s, "
             f"first batch after {start:.1f} s{memory}"
         )
+
+
+def waiting(name: str, source, consume: float) -> None:
+    """How long a training step that consumes so many records/s waits for its batches.
+
+    The step sleeps, as a host does whose accelerator computes; on CPU both would share the cores.
+    """
+    iterator = training_batches(source, batch_size=BATCH, seed=0, transform=AUGMENT)
+    next(iterator)
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(8):
+        before = time.perf_counter()
+        next(iterator)
+        waited += time.perf_counter() - before
+        time.sleep(BATCH / consume)
+    share = waited / (time.perf_counter() - start)
+    print(f"{name:20s} at {consume:.0f} records/s the step waits {100 * share:.1f} % of the time")
 
 
 def worker_memory() -> str:
