@@ -11,6 +11,7 @@ from drifa_jax.errors import UserError
 
 SUBCOMMANDS: dict[str, str] = {
     "train": "train and evaluate a network from a config file",
+    "data": "prepare, verify, count and show the data of a configuration",
     "predict": "diagnose images with a trained network, with uncertainty",
     "export": "write a trained network as one portable file",
 }

@@ -41,22 +41,32 @@ class ModalityConfig:
     height: int = 128
     width: int = 128
     channels: int = 3  # 1 (grey) or 3 (colour)
-    root: str = ""  # folders: the folder that holds Training/ and Testing/, or the class folders
-    task: str = ""  # folders: name of the task that its class folders label
+    root: str = ""  # folder or file with the images
+    format: str = "folders"  # a key of drifa_jax.data.sources.opening.FORMATS
+    task: str = ""  # name of the task that the data label
+    classes: tuple[str, ...] = ()  # names and order; empty takes those of the data
+    fit: str = "stretch"  # how another aspect ratio is fitted: stretch, pad or crop
     group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
     include: str = ""  # folders: regular expression that the path of an image must contain
+    table: str = ""  # manifest: the CSV or Parquet file, and its columns
+    id_column: str = "image_id"
+    image_column: str = "image_id"
+    label_column: str = "label"
+    group_column: str = ""
+    split_column: str = ""
+    window: str = ""  # dicom: a preset; empty takes the window of the file
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where records come from, how they are split, paired and augmented."""
 
-    source: str = "phantoms"  # a key of drifa_jax.data.dataset.SOURCES
+    source: str = "phantoms"  # or files: each modality from its own root
     modalities: Mapping[str, ModalityConfig] = field(default_factory=dict)
     phantoms: PhantomsConfig = field(default_factory=PhantomsConfig)
-    pairing: str = "random"  # of unpaired folders: a name in drifa_jax.data.pairing
+    pairing: str = "random"  # files: a key of drifa_jax.data.pairing.STRATEGIES
     validation_fraction: float = 0.15  # of the training records, whole groups
-    test_fraction: float = 0.2  # where the folders bring no Testing/ of their own
+    test_fraction: float = 0.2  # where the data bring no test split of their own
     split_seed: int = 0
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
     num_workers: int = 0  # processes that read data beside the training process
@@ -76,6 +86,7 @@ class ModelConfig:
     padding: str = "same"  # or symmetric, as PyTorch pads
     batch_norm_epsilon: float = 1e-3
     batch_norm_momentum: float = 0.99
+    batch_norm_unbiased: bool = False  # moving variances as in Keras 2 and PyTorch
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drifa_jax.config import DataConfig
+from drifa_jax.config import DataConfig, ModalityConfig
 from drifa_jax.data.pairing import STRATEGIES, combine
 from drifa_jax.data.pipeline import Transform
 from drifa_jax.data.record import ModalitySpec, Source
-from drifa_jax.data.sources.folders import folder_splits, scan_folders
+from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.transforms import PRESETS, Augment
 from drifa_jax.errors import UserError
@@ -77,31 +78,20 @@ def _phantoms(config: DataConfig) -> Dataset:
     return Dataset(**splits, transform=_augmentation(config, shared_geometry=True))
 
 
-def _folders(config: DataConfig) -> Dataset:
-    """One root of class folders per modality, of different people unless `paired`."""
+def _files(config: DataConfig) -> Dataset:
+    """One root per modality, put together by the pairing strategy."""
     by_split: dict[str, dict[str, Source]] = {name: {} for name in SPLITS}
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
         if not modality.task:
-            raise UserError(f"config: {where}.task is empty; name the task that its folders label.")
+            raise UserError(f"config: {where}.task is empty; name the task that its data label.")
         if not modality.root:
             raise UserError(
                 f"config: {where}.root is empty; give the folder with its images, "
                 f"--config.{where}.root=FOLDER, or run the embedded phantoms instead: "
                 "--config configs/brain.py:quick."
             )
-        splits = folder_splits(
-            scan_folders(
-                modality.root,
-                group_pattern=modality.group_pattern or None,
-                include=modality.include or None,
-            ),
-            ModalitySpec(name, modality.height, modality.width, modality.channels),
-            modality.task,
-            seed=config.split_seed,
-            validation_fraction=config.validation_fraction,
-            test_fraction=config.test_fraction,
-        )
+        splits = open_location(location(name, modality, config))
         for split in SPLITS:
             if split not in splits:
                 raise UserError(
@@ -120,6 +110,19 @@ def _folders(config: DataConfig) -> Dataset:
     )
 
 
+def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:
+    """Where the data of one modality lies, as its configuration says."""
+    fields = dataclasses.asdict(modality)
+    height, width, channels = (fields.pop(field) for field in ("height", "width", "channels"))
+    return Location(
+        ModalitySpec(name, height, width, channels),
+        seed=config.split_seed,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        **fields,
+    )
+
+
 def _augmentation(config: DataConfig, *, shared_geometry: bool) -> Augment | None:
     if config.augmentation == "none":
         return None
@@ -127,5 +130,5 @@ def _augmentation(config: DataConfig, *, shared_geometry: bool) -> Augment | Non
     return Augment(dict.fromkeys(config.modalities, settings), shared_geometry=shared_geometry)
 
 
-SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {"phantoms": _phantoms, "folders": _folders}
+SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {"phantoms": _phantoms, "files": _files}
 """Name in the configuration -> how its dataset is opened."""

@@ -28,15 +28,24 @@ class BatchNorm(nnx.Module):
       num_channels: channels of the map.
       epsilon: added to the variance (the authors' 1e-3; PyTorch's default is 1e-5).
       momentum: weight of the old moving average (the authors' 0.99).
+      unbiased: whether the variance that enters the moving average is multiplied by
+        n / (n - 1) for n counted pixels, as in Keras 2 and PyTorch; Keras 3 and the default
+        here enter the biased one. Normalisation itself uses the biased one everywhere.
 
-    State: `mean` and `var`, moving averages of the batch statistics, float32. The variance that
-    enters the moving average is the biased one, as in Keras 3 (Keras 2 and PyTorch enter the
-    unbiased one, larger by n / (n - 1) for n pixels in the batch).
+    State: `mean` and `var`, moving averages of the batch statistics, float32.
     """
 
-    def __init__(self, num_channels: int, *, epsilon: float = 1e-3, momentum: float = 0.99):
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        epsilon: float = 1e-3,
+        momentum: float = 0.99,
+        unbiased: bool = False,
+    ):
         self.epsilon = epsilon
         self.momentum = momentum
+        self.unbiased = unbiased
         self.scale = nnx.Param(ones(num_channels))
         self.bias = nnx.Param(zeros(num_channels))
         self.mean = nnx.BatchStat(zeros(num_channels))
@@ -55,7 +64,7 @@ class BatchNorm(nnx.Module):
         if not train:
             return _moving(x, scale, bias, self.mean[...], self.var[...], self.epsilon)
         y, mean, var = _normalise_once(x, scale, bias, present, self.epsilon)
-        self._remember(mean, var, present)
+        self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
         return y
 
     def _remember(self, mean, var, present):
@@ -127,3 +136,9 @@ def _counted(x, present):
 def _row(channels, x):
     """A vector per channel, shaped to meet the map `x`."""
     return channels.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _bessel(x: FeatureMap, present: Present | None):
+    """`n / (n - 1)` for the n pixels in the statistics; at most one where n is 0 or 1."""
+    count = jnp.asarray(_counted(x, present)[0], at_least_float32(x))
+    return count / jnp.maximum(count - 1, 1)

@@ -28,12 +28,15 @@ class LayerOptions:
         so weights trained under one give other features under the other.
       batch_norm_epsilon: added to the variance (authors 1e-3, PyTorch 1e-5).
       batch_norm_momentum: weight of the old moving average.
+      batch_norm_unbiased: whether moving variances take the unbiased batch variance, as in
+        Keras 2 and PyTorch.
     """
 
     dtype: Any = jnp.float32
     padding: str = "same"
     batch_norm_epsilon: float = 1e-3
     batch_norm_momentum: float = 0.99
+    batch_norm_unbiased: bool = False
 
     def __post_init__(self):
         if self.padding not in PADDINGS:
@@ -48,7 +51,10 @@ class LayerOptions:
     def batch_norm(self, num_channels: int) -> BatchNorm:
         """A batch norm with this network's constants."""
         return BatchNorm(
-            num_channels, epsilon=self.batch_norm_epsilon, momentum=self.batch_norm_momentum
+            num_channels,
+            epsilon=self.batch_norm_epsilon,
+            momentum=self.batch_norm_momentum,
+            unbiased=self.batch_norm_unbiased,
         )
 
 

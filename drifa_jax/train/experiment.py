@@ -63,6 +63,7 @@ def network_options(model: ModelConfig) -> NetworkOptions:
                 padding=model.padding,
                 batch_norm_epsilon=model.batch_norm_epsilon,
                 batch_norm_momentum=model.batch_norm_momentum,
+                batch_norm_unbiased=model.batch_norm_unbiased,
             ),
         )
     except ValueError as error:

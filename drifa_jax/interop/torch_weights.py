@@ -1,0 +1,187 @@
+"""Weights between our tree and the PyTorch twin, in state dicts and safetensors files.
+
+    params, statistics = from_torch(twin.state_dict(), network)
+    twin.load_state_dict(to_torch(network, params, statistics))
+
+Kernels change their axes, `[h, w, in, out]` here and `[out, in, h, w]` there; nothing else
+does. Padding is no part of a state dict: a network trained in PyTorch with symmetric padding
+needs `LayerOptions(padding="symmetric")`, one built by `TorchDRIFANet` its `padding` argument.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.errors import UserError
+from drifa_jax.interop.network_files import (
+    NetworkDescription,
+    native_slots,
+    read_safetensors,
+    refuse_existing,
+)
+from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots, write_slots
+from drifa_jax.models.functional import BatchStatistics, Parameters
+
+BATCH_COUNTER = "num_batches_tracked"
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_LINEAR_LAYERS = ("dense", "linear")
+
+
+def torch_slots(network: NetworkDescription) -> list[Slot]:
+    """Slots of the state dict of `TorchDRIFANet`."""
+    return [_slot(path, shape) for path, shape in network.shapes.items()]
+
+
+def _slot(path: str, our_shape: tuple[int, ...]) -> Slot:
+    parts = path.split("/")
+    name = ".".join([*parts[:-1], _LEAVES.get(parts[-1], parts[-1])])
+    if parts[-1] != "kernel":
+        return Slot(path, name, our_shape, our_shape, tuple(range(len(our_shape))))
+    if parts[-2] in _LINEAR_LAYERS:
+        return Slot(path, name, our_shape[::-1], our_shape, (1, 0))
+    height, width, num_in, num_out = (1,) * (4 - len(our_shape)) + our_shape
+    return Slot(path, name, (num_out, num_in, height, width), our_shape, (2, 3, 1, 0))
+
+
+def from_torch(
+    state: Mapping[str, Any],
+    network: NetworkDescription,
+    source: str = "the state dict",
+    fresh_heads: Collection[str] = (),
+) -> Tensors:
+    """Path -> array from a state dict of the twin (torch tensors or arrays), strictly."""
+    return read_slots(_plain_names(state), torch_slots(network), source, fresh_heads)
+
+
+def to_torch(
+    network: NetworkDescription, params: Parameters, statistics: BatchStatistics
+) -> dict[str, Any]:
+    """The twin's state dict, batch counters included."""
+    import torch
+
+    named = write_slots(flatten(params) | flatten(statistics), torch_slots(network))
+    state = {name: torch.from_numpy(array.copy()) for name, array in named.items()}
+    for name in named:
+        if name.endswith(".running_mean"):
+            state[name.replace("running_mean", BATCH_COUNTER)] = torch.tensor(0)
+    return state
+
+
+def torch_twin(network: NetworkDescription) -> Any:
+    """The twin of a described network, with weights of its own, in inference mode."""
+    from drifa_jax.interop.torch_drifa_net import BLOCKS_PER_RESOLUTION, TorchDRIFANet
+
+    options = network.options
+    if options.backbone not in BLOCKS_PER_RESOLUTION:
+        raise UserError(
+            f"The PyTorch twin has the backbones {sorted(BLOCKS_PER_RESOLUTION)}, not "
+            f"{options.backbone!r}."
+        )
+    return TorchDRIFANet(
+        network.modalities,
+        network.tasks,
+        width=options.width,
+        backbone=options.backbone,
+        dropout_rate=options.dropout_rate,
+        mfa_parts=options.mfa_parts,
+        stage_mfa_parts=options.stage_mfa_parts,
+        mifa_parts=options.mifa_parts,
+        padding=options.layers.padding,
+        batch_norm_epsilon=options.layers.batch_norm_epsilon,
+        batch_norm_momentum=options.layers.batch_norm_momentum,
+    ).eval()
+
+
+def load_state_dict(path: str | Path) -> Tensors:
+    """Tensors of a `.pth` or `.safetensors` file by name, without running code in it.
+
+    A training checkpoint that keeps its weights under "state_dict", "model" or
+    "model_state_dict" is opened, and "module." before every name, of data-parallel training,
+    is dropped.
+
+    Raises:
+      UserError: if the file is unreadable, truncated, or a pickle that would run code.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _plain_names(read_safetensors(path))
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors, or is damaged, and was not opened: loading such a "
+            "pickle can run code. Save the weights alone: torch.save(model.state_dict(), F)."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is no whole PyTorch file: {str(error).splitlines()[0]}") from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not all(hasattr(t, "detach") for t in loaded.values()):
+        raise UserError(f"{path} holds no state dict (names and tensors).")
+    return _plain_names(loaded)
+
+
+def read_torch(
+    path: str | Path, network: NetworkDescription, fresh_heads: Collection[str] = ()
+) -> Tensors:
+    """Path -> array from a `.pth` or `.safetensors` file of the twin's names, or of ours."""
+    state = load_state_dict(path)
+    if any("/" in name for name in state):
+        return read_slots(state, native_slots(network), str(path), fresh_heads)
+    return from_torch(state, network, str(path), fresh_heads)
+
+
+def write_torch(
+    path: str | Path,
+    network: NetworkDescription,
+    params: Parameters,
+    statistics: BatchStatistics,
+) -> None:
+    """Writes the twin's state dict; `.safetensors` by suffix, a torch file otherwise."""
+    path = Path(path).absolute()
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = to_torch(network, params, statistics)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, partial)
+        else:
+            import torch
+
+            torch.save(state, partial)
+        os.replace(partial, path)
+
+
+def _plain_names(state: Mapping[str, Any]) -> Tensors:
+    """Arrays without data-parallel prefixes and batch counters."""
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {
+        name: _array(tensor)
+        for name, tensor in state.items()
+        if name.rsplit(".", 1)[-1] != BATCH_COUNTER
+    }
+
+
+def _array(tensor: Any) -> np.ndarray:
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    return tensor.numpy()
