@@ -72,6 +72,7 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
         experiment.network,
         experiment.optimizer,
         experiment.losses,
+        mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
     )
     train_step = jax.jit(step, donate_argnums=0)

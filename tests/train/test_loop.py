@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -163,6 +164,18 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path):
         opened(tmp_path, tiny_config()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    (OSError(errno.ENOSPC, "No space left on device"), ValueError("No space left on device")),
+)
+def test_full_disk_says_what_to_do(error, tmp_path):
+    with (
+        pytest.raises(UserError, match="Free some space there; the same command then goes on"),
+        opened(tmp_path, tiny_config()),
+    ):
+        raise error
 
 
 def test_directory_that_cannot_be_written_is_named(tmp_path):
