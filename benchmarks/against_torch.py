@@ -1,4 +1,4 @@
-"""How fast is the JAX network beside its PyTorch twin, forward and for a full training step?
+"""The JAX network beside its PyTorch twin: the time of a forward pass and of a training step.
 
     python benchmarks/against_torch.py --width 16 --size 64 --batch 8 --threads 2
 
