@@ -23,6 +23,8 @@ _HOME = {
     "drifa_net": "models.drifa_net",
     "Functional": "models.functional",
     "UserError": "errors",
+    "load": "predict.predictor",
+    "Predictor": "predict.predictor",
 }
 
 __all__ = list(_HOME)

@@ -11,6 +11,11 @@ from drifa_jax.errors import UserError
 
 SUBCOMMANDS: dict[str, str] = {
     "train": "train and evaluate a network from a config file",
+    "data": "prepare, verify, count and show the data of a configuration",
+    "convert": "bring weights from Keras, PyTorch or safetensors, and back",
+    "parity": "compare a network with its PyTorch twin, intermediate by intermediate",
+    "predict": "diagnose images with a trained network, with uncertainty",
+    "export": "write a trained network as one portable file",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""
 

@@ -17,7 +17,8 @@ QUICK = f"{CONFIGS / 'brain.py'}:quick"
 
 
 @pytest.mark.parametrize(
-    "name", ("brain.py", "brain.py:quick", "brain.py:folders", "skin_cervix.py")
+    "name",
+    ("brain.py", "brain.py:quick", "brain.py:folders", "skin_cervix.py", "skin_cervix.py:herlev"),
 )
 def test_every_config_file_resolves(name):
     assert isinstance(load_config(str(CONFIGS / name)), Config)

@@ -37,7 +37,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format",
         default="folders",
-        help="folders, manifest, npz, npy, prepared, dicom or nifti (default: folders)",
+        help="folders, manifest, npz, npy, prepared, dicom, nifti or tfds (default: folders)",
     )
     group.add_argument("--modality", default="image", help="name of the modality")
     group.add_argument("--task", default="diagnosis", help="name of the task")
@@ -70,6 +70,12 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
         return {"all": splits}
     if options.overrides:
         raise UserError("--config.field=value changes a configuration; give --config as well.")
+    from drifa_jax.data.archive import is_archive, unpack
+
+    if options.format in ("folders", "manifest", "dicom", "nifti") and is_archive(options.root):
+        archive = Path(options.root)
+        options.root = str(unpack(archive, archive.with_name(archive.name + ".unpacked")))
+        _say(f"Unpacked {archive} in {options.root}.")
     if options.format == "prepared":
         from drifa_jax.data.sources.prepared import open_prepared
 

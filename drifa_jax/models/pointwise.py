@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
@@ -52,7 +51,7 @@ def pointwise(x: jax.Array, weights: Weights) -> jax.Array:
     """
     kernel, bias = weights
     if x.dtype != kernel.dtype:
-        wider = jnp.promote_types(x.dtype, kernel.dtype)
+        wider = max(x.dtype, kernel.dtype, key=lambda dtype: dtype.itemsize)
         x, (kernel, bias) = x.astype(wider), _cast(weights, wider)
     y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     return y + bias.reshape((1,) * (x.ndim - 1) + (-1,))

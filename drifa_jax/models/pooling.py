@@ -22,7 +22,7 @@ def spatial_axes(x: FeatureMap) -> tuple[int, ...]:
 
 def at_least_float32(x: jax.Array) -> jnp.dtype:
     """The dtype of pooled vectors, gates and statistics: float32, or float64 in float64 runs."""
-    return x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
 def average_pool(x: FeatureMap) -> Pooled:

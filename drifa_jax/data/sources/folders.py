@@ -137,6 +137,7 @@ def scan_folders(
     classes: Sequence[str] | None = None,
     group_pattern: str | None = None,
     include: str | None = None,
+    ignore_others: bool = False,
 ) -> FolderIndex:
     """Find the images of one modality, without opening them.
 
@@ -148,6 +149,7 @@ def scan_folders(
         is its own group.
       include: regular expression that a relative path must contain, for sets that mix the
         images with others, for example "CROPPED/".
+      ignore_others: whether folders that are not among `classes` are skipped, not an error.
 
     Raises:
       UserError: with every problem found: no folder, no class, empty classes, classes of the
@@ -173,8 +175,9 @@ def scan_folders(
         if not class_folders:
             problems.add(folder, "holds no class folders")
         for class_folder in class_folders:
+            undeclared = classes is not None and class_folder.name not in classes
             images = _images(root, class_folder, include)
-            if not images and classes is not None and class_folder.name not in classes:
+            if undeclared and (ignore_others or not images):
                 continue
             if not images:
                 problems.add(class_folder, f"is an empty class folder, without {_suffixes()}")

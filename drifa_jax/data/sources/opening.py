@@ -177,6 +177,18 @@ def _nifti(location: Location) -> Mapping[str, Source]:
     )
 
 
+def _tfds(location: Location) -> Mapping[str, Source]:
+    from drifa_jax.data.builders.building import built_splits
+
+    return built_splits(
+        location.root,
+        location.modality,
+        seed=location.seed,
+        fractions=location.fractions,
+        fit=location.fit,
+    )
+
+
 def _declared(location: Location) -> TaskSpec:
     if not location.classes:
         raise UserError(
@@ -194,5 +206,6 @@ FORMATS: dict[str, Callable[[Location], Mapping[str, Source]]] = {
     "prepared": _prepared,
     "dicom": _dicom,
     "nifti": _nifti,
+    "tfds": _tfds,
 }
 """Format -> how the splits of one modality are opened."""

@@ -1,0 +1,146 @@
+"""Writes a predictor as one file that any machine with JAX and NumPy can run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drifa_jax.errors import UserError
+from drifa_jax.predict.exported import (
+    CARD,
+    FORMAT,
+    FUNCTION,
+    PARAMETERS,
+    ExportError,
+    card_digest,
+    load_exported,
+)
+from drifa_jax.predict.predictor import Predictor
+from drifa_jax.uncertainty.mc_dropout import make_sampler
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-5
+"""Largest difference of a probability between the live and the exported network: the rounding
+of float32 convolutions that are compiled for another batch size."""
+
+
+def export(predictor: Predictor, path: Path) -> dict[str, Any]:
+    """Writes a predictor to a file, reads it back and compares; returns its card.
+
+    The program takes any number of records and runs on cpu, cuda and tpu. Images must already
+    have the network's size; their scaling is inside the program.
+
+    Raises:
+      UserError: when the file cannot be written, or does not answer as the live network does;
+        no file is left then.
+    """
+    program, parameters = _program(predictor)
+    packed = io.BytesIO()
+    np.savez(packed, **{f"p{i}": leaf for i, leaf in enumerate(parameters)})
+    parts = {FUNCTION: program, PARAMETERS: packed.getvalue()}
+    card = _card(predictor)
+    card["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+    card["card_sha256"] = card_digest(card)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(CARD, json.dumps(card, indent=2, allow_nan=False))
+            for name, data in parts.items():
+                archive.writestr(name, data)
+        verify(predictor, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return card
+
+
+def verify(predictor: Predictor, path: Path) -> float:
+    """The largest difference between a file's samples and the live network's, on random images.
+
+    Raises:
+      UserError: when it is larger than rounding explains, or the file cannot be read.
+    """
+    draw = np.random.default_rng(0)
+    specs = predictor.description.modalities
+    ids = ["first", "second", "third"]
+    pixels = {s.name: draw.integers(0, 256, (3, *s.shape), np.uint8) for s in specs}
+    present = {s.name: np.ones(3, bool) for s in specs}
+    try:
+        answers = load_exported(path)(pixels, ids)
+    except ExportError as error:
+        raise UserError(str(error)) from error
+    live = predictor.samples(pixels, present, ids)
+    difference = max(float(np.abs(answers[t].samples - p).max()) for t, p in live.items())
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path}: the exported network differs from the live one by {difference:.1e} in a "
+            f"probability, more than {TOLERANCE:.0e}; it was not kept."
+        )
+    return difference
+
+
+def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
+    restored = predictor.restored
+    # One sample a pass: the program cannot know the memory of the machine that runs it.
+    sampler = make_sampler(restored.network, num_samples=predictor.num_samples, samples_per_pass=1)
+    leaves, structure = jax.tree.flatten((restored.params, restored.statistics))
+    masks = predictor.description.may_lack_modalities
+
+    def program(leaves, pixels, present, words, key_data):
+        params, statistics = jax.tree.unflatten(structure, leaves)
+        key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+        return sampler(params, statistics, pixels, key, words, None, present if masks else None)
+
+    (count,) = jax.export.symbolic_shape("b")
+    specs = predictor.description.modalities
+    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(
+        [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
+        {s.name: jax.ShapeDtypeStruct((count, *s.shape), jnp.uint8) for s in specs},
+        {s.name: jax.ShapeDtypeStruct((count,), jnp.bool_) for s in specs},
+        jax.ShapeDtypeStruct((count, 2), jnp.uint32),
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
+    )
+    return bytes(exported.serialize()), [np.asarray(leaf) for leaf in leaves]
+
+
+def _card(predictor: Predictor) -> dict[str, Any]:
+    restored, description = predictor.restored, predictor.description
+    rules = predictor.decisions
+    return {
+        "format": FORMAT,
+        "notice": "Research use only. Not a medical device.",
+        "synthetic": description.synthetic,
+        "trained_on": description.data,
+        "modalities": {
+            s.name: {"height": s.height, "width": s.width, "channels": s.channels}
+            for s in description.modalities
+        },
+        "preprocessing": "uint8 0..255 at the size above (stretched; area averaging where the "
+        "image shrinks, else linear); the program divides by 255",
+        "may_lack_modalities": description.may_lack_modalities,
+        "tasks": {
+            task: {
+                "classes": list(classes),
+                "decisions": rules[task].to_json() if task in rules else None,
+            }
+            for task, classes in description.tasks.items()
+        },
+        "num_members": predictor.num_members,
+        "num_samples": predictor.num_samples,
+        "seed": predictor.seed,
+        "platforms": list(PLATFORMS),
+        "runs": [run.name for run in restored.runs],
+        "steps": list(restored.steps),
+        "config": json.loads(restored.config.to_json()),
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+    }

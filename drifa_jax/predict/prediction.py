@@ -1,0 +1,150 @@
+"""What a prediction says, as typed values and as rows of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.errors import UserError
+from drifa_jax.predict.decisions import REFERRAL_MEASURE, TaskDecisions
+from drifa_jax.uncertainty.measures import Uncertainty
+
+SHOWN_MEASURES = (
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "predictive_variance",
+    "variation_ratio",
+    "margin",
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskPrediction:
+    """One task's answer for `b` records.
+
+    Attributes:
+      classes: names, in the order of the axis `k`.
+      probabilities: `[b, k]`, mean over members and samples, calibrated where there are rules.
+      uncertainty: measures of the samples, `[b]` each, in nats, before calibration.
+      sets: `[b, k]` bool, the prediction sets; None without rules.
+      refer: `[b]` bool, whether a human should look first; None without rules.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    uncertainty: Uncertainty
+    sets: np.ndarray | None = None
+    refer: np.ndarray | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of the most probable class of each record."""
+        return tuple(self.classes[k] for k in np.argmax(self.probabilities, -1))
+
+    def set_of(self, row: int) -> tuple[str, ...] | None:
+        """Names in the prediction set of one record; None without rules.
+
+        An empty set means that no class fits as well as the validation records' own did.
+        """
+        if self.sets is None:
+            return None
+        return tuple(name for name, held in zip(self.classes, self.sets[row], strict=True) if held)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All tasks' answers. `prediction["tumour"].labels[0]` is the first record's diagnosis.
+
+    Attributes:
+      record_ids: names of the records, in the order of the axis `b`.
+      tasks: task -> its answer.
+      num_members, num_samples: the draws behind it.
+    """
+
+    record_ids: tuple[str, ...]
+    tasks: Mapping[str, TaskPrediction]
+    num_members: int
+    num_samples: int
+
+    def __getitem__(self, task: str) -> TaskPrediction:
+        return self.tasks[task]
+
+    def __len__(self) -> int:
+        return len(self.record_ids)
+
+    def rows(self) -> list[Row]:
+        """One flat row a record: plain numbers and text, the columns named `task/what`."""
+        return [self._row(number, one) for number, one in enumerate(self.record_ids)]
+
+    def _row(self, number: int, record_id: str) -> Row:
+        row: Row = {"record_id": record_id}
+        for task, of in self.tasks.items():
+            row[f"{task}/predicted"] = of.labels[number]
+            for name, p in zip(of.classes, of.probabilities[number], strict=True):
+                row[f"{task}/p({name})"] = float(p)
+            for measure in SHOWN_MEASURES:
+                row[f"{task}/{measure}"] = float(getattr(of.uncertainty, measure)[number])
+            names = of.set_of(number)
+            row[f"{task}/set"] = None if names is None else "|".join(names)
+            row[f"{task}/refer"] = None if of.refer is None else bool(of.refer[number])
+        return row
+
+    def write(self, path: Path) -> None:
+        """Writes all rows as `.csv`, `.json` or `.parquet`, whole or not at all."""
+        write = WRITERS.get(path.suffix.lower())
+        if write is None:
+            raise UserError(f"{path}: the name must end in one of {', '.join(WRITERS)}.")
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            write(self.rows(), temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+def decide(
+    classes: Sequence[str], uncertainty: Uncertainty, decisions: TaskDecisions | None
+) -> TaskPrediction:
+    """A task's answer from its uncertainty and the frozen rules, where there are any."""
+    raw = uncertainty.probabilities
+    if decisions is None:
+        return TaskPrediction(tuple(classes), raw, uncertainty)
+    return TaskPrediction(
+        tuple(classes),
+        decisions.calibrator(raw),
+        uncertainty,
+        decisions.sets(raw),
+        getattr(uncertainty, REFERRAL_MEASURE) > decisions.referral,
+    )
+
+
+def _write_csv(rows: list[Row], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def _write_json(rows: list[Row], path: Path) -> None:
+    path.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _write_parquet(rows: list[Row], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+WRITERS = {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}
+"""Suffix -> how rows are written."""

@@ -1,0 +1,333 @@
+"""From a run directory to answers with their uncertainty.
+
+predictor = drifa_jax.load("runs/brain-quick")
+prediction = predictor({"mri": ["a.png"], "ct": ["b.png"]})
+prediction["tumour"].labels, prediction["tumour"].uncertainty.predictive_entropy
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.data.dataset import open_dataset
+from drifa_jax.data.decode import decode_file, fit_image
+from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.errors import UserError
+from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions, fit_decisions
+from drifa_jax.predict.prediction import Prediction, decide
+from drifa_jax.predict.restored import Description, Restored, restore
+from drifa_jax.rng import root_key
+from drifa_jax.train.run_directory import write_whole
+from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sampling_mesh
+from drifa_jax.uncertainty.measures import Uncertainty, from_samples
+
+DECISIONS_FORMAT = 1
+LARGEST_BATCH = 16
+"""Records predicted together; smaller batches are padded to a power of two."""
+
+Image = str | Path | np.ndarray | None
+Images = Mapping[str, Sequence[Image] | np.ndarray]
+
+
+class Predictor:
+    """A trained network, or an ensemble, that answers for images.
+
+    Calling it with images by modality returns a `Prediction`. The same images under the same
+    names give the same answer, whatever is predicted beside them.
+
+    Args:
+      restored: the members.
+      num_samples: Monte Carlo samples of each member.
+      seed: of the samples.
+      decisions: task -> frozen rules; empty for none.
+
+    Attributes:
+      description: modalities (with the size that images are brought to) and tasks.
+      decisions: task -> frozen rules.
+    """
+
+    def __init__(
+        self,
+        restored: Restored,
+        *,
+        num_samples: int,
+        seed: int = 0,
+        decisions: Mapping[str, TaskDecisions] | None = None,
+    ):
+        if num_samples < 1:
+            raise UserError(f"The number of samples is {num_samples}; it must be at least 1.")
+        self.restored = restored
+        self.description: Description = restored.description
+        self.num_samples, self.seed = num_samples, seed
+        self.decisions = dict(decisions or {})
+        self._sampler = make_sampler(
+            restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
+        )
+
+    @property
+    def num_members(self) -> int:
+        return len(self.restored.runs)
+
+    def __call__(self, images: Images, record_ids: Sequence[str] | None = None) -> Prediction:
+        """Answers for records.
+
+        Args:
+          images: modality -> one image a record: paths, or arrays `[h, w]`, `[h, w, 1]` or
+            `[h, w, 3]` uint8 of any size, or None where the record lacks the modality; or one
+            array `[b, h, w, c]`. Images are brought to the network's size and channels as in
+            training. A modality that no record has may be left out.
+          record_ids: names, part of the keys of the samples; the images' fingerprints when None.
+
+        Raises:
+          UserError: naming the modality or the image that does not fit.
+        """
+        pixels, present = self.read(images)
+        count = len(next(iter(present.values())))
+        if record_ids is None:
+            record_ids = fingerprints(pixels, present)
+        if len(record_ids) != count:
+            raise UserError(f"There are {count} records but {len(record_ids)} names.")
+        uncertainty = self.uncertainty(pixels, present, record_ids)
+        return Prediction(
+            tuple(record_ids),
+            {
+                task: decide(classes, uncertainty[task], self.decisions.get(task))
+                for task, classes in self.description.tasks.items()
+            },
+            self.num_members,
+            self.num_samples,
+        )
+
+    def read(self, images: Images) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Pixels `[b, h, w, c]` uint8 and presence `[b]` bool by modality."""
+        specs = {spec.name: spec for spec in self.description.modalities}
+        if unknown := [name for name in images if name not in specs]:
+            raise UserError(
+                f"The modalities {unknown} are unknown; this network reads {list(specs)}."
+            )
+        counts = {name: len(of) for name, of in images.items()}
+        if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
+            raise UserError(
+                f"Every modality needs one image (or None) a record, of at least one record; "
+                f"got {counts or 'no images'}."
+            )
+        count = next(iter(counts.values()))
+        pixels, present = {}, {}
+        for name, spec in specs.items():
+            given = images.get(name, [None] * count)
+            present[name] = np.array([image is not None for image in given])
+            pixels[name] = np.stack(
+                [_pixels(image, spec, f"{name} {row}") for row, image in enumerate(given)]
+            )
+        self._check_present(present)
+        return pixels, present
+
+    def uncertainty(
+        self,
+        pixels: Mapping[str, np.ndarray],
+        present: Mapping[str, np.ndarray],
+        record_ids: Sequence[str],
+    ) -> dict[str, Uncertainty]:
+        """Measures by task of records at the network's size, uncalibrated."""
+        samples = self.samples(pixels, present, record_ids)
+        for task, p in samples.items():
+            bad = ~np.isfinite(p).all((0, 1, 3))
+            if bad.any():
+                names = [one for one, is_bad in zip(record_ids, bad, strict=True) if is_bad]
+                raise UserError(
+                    f"The network's answer to {task!r} is not finite for {', '.join(names[:5])}"
+                    f"{' and others' if len(names) > 5 else ''}; the run is not usable."
+                )
+        return {task: from_samples(p) for task, p in samples.items()}
+
+    def samples(
+        self,
+        pixels: Mapping[str, np.ndarray],
+        present: Mapping[str, np.ndarray],
+        record_ids: Sequence[str],
+    ) -> dict[str, np.ndarray]:
+        """Probabilities `[e, s, b, k]` by task."""
+        words = record_words(record_ids)
+        key = root_key(self.seed)
+        masks = dict(present) if self.description.may_lack_modalities else None
+        size = min(LARGEST_BATCH, 1 << (len(words) - 1).bit_length())
+        parts = []
+        for start in range(0, len(words), size):
+            rows = np.arange(start, min(start + size, len(words)))
+            # The last row is repeated to fill the one compiled shape, and then cut off.
+            filled = np.pad(rows, (0, size - len(rows)), mode="edge")
+            drawn = self._sampler(
+                self.restored.params,
+                self.restored.statistics,
+                {name: of[filled] for name, of in pixels.items()},
+                key,
+                words[filled],
+                None,
+                None if masks is None else {name: of[filled] for name, of in masks.items()},
+            )
+            parts.append({task: np.asarray(p)[:, :, : len(rows)] for task, p in drawn.items()})
+        return {task: np.concatenate([part[task] for part in parts], 2) for task in parts[0]}
+
+    def _check_present(self, present: Mapping[str, np.ndarray]) -> None:
+        nothing = ~np.any(list(present.values()), axis=0)
+        if nothing.any():
+            raise UserError(f"Record {int(np.argmax(nothing))} has no image in any modality.")
+        lacking = [name for name, of in present.items() if not of.all()]
+        if lacking and not self.description.may_lack_modalities:
+            raise UserError(
+                f"Some records lack {' and '.join(lacking)}, but this network was trained on "
+                "records that hold every modality. Give all images, or train with "
+                "--config.data.pairing=by_task."
+            )
+
+
+def load(
+    *runs: str | Path,
+    num_samples: int | None = None,
+    seed: int = 0,
+    decisions: bool = True,
+    options: DecisionOptions | None = None,
+) -> Predictor:
+    """The predictor of a run, or the deep ensemble of several.
+
+        import drifa_jax
+        predictor = drifa_jax.load("runs/brain-quick")
+
+    Args:
+      runs: run directories; several make an ensemble.
+      num_samples: Monte Carlo samples of each member; the run's own setting when None.
+      seed: of the samples.
+      decisions: whether to calibrate and decide. The rules are read from the first run or, at
+        the first time, fitted on the validation split of its data and saved there.
+      options: how rules are fitted, when they are.
+
+    Raises:
+      UserError: naming the directory or file that is missing, damaged or does not fit.
+    """
+    restored = restore(runs)
+    num_samples = num_samples or restored.config.uncertainty.num_mc_samples
+    predictor = Predictor(restored, num_samples=num_samples, seed=seed)
+    if decisions:
+        asked = options or DecisionOptions()
+        path = restored.runs[0] / _decisions_name(predictor, asked)
+        predictor.decisions = _saved_decisions(path, predictor) or prepare(predictor, path, asked)
+    return predictor
+
+
+def prepare(predictor: Predictor, path: Path, options: DecisionOptions) -> dict[str, TaskDecisions]:
+    """Fits the rules on the validation split of the run's data and saves them.
+
+    Raises:
+      UserError: where the data cannot be opened or say too little.
+    """
+    dataset = open_dataset(predictor.restored.config.data)
+    decisions = decisions_from(predictor, dataset.validation, options)
+    document = {
+        "format": DECISIONS_FORMAT,
+        "fitted_on": f"validation split of {dataset.validation.description}",
+        "decisions": {task: of.to_json() for task, of in decisions.items()},
+    }
+    write_whole(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return decisions
+
+
+def decisions_from(
+    predictor: Predictor, validation: Source, options: DecisionOptions
+) -> dict[str, TaskDecisions]:
+    """The rules of every task, fitted on a source that was not trained on."""
+    uncertainty, labels, _ = predict_source(predictor, validation)
+    decisions = {}
+    for task in predictor.description.tasks:
+        try:
+            decisions[task] = fit_decisions(uncertainty[task], labels[task], options)
+        except ValueError as error:
+            raise UserError(
+                f"The decisions of {task!r} cannot be fitted on the validation split: {error} "
+                "Predict without them by --no-decisions."
+            ) from error
+    return decisions
+
+
+def predict_source(
+    predictor: Predictor, source: Source
+) -> tuple[dict[str, Uncertainty], dict[str, np.ndarray], list[str]]:
+    """Measures and labels by task, and record ids, of all records of a source."""
+    if not len(source):
+        raise UserError(f"{source.description} holds no records.")
+    specs = predictor.description.modalities
+    tasks = predictor.description.tasks
+    count = len(source)
+    pixels = {spec.name: np.zeros((count, *spec.shape), np.uint8) for spec in specs}
+    present = {spec.name: np.zeros(count, bool) for spec in specs}
+    labels = {task: np.full(count, MISSING_LABEL, np.int32) for task in tasks}
+    names = []
+    for row in range(count):
+        record = source[row]
+        names.append(record.record_id)
+        for name, image in record.images.items():
+            pixels[name][row], present[name][row] = image, True
+        for task, label in record.labels.items():
+            labels[task][row] = label
+    return predictor.uncertainty(pixels, present, names), labels, names
+
+
+def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> list[str]:
+    """A name for each record made of its pixels: the same picture has the same name anywhere."""
+    names = []
+    for row in range(len(next(iter(present.values())))):
+        digest = hashlib.blake2b(digest_size=6)
+        for name in sorted(pixels):
+            if present[name][row]:
+                digest.update(name.encode() + np.ascontiguousarray(pixels[name][row]).tobytes())
+        names.append(f"image-{digest.hexdigest()}")
+    return names
+
+
+def _pixels(image: Image, spec: ModalitySpec, name: str) -> np.ndarray:
+    if image is None:
+        return np.zeros(spec.shape, np.uint8)
+    if isinstance(image, str | Path):
+        return decode_file(Path(image), spec)
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"{name}: has pixels of type {array.dtype}; give uint8 from 0 to 255, or a file."
+        )
+    return fit_image(array, spec, name=name)
+
+
+def _decisions_name(predictor: Predictor, options: DecisionOptions) -> str:
+    """A name that changes with everything that the rules depend on."""
+    restored = predictor.restored
+    facts: Any = [
+        [str(run.resolve()) for run in restored.runs[1:]],
+        restored.steps,
+        predictor.num_samples,
+        predictor.seed,
+        dataclasses.astuple(options),
+    ]
+    digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
+    return f"decisions-{digest}.json"
+
+
+def _saved_decisions(path: Path, predictor: Predictor) -> dict[str, TaskDecisions] | None:
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text())
+        if document["format"] != DECISIONS_FORMAT:
+            raise ValueError(f"its format is {document['format']}, not {DECISIONS_FORMAT}")
+        if set(document["decisions"]) != set(predictor.description.tasks):
+            raise ValueError("its tasks are not the run's")
+        return {t: TaskDecisions.from_json(of) for t, of in document["decisions"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, and the rules are fitted anew."
+        ) from error

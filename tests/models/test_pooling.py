@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drifa_jax.models.pooling import average_pool, max_pool, min_pool
+
+
+@pytest.mark.parametrize("space", [(), (4,), (3, 4), (2, 3, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("pool", "plain"), [(max_pool, jnp.max), (min_pool, jnp.min)], ids=["max", "min"]
+)
+def test_extremes_have_the_value_and_gradient_of_the_plain_reduction(pool, plain, space):
+    rng = np.random.default_rng(0)
+    # Rounding makes ties, which must share the gradient.
+    x = jnp.asarray(rng.normal(size=(2, *space, 3)).round(0), jnp.float32)
+    axes = tuple(range(1, x.ndim - 1))
+    value, back = jax.vjp(pool, x)
+    expected, plain_back = jax.vjp(lambda x: plain(x, axes), x)
+    cotangent = jnp.asarray(rng.normal(size=value.shape), jnp.float32)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_allclose(back(cotangent)[0], plain_back(cotangent)[0], rtol=1e-6)
+
+
+def test_extremes_map_over_an_ensemble_axis():
+    x = jax.random.normal(jax.random.key(0), (4, 2, 5, 3))
+    gradient = jax.grad(lambda x: jnp.sum(jnp.square(max_pool(x))))
+    np.testing.assert_allclose(
+        jax.vmap(gradient)(x), jnp.stack([gradient(one) for one in x]), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("pool", [max_pool, min_pool, average_pool])
+def test_pools_of_bfloat16_are_float32(pool):
+    assert pool(jnp.ones((2, 3, 4), jnp.bfloat16)).dtype == jnp.float32

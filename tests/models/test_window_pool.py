@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from drifa_jax.models.window_pool import max_pool_3x3
+
+
+def plain(x, padding):
+    return lax.reduce_window(
+        x,
+        jnp.array(-jnp.inf, x.dtype),
+        lax.max,
+        (1, *(3,) * (x.ndim - 2), 1),
+        (1, *(2,) * (x.ndim - 2), 1),
+        padding if padding == "SAME" else ((0, 0), *padding, (0, 0)),
+    )
+
+
+@pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))], ids=["tensorflow", "torch"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 3)], ids=str)
+def test_value_and_gradient_equal_those_of_reduce_window(size, padding):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    value, back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
+    expected, plain_back = jax.vjp(lambda x: plain(x, padding), x)
+    cotangent = jax.random.normal(jax.random.key(1), value.shape)
+    np.testing.assert_array_equal(value, expected)
+    # Up to four windows share a pixel; the order of that sum differs.
+    np.testing.assert_allclose(back(cotangent)[0], plain_back(cotangent)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_three_spatial_axes():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 2))
+    np.testing.assert_array_equal(max_pool_3x3(x), plain(x, "SAME"))
+
+
+def test_ties_follow_torch():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).integers(0, 3, (2, 8, 9, 3)).astype(np.float32)
+    value, back = jax.vjp(lambda x: max_pool_3x3(x, ((1, 1), (1, 1))), jnp.asarray(x))
+    cotangent = np.random.default_rng(1).normal(size=value.shape).astype(np.float32)
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(theirs, 3, 2, 1)
+    pooled.backward(torch.tensor(cotangent.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(value, pooled.detach().numpy().transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(
+        back(jnp.asarray(cotangent))[0], theirs.grad.numpy().transpose(0, 2, 3, 1), atol=1e-6
+    )
+
+
+def test_a_constant_map_sends_the_gradient_to_the_first_position():
+    gradient = jax.grad(lambda x: jnp.sum(max_pool_3x3(x)))(jnp.ones((1, 4, 4, 1)))
+    # Windows start at even pixels (padding is at the end), and each first pixel wins its own.
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = 1.0
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+def test_padding_never_wins():
+    assert max_pool_3x3(jnp.full((1, 5, 5, 1), -3.0)).max() == -3.0
