@@ -12,6 +12,8 @@ from drifa_jax.errors import UserError
 SUBCOMMANDS: dict[str, str] = {
     "train": "train and evaluate a network from a config file",
     "data": "prepare, verify, count and show the data of a configuration",
+    "convert": "bring weights from Keras, PyTorch or safetensors, and back",
+    "parity": "compare a network with its PyTorch twin, intermediate by intermediate",
     "predict": "diagnose images with a trained network, with uncertainty",
     "export": "write a trained network as one portable file",
 }

@@ -54,6 +54,8 @@ class ModalityConfig:
     label_column: str = "label"
     group_column: str = ""
     split_column: str = ""
+    numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a
+    categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
 
 
@@ -68,7 +70,10 @@ class DataConfig:
     validation_fraction: float = 0.15  # of the training records, whole groups
     test_fraction: float = 0.2  # where the data bring no test split of their own
     split_seed: int = 0
+    split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
+    duplicates: str = "remove"  # from training what is held out as well; keep: as distributed
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
+    modality_dropout: float = 0.0  # probability of dropping each modality of a training record
     num_workers: int = 0  # processes that read data beside the training process
 
 
@@ -115,6 +120,8 @@ class TrainConfig:
     class_weights: str = "none"  # or balanced: inversely proportional to frequency
     focal_gamma: float = 0.0  # 0 is cross-entropy
     label_smoothing: float = 0.0
+    mixing: str = "none"  # of the records of a batch: mixup, cutmix or none
+    mixing_alpha: float = 0.2  # of the Beta distribution of the share; small mixes little
     balance_sampling_of: str = ""  # a task whose classes are drawn equally often
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
     checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
@@ -305,6 +312,8 @@ def _check(config: Config) -> None:
         require(getattr(train, name) >= 1, f"train.{name}", getattr(train, name), "at least 1")
     require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "above 0")
     one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
+    one_of("train.mixing", train.mixing, ("none", "mixup", "cutmix"))
+    require(train.mixing_alpha > 0, "train.mixing_alpha", train.mixing_alpha, "above 0")
     one_of("train.class_weights", train.class_weights, ("none", "balanced"))
     require(0 < train.plateau.factor <= 1, "train.plateau.factor", train.plateau.factor, "in (0,1]")
     require(

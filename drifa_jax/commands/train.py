@@ -57,6 +57,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
         for split in ("train", "validation", "test"):
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
+        dataset.save_splits(workdir / "splits")
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:

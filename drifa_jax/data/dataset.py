@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from drifa_jax.config import DataConfig, ModalityConfig
+from drifa_jax.data.duplicates import Duplicate, find_duplicates, remove_duplicates, write_table
 from drifa_jax.data.pairing import STRATEGIES, combine
 from drifa_jax.data.pipeline import Transform
 from drifa_jax.data.record import ModalitySpec, Source
 from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
+from drifa_jax.data.split_manifest import describe_split, load_split
+from drifa_jax.data.splits import Concatenated
+from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
 from drifa_jax.errors import UserError
 
@@ -26,6 +31,9 @@ class Dataset:
       test: is looked at once, at the end.
       transform: `(record, generator) -> record`, for training records; None leaves them alone.
       may_lack_modalities: whether a record may lack a modality.
+      parts: modality -> its splits before pairing; empty for the phantoms.
+      duplicates: modality -> what was found across its splits and left training.
+      split_seed: drew the splits that the data did not bring.
     """
 
     train: Source
@@ -33,10 +41,27 @@ class Dataset:
     test: Source
     transform: Transform | None = None
     may_lack_modalities: bool = False
+    parts: Mapping[str, Mapping[str, Source]] = dataclasses.field(default_factory=dict)
+    duplicates: Mapping[str, list[Duplicate]] = dataclasses.field(default_factory=dict)
+    split_seed: int = 0
 
     @property
     def synthetic(self) -> bool:
         return self.train.synthetic
+
+    def save_splits(self, folder: Path) -> None:
+        """Writes who is in which split, and which duplicates were removed, for each modality.
+
+        `data.split_folder` reads such a folder again. What is there already stays.
+        """
+        for name, splits in self.parts.items():
+            path = folder / f"{name}.json"
+            if path.is_file():
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            describe_split(splits, self.split_seed).save(path)
+            if self.duplicates.get(name):
+                write_table(folder / f"{name}-duplicates.csv", self.duplicates[name])
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -49,6 +74,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         ("source", config.source, SOURCES),
         ("augmentation", config.augmentation, PRESETS),
         ("pairing", config.pairing, STRATEGIES),
+        ("duplicates", config.duplicates, ("keep", "remove")),
     ):
         if value not in choices:
             raise UserError(f"config: data.{field} is {value!r}; choose one of {sorted(choices)}.")
@@ -75,12 +101,18 @@ def _phantoms(config: DataConfig) -> Dataset:
         }
     except ValueError as error:
         raise UserError(f"config: data.phantoms: {error}") from error
-    return Dataset(**splits, transform=_augmentation(config, shared_geometry=True))
+    return Dataset(
+        **splits,
+        transform=_augmentation(config, shared_geometry=True),
+        may_lack_modalities=config.modality_dropout > 0,
+    )
 
 
 def _files(config: DataConfig) -> Dataset:
     """One root per modality, put together by the pairing strategy."""
     by_split: dict[str, dict[str, Source]] = {name: {} for name in SPLITS}
+    parts: dict[str, Mapping[str, Source]] = {}
+    duplicates: dict[str, list[Duplicate]] = {}
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
         if not modality.task:
@@ -92,12 +124,29 @@ def _files(config: DataConfig) -> Dataset:
                 "--config configs/brain.py:quick."
             )
         splits = open_location(location(name, modality, config))
+        if config.split_folder:
+            manifest = load_split(Path(config.split_folder) / f"{name}.json")
+            whole = Concatenated(list(splits.values()), f"{name} records of {modality.root}")
+            splits = manifest.apply(whole)
+        elif config.duplicates == "remove":
+            found = find_duplicates(splits)
+            splits = remove_duplicates(splits, found)
+            duplicates[name] = found
         for split in SPLITS:
             if split not in splits:
                 raise UserError(
                     f"{modality.root} is too small: its {split} split is empty. Add images, or "
                     "change data.validation_fraction and data.test_fraction."
                 )
+            if not len(splits[split]):
+                raise UserError(
+                    f"{modality.root}: every {split} record is a duplicate of a held-out record. "
+                    "Look at the data, or keep the set as distributed: data.duplicates=keep."
+                )
+        parts[name] = splits
+        if modality.numeric_columns or modality.categorical_columns:
+            splits = _with_table(name, modality, splits)
+        for split in SPLITS:
             by_split[split][name] = splits[split]
     sources = {
         split: combine(config.pairing, of_modality, evaluation=split != "train")
@@ -106,13 +155,40 @@ def _files(config: DataConfig) -> Dataset:
     return Dataset(
         **sources,
         transform=_augmentation(config, shared_geometry=config.pairing == "paired"),
-        may_lack_modalities=config.pairing in ("by_task", "paired"),
+        may_lack_modalities=config.pairing in ("by_task", "paired")
+        or config.modality_dropout > 0
+        # A record may have no row, or a row without a single value.
+        or any(m.numeric_columns or m.categorical_columns for m in config.modalities.values()),
+        parts=parts,
+        duplicates=duplicates,
+        split_seed=config.split_seed,
     )
+
+
+def _with_table(
+    name: str, modality: ModalityConfig, splits: Mapping[str, Source]
+) -> Mapping[str, Source]:
+    """The splits of one modality, with columns of its table as another modality."""
+    columns = TableColumns(f"{name}_table", modality.numeric_columns, modality.categorical_columns)
+    where = f"data.modalities.{name}"
+    if not modality.table:
+        raise UserError(f"config: {where}.table is empty; name the CSV or Parquet file.")
+    rows = {}
+    for row in read_table(Path(modality.root) / modality.table):
+        if modality.id_column not in row:
+            raise UserError(
+                f"config: {where}.id_column {modality.id_column!r} is no column of "
+                f"{modality.table}; it has {', '.join(row)}."
+            )
+        rows.setdefault(row[modality.id_column], row)
+    return add_table(splits, rows, columns)[0]
 
 
 def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:
     """Where the data of one modality lies, as its configuration says."""
     fields = dataclasses.asdict(modality)
+    for of_table in ("numeric_columns", "categorical_columns"):
+        fields.pop(of_table)
     height, width, channels = (fields.pop(field) for field in ("height", "width", "channels"))
     return Location(
         ModalitySpec(name, height, width, channels),
@@ -124,10 +200,17 @@ def location(name: str, modality: ModalityConfig, config: DataConfig) -> Locatio
 
 
 def _augmentation(config: DataConfig, *, shared_geometry: bool) -> Augment | None:
-    if config.augmentation == "none":
+    if config.augmentation == "none" and not config.modality_dropout:
         return None
     settings = PRESETS[config.augmentation]
-    return Augment(dict.fromkeys(config.modalities, settings), shared_geometry=shared_geometry)
+    try:
+        return Augment(
+            dict.fromkeys(config.modalities, settings),
+            shared_geometry=shared_geometry,
+            drop_modality=config.modality_dropout,
+        )
+    except ValueError as error:
+        raise UserError(f"config: data.modality_dropout: {error}") from error
 
 
 SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {"phantoms": _phantoms, "files": _files}

@@ -112,12 +112,13 @@ class CombinedSource:
 class RandomPairs(CombinedSource):
     """Strangers' records paired anew in every epoch; the stream draws the partners.
 
-    As a plain `Source`, for evaluation, it pairs by index.
+    As a plain `Source`, for evaluation, it pairs by index. In training batches `index` is that of
+    the first source, whose part of `record_id` is right; the partner was drawn.
     """
 
     def __init__(self, sources, table, repeated, *, strategy, join_ids):
         super().__init__(sources, table, repeated, strategy=strategy, join_ids=join_ids)
-        self.stream_sizes = tuple(len(source) for source in self._sources)
+        self.stream_sources = self._sources
 
     def pair(self, indices: Sequence[int]) -> Record:
         """The record of one index into each source; every label counts."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
+from absl import flags
 
 from drifa_jax.data.record import MISSING_LABEL, Record, Source
 from drifa_jax.data.splits import class_counts
@@ -30,11 +31,11 @@ PADDING_INDEX = -1
 class PairsOnTheFly(Protocol):
     """A source whose records are put together anew in every epoch.
 
-    `stream_sizes` are the lengths of the sources that are drawn from, each shuffled and
-    repeated on its own; `pair` makes one record of one index into each.
+    `stream_sources` are the sources that are drawn from, each shuffled and repeated on its own;
+    `pair` makes one record of one index into each.
     """
 
-    stream_sizes: tuple[int, ...]
+    stream_sources: tuple[Source, ...]
 
     def pair(self, indices: Sequence[int]) -> Record: ...
 
@@ -210,20 +211,28 @@ def class_balanced_weights(source: Source, task: str) -> np.ndarray:
 
 def _order(source: Source, seed: int, balanced) -> grain.MapDataset:
     """The endless order in which records are read: an index, or one per paired source."""
-    if balanced is not None:
-        return (
-            grain.MapDataset.range(len(source))
-            .repeat()
-            .random_map(_DrawWeighted(_cumulative(source, balanced)), seed=_seed(seed, "balanced"))
-        )
-    sizes = source.stream_sizes if isinstance(source, PairsOnTheFly) else (len(source),)
-    streams = [
-        grain.MapDataset.range(size).seed(_seed(seed, "order", number)).shuffle().repeat()
-        for number, size in enumerate(sizes)
-    ]
     if not isinstance(source, PairsOnTheFly):
-        return streams[0]
+        return _stream(source, seed, 0, balanced)
+    if balanced is not None and not isinstance(balanced, str):
+        raise ValueError("weights per record have no meaning for random pairs; name a task")
+    known = {task.name for task in source.tasks}
+    if balanced is not None and balanced not in known:
+        raise ValueError(f"balanced names {balanced!r}; the tasks are {sorted(known)}")
+    streams = []
+    for number, part in enumerate(source.stream_sources):
+        # Only the source that the task labels is drawn by class.
+        own = balanced if balanced in {task.name for task in part.tasks} else None
+        streams.append(_stream(part, seed, number, own))
     return grain.experimental.ZipMapDataset(streams)
+
+
+def _stream(source: Source, seed: int, number: int, balanced) -> grain.MapDataset:
+    """Indices into one source: a fresh permutation in every epoch, or weighted draws."""
+    indices = grain.MapDataset.range(len(source))
+    if balanced is None:
+        return indices.seed(_seed(seed, "order", number)).shuffle().repeat()
+    draw = _DrawWeighted(_cumulative(source, balanced))
+    return indices.repeat().random_map(draw, seed=_seed(seed, "balanced", number))
 
 
 def _seed(seed: int, purpose: str, number: int = 0) -> int:
@@ -233,8 +242,6 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def _cumulative(source: Source, balanced: str | Sequence[float] | np.ndarray) -> np.ndarray:
-    if isinstance(source, PairsOnTheFly):
-        raise ValueError("balanced sampling cannot be combined with random pairing; use by_task")
     weights = (
         class_balanced_weights(source, balanced)
         if isinstance(balanced, str)
@@ -268,6 +275,9 @@ def _iterate(stream: grain.MapDataset, num_workers: int) -> grain.DatasetIterato
     options = grain.ReadOptions(num_threads=NUM_THREADS, prefetch_buffer_size=PREFETCH)
     dataset = stream.to_iter_dataset(options)
     if num_workers > 0:
+        # Grain's workers read an absl flag, which fails where nobody has parsed flags.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.multiprocessing.MultiprocessingOptions(num_workers=num_workers)
         )

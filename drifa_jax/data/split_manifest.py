@@ -5,8 +5,10 @@ Saved beside a run, it lets anyone repeat the split exactly and notice when the 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,20 +74,17 @@ def describe_split(
     sources: Mapping[str, Source], seed: int, *, hash_content: bool = True
 ) -> SplitManifest:
     """The manifest of splits; hashing reads every record."""
-    return SplitManifest(
-        seed,
-        {
-            split: tuple(
-                Entry(
-                    source.record_id(i),
-                    source.group_id(i),
-                    _content(source, i) if hash_content else "",
-                )
-                for i in range(len(source))
+    splits = {}
+    with ThreadPoolExecutor(2) as pool:
+        for split, source in sources.items():
+            indices = range(len(source))
+            contents = [""] * len(source)
+            if hash_content:
+                contents = list(pool.map(functools.partial(_content, source), indices))
+            splits[split] = tuple(
+                Entry(source.record_id(i), source.group_id(i), contents[i]) for i in indices
             )
-            for split, source in sources.items()
-        },
-    )
+    return SplitManifest(seed, splits)
 
 
 def load_split(path: str | Path) -> SplitManifest:

@@ -34,6 +34,42 @@ class Subset:
         return self._source.group_id(int(self._indices[index]))
 
 
+class Concatenated:
+    """Several sources of the same modalities and tasks, one after another; a `Source`."""
+
+    def __init__(self, sources: Sequence[Source], description: str = ""):
+        self._sources = tuple(sources)
+        self._ends = np.cumsum([len(source) for source in self._sources])
+        first = self._sources[0]
+        self.description = description or " and ".join(s.description for s in self._sources)
+        self.synthetic = any(source.synthetic for source in self._sources)
+        self.modalities, self.tasks = first.modalities, first.tasks
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        source, place = self._find(index)
+        return source[place]
+
+    def labels(self, task: str) -> np.ndarray:
+        return np.concatenate([source.labels(task) for source in self._sources])
+
+    def record_id(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.record_id(place)
+
+    def group_id(self, index: int) -> str:
+        source, place = self._find(index)
+        return source.group_id(place)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} is outside the {len(self)} records")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._sources[number], int(index - (self._ends[number - 1] if number else 0))
+
+
 def group_ids(source: Source) -> list[str]:
     """The group of every record."""
     return [source.group_id(index) for index in range(len(source))]

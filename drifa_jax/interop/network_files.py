@@ -187,7 +187,7 @@ def save_network(
     from safetensors.numpy import save_file
 
     tensors = {
-        path: np.ascontiguousarray(value)
+        path: np.asarray(value, order="C")
         for path, value in (flatten(params) | flatten(statistics)).items()
     }
     # The one place where a network is written checks what all converters promise.

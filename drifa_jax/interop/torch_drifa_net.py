@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCKS_PER_RESOLUTION = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BLOCKS_PER_RESOLUTION = {
+    "resnet10": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+}
 ALL_MFA = ("hifa", "clia")
 ALL_MIFA = ("mgifa", "mlifa")
 

@@ -148,15 +148,17 @@ def write_torch(
     network: NetworkDescription,
     params: Parameters,
     statistics: BatchStatistics,
+    *,
+    safetensors: bool | None = None,
 ) -> None:
-    """Writes the twin's state dict; `.safetensors` by suffix, a torch file otherwise."""
+    """Writes the twin's state dict, as safetensors if asked or (None) if the suffix says so."""
     path = Path(path).absolute()
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = to_torch(network, params, statistics)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" if safetensors is None else safetensors:
             from safetensors.torch import save_file
 
             save_file(state, partial)

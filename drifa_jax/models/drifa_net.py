@@ -17,6 +17,7 @@ from drifa_jax.models.heads import TaskHead
 from drifa_jax.models.mifa import MIFA, PresentModalities, zero_absent
 from drifa_jax.models.pooling import average_pool
 from drifa_jax.models.rra import optional_mfa
+from drifa_jax.models.tabular import TabularBranch
 from drifa_jax.rng import stream
 from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits
 
@@ -247,6 +248,7 @@ def drifa_net(
     tasks: Mapping[str, int],
     *,
     options: NetworkOptions = NetworkOptions(),
+    tables: Mapping[str, int] | None = None,
     rngs: nnx.Rngs,
 ) -> DRIFANet:
     """The paper's network: a residual branch for each modality.
@@ -267,9 +269,10 @@ def drifa_net(
       modalities: modality -> channels of its images.
       tasks: task -> number of classes.
       options: width, backbone, dropout and parts of the attention.
+      tables: tabular modality -> its number of features.
       rngs: key of the initial weights.
     """
-    branches = {
+    branches: dict[str, Branch] = {
         m: ResidualBranch(
             num_channels,
             width=options.width,
@@ -280,6 +283,11 @@ def drifa_net(
         )
         for m, num_channels in modalities.items()
     }
+    if tables and not branches:
+        raise ValueError("A network needs at least one modality of images beside its tables.")
+    for m, num_features in (tables or {}).items():
+        widths = next(iter(branches.values())).stage_widths
+        branches[m] = TabularBranch(num_features, widths, dtype=options.layers.dtype, rngs=rngs)
     return DRIFANet(branches, tasks, options=options, rngs=rngs)
 
 

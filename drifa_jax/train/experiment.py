@@ -8,15 +8,18 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import optax
 
-from drifa_jax.config import Config, ModelConfig
+from drifa_jax.config import Config, ModelConfig, TrainConfig
 from drifa_jax.data.dataset import Dataset
+from drifa_jax.data.mixing import cutmix, mixup
 from drifa_jax.data.pipeline import steps_per_epoch
+from drifa_jax.data.record import TabularSpec, TaskSpec
 from drifa_jax.errors import UserError
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
 from drifa_jax.models.functional import Functional
 from drifa_jax.train.losses import TaskLoss, balanced_class_weights
 from drifa_jax.train.optimizer import make_optimizer
+from drifa_jax.train.step import Mix
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Experiment:
       losses: task -> how it is scored.
       optimizer: over the whole run.
       steps_per_epoch: whole batches in the training records.
+      mix: MixUp or CutMix within a batch, or None.
     """
 
     config: Config
@@ -38,6 +42,7 @@ class Experiment:
     losses: Mapping[str, TaskLoss]
     optimizer: optax.GradientTransformation
     steps_per_epoch: int
+    mix: Mix | None = None
 
     @property
     def num_steps(self) -> int:
@@ -71,11 +76,16 @@ def network_options(model: ModelConfig) -> NetworkOptions:
 
 
 def build_network(
-    model: ModelConfig, modalities: Mapping[str, int], tasks: Mapping[str, int]
+    model: ModelConfig,
+    modalities: Mapping[str, int],
+    tasks: Mapping[str, int],
+    tables: Mapping[str, int] | None = None,
 ) -> Functional:
-    """The network for these modalities (name -> channels) and tasks (name -> classes)."""
+    """The network for modalities (name -> channels), tasks (classes) and tables (features)."""
     options = network_options(model)
-    return Functional(lambda rngs: drifa_net(modalities, tasks, options=options, rngs=rngs))
+    return Functional(
+        lambda rngs: drifa_net(modalities, tasks, options=options, tables=tables, rngs=rngs)
+    )
 
 
 def build_experiment(config: Config, dataset: Dataset) -> Experiment:
@@ -126,9 +136,25 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
     )
+    specs = dataset.train.modalities
     network = build_network(
         config.model,
-        {m.name: m.channels for m in dataset.train.modalities},
+        {m.name: m.channels for m in specs if not isinstance(m, TabularSpec)},
         {name: task.num_classes for name, task in tasks.items()},
+        {m.name: m.num_features for m in specs if isinstance(m, TabularSpec)},
     )
-    return Experiment(config, dataset, network, losses, optimizer, per_epoch)
+    return Experiment(
+        config, dataset, network, losses, optimizer, per_epoch, mix=_mix(train, tasks)
+    )
+
+
+def _mix(train: TrainConfig, tasks: Mapping[str, TaskSpec]) -> Mix | None:
+    if train.mixing == "none":
+        return None
+    blend = {"mixup": mixup, "cutmix": cutmix}[train.mixing]
+    num_classes = {name: task.num_classes for name, task in tasks.items()}
+
+    def mix(images, labels, key, *, present=None):
+        return blend(images, labels, num_classes, key, alpha=train.mixing_alpha, present=present)
+
+    return mix

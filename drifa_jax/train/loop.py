@@ -29,6 +29,7 @@ from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.metrics_log import MetricsLog
 from drifa_jax.train.optimizer import Plateau
 from drifa_jax.train.prediction import SplitPredictor
+from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import TrainState, abstract_state, initial_state
 from drifa_jax.train.step import make_train_step
 
@@ -71,6 +72,7 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
         experiment.network,
         experiment.optimizer,
         experiment.losses,
+        mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
     )
     train_step = jax.jit(step, donate_argnums=0)
@@ -78,7 +80,8 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(template)
         if restored is None:
-            state = initial_state(experiment.network, experiment.optimizer, stream(key, "init"))
+            weights = starting_weights(experiment, stream(key, "init"))
+            state = initial_state(*weights, experiment.optimizer)
             state = jax.device_put(state, replicated(mesh))
             host = HostProgress.at_start(config)
         else:

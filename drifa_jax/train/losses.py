@@ -32,7 +32,7 @@ class TaskLoss:
 
 
 def record_losses(
-    logits: Logits, labels: Labels, loss: TaskLoss
+    logits: Logits, targets: Float[Array, "b k"], loss: TaskLoss
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """Loss of each record in nats, 0 where it has no label, and which records have one.
 
@@ -41,22 +41,19 @@ def record_losses(
 
     Args:
       logits: `[b, num_classes]` float32.
-      labels: `[b]` int32, negative where the label is missing.
+      targets: probability of each class, one-hot unless records were mixed; all zero where the
+        label is missing.
       loss: of the task.
     """
-    labelled = labels >= 0
-    # Any class does for an unlabelled record; its loss is masked below.
-    classes = jnp.where(labelled, labels, jnp.zeros_like(labels))
-    targets = jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
-    smooth = optax.smooth_labels(targets, loss.label_smoothing)
-    losses = optax.softmax_cross_entropy(logits, smooth)
+    labelled = jnp.sum(targets, axis=-1) > 0
+    losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, loss.label_smoothing))
     if loss.focal_gamma > 0:
         true_probability = jnp.sum(jax.nn.softmax(logits) * targets, axis=-1)
         # The floor keeps the gradient of the power finite for gamma below 1.
         missing = jnp.maximum(1.0 - true_probability, 1e-6)
         losses = losses * missing**loss.focal_gamma
     if loss.class_weights:
-        losses = losses * jnp.asarray(loss.class_weights, logits.dtype)[classes]
+        losses = losses * (targets @ jnp.asarray(loss.class_weights, targets.dtype))
     return jnp.where(labelled, losses, jnp.zeros_like(losses)), labelled
 
 
@@ -64,10 +61,17 @@ def total_loss(
     logits: Mapping[str, Logits],
     labels: Mapping[str, Labels],
     losses: Mapping[str, TaskLoss],
+    targets: Mapping[str, Float[Array, "b k"]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
     """The weighted sum over tasks of the mean over labelled records, and its ingredients.
 
     A batch in which no record has a label for a task contributes nothing to it.
+
+    Args:
+      logits: task -> `[b, num_classes]`.
+      labels: task -> `[b]` int32, negative where missing.
+      losses: task -> how it is scored.
+      targets: task -> class probabilities of mixed records; None takes the labels.
 
     Returns:
       The total, and for each task the sums `loss` and `correct` over labelled records and their
@@ -76,7 +80,13 @@ def total_loss(
     total = jnp.zeros((), jnp.float32)
     sums = {}
     for task, loss in losses.items():
-        of_record, labelled = record_losses(logits[task], labels[task], loss)
+        # `one_hot` gives zeros for a missing label.
+        wanted = (
+            jax.nn.one_hot(labels[task], logits[task].shape[-1], dtype=logits[task].dtype)
+            if targets is None
+            else targets[task]
+        )
+        of_record, labelled = record_losses(logits[task], wanted, loss)
         count = jnp.sum(labelled, dtype=jnp.float32)
         summed = jnp.sum(of_record)
         total = total + loss.weight * summed / jnp.maximum(count, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -22,6 +23,9 @@ from drifa_jax.errors import UserError
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "metrics.json"
+
+DISK_FULL = os.strerror(errno.ENOSPC)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -53,8 +57,17 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
             raise UserError(
                 f"--workdir {workdir} is in use by another process; wait for it or choose another."
             ) from error
-        _claim(workdir, config)
-        yield
+        try:
+            _claim(workdir, config)
+            yield
+        except Exception as error:
+            # Orbax and TensorStore wrap the system's error in kinds of their own.
+            if DISK_FULL not in str(error) and getattr(error, "errno", None) not in UNWRITABLE:
+                raise
+            raise UserError(
+                f"--workdir {workdir} cannot be written any more: {error}. Free some space there; "
+                "the same command then goes on from the last checkpoint."
+            ) from error
 
 
 def saved_config(workdir: Path) -> Config:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from drifa_jax.models.functional import Functional
+from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 
 
 @struct.dataclass
@@ -32,10 +32,9 @@ class TrainState:
 
 
 def initial_state(
-    network: Functional, optimizer: optax.GradientTransformation, key: jax.Array
+    params: Parameters, statistics: BatchStatistics, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step; a pure function of the key."""
-    params, statistics = network.init(key)
+    """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -17,6 +17,8 @@ from drifa_jax.train.state import TrainState
 
 Batch = Mapping[str, Any]
 Sums = dict[str, Any]
+Mix = Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]
+"""`(images, labels, key, present=)` -> mixed images and class probabilities by task."""
 
 
 def make_train_step(
@@ -24,6 +26,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     losses: Mapping[str, TaskLoss],
     *,
+    mix: Mix | None = None,
     masks_absent: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
@@ -32,26 +35,35 @@ def make_train_step(
       network: its `apply` gives `((logits by task, intermediates), statistics)`.
       optimizer: from `optimizer.make_optimizer`.
       losses: task -> how it is scored.
+      mix: blends the records of a batch, as `data.mixing.mixup` does; None leaves them alone.
       masks_absent: whether records may lack a modality; when none does, leaving the masks out
         saves their cost.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
-    Randomness: dropout draws from `stream(root_key, "dropout", step)`, so that a resumed run
-    draws what an uninterrupted one would have drawn.
+    Randomness: dropout draws from `stream(root_key, "dropout", step)` and mixing from
+    `stream(root_key, "mix", step)`, so that a resumed run draws what an uninterrupted one would
+    have drawn.
     """
 
     def train_step(state: TrainState, batch: Batch, root_key: jax.Array):
+        present = batch["present"] if masks_absent else None
+        images, targets = scale_pixels(batch["images"]), None
+        if mix is not None:
+            images, targets = mix(
+                images, batch["labels"], stream(root_key, "mix", state.step), present=present
+            )
+
         def objective(params):
             (logits, _), statistics = network.apply(
                 params,
                 state.statistics,
-                scale_pixels(batch["images"]),
+                images,
                 train=True,
                 dropout_key=stream(root_key, "dropout", state.step),
-                present=batch["present"] if masks_absent else None,
+                present=present,
             )
-            total, sums = total_loss(logits, batch["labels"], losses)
+            total, sums = total_loss(logits, batch["labels"], losses, targets)
             return total, (sums, statistics)
 
         (total, (sums, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(

@@ -86,3 +86,97 @@ def test_folder_that_does_not_exist_says_how_to_run_without_data(two_folders):
     two_folders["ct"]["root"] = "/nowhere"
     with pytest.raises(UserError, match=r"/nowhere does not exist.*phantoms"):
         open_dataset(data_config(source="files", modalities=two_folders))
+
+
+def ids(source):
+    return [source.record_id(i) for i in range(len(source))]
+
+
+@pytest.fixture
+def leaking(two_folders, tmp_path):
+    """The same folders, where two images of Testing are also in Training."""
+    for i in range(2):
+        twin = tmp_path / "mri" / "Training" / "glioma" / f"Training{i}.png"
+        (tmp_path / "mri" / "Testing" / "glioma" / f"Testing{i}.png").write_bytes(twin.read_bytes())
+    return two_folders
+
+
+def test_duplicates_of_held_out_images_leave_training_unless_kept(leaking, tmp_path):
+    options = {"source": "files", "modalities": leaking, "validation_fraction": 0.25}
+    cleaned = open_dataset(data_config(**options))
+    kept = open_dataset(data_config(**options, duplicates="keep"))
+    held_out = [len(cleaned.parts["mri"][s]) for s in ("train", "validation")]
+    distributed = [len(kept.parts["mri"][s]) for s in ("train", "validation")]
+    assert sum(held_out) == sum(distributed) - 2
+    assert ids(cleaned.parts["mri"]["test"]) == ids(kept.parts["mri"]["test"])
+    cleaned.save_splits(tmp_path / "run" / "splits")
+    table = (tmp_path / "run" / "splits" / "mri-duplicates.csv").read_text()
+    assert table.count("exact") == 2
+    assert not (tmp_path / "run" / "splits" / "ct-duplicates.csv").exists()
+
+
+def test_saved_splits_are_used_again(leaking, tmp_path):
+    options = {"source": "files", "modalities": leaking}
+    first = open_dataset(data_config(**options, split_seed=5))
+    first.save_splits(tmp_path / "splits")
+    again = open_dataset(data_config(**options, split_folder=str(tmp_path / "splits")))
+    for name, splits in first.parts.items():
+        for split, source in splits.items():
+            assert ids(source) == ids(again.parts[name][split])
+    other = open_dataset(data_config(**options, split_seed=6))
+    assert ids(other.parts["ct"]["test"]) != ids(first.parts["ct"]["test"])
+
+
+def test_modality_dropout_drops_modalities_from_training_records_alone():
+    sizes = {"num_train": 32, "num_validation": 3, "num_test": 4}
+    small = modality(height=16, width=16, channels=1)
+    options = {"modalities": {"mri": small, "ct": small}, "phantoms": sizes}
+    dataset = open_dataset(data_config(**options, modality_dropout=0.5))
+    assert dataset.may_lack_modalities
+    batch = next(
+        training_batches(dataset.train, batch_size=32, seed=0, transform=dataset.transform)
+    )
+    held = np.stack([batch["present"]["mri"], batch["present"]["ct"]])
+    assert held.any(axis=0).all()
+    # Each is dropped with probability 0.5, less the rescues: 12 of 32 expected, deviation 2.7.
+    assert 3 <= (~held[0]).sum() <= 22
+    with pytest.raises(UserError, match="modality_dropout"):
+        open_dataset(data_config(**options, modality_dropout=1.5))
+
+
+def test_unknown_treatment_of_duplicates_is_named(two_folders):
+    with pytest.raises(UserError, match=r"data\.duplicates is 'ignore'"):
+        open_dataset(data_config(source="files", modalities=two_folders, duplicates="ignore"))
+
+
+def test_columns_of_a_manifest_become_a_modality_of_their_own(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = ["image_id,label,lesion,age,sex"]
+    for i in range(40):
+        pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        rows.append(f"{i},{'ab'[i // 2 % 2]},L{i // 2},{i if i % 5 else ''},{'mf'[i % 2]}")
+    (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
+    skin = modality(
+        height=16,
+        width=16,
+        root=str(tmp_path),
+        format="manifest",
+        table="table.csv",
+        task="skin",
+        group_column="lesion",
+        numeric_columns=("age",),
+        categorical_columns=("sex",),
+    )
+    dataset = open_dataset(data_config(source="files", modalities={"photo": skin}))
+    assert [m.name for m in dataset.train.modalities] == ["photo", "photo_table"]
+    batch = next(training_batches(dataset.train, batch_size=8, seed=0))
+    # age and its flag, m, f, missing, unseen
+    assert batch["images"]["photo_table"].shape == (8, 6)
+    train = [dataset.train[i] for i in range(len(dataset.train))]
+    ages = [r.images["photo_table"][0] for r in train if not r.images["photo_table"][1]]
+    assert np.mean(ages) == pytest.approx(0, abs=1e-5)
+    assert np.std(ages) == pytest.approx(1, abs=1e-5)
+    wrong = skin | {"id_column": "patient"}
+    with pytest.raises(UserError, match="patient: is no column"):
+        open_dataset(data_config(source="files", modalities={"photo": wrong}))

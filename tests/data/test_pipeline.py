@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -173,6 +176,23 @@ def test_balanced_sampling_draws_classes_equally_often():
     assert abs((labels == 1).sum() - 500) < 80
 
 
+def test_random_pairs_are_balanced_in_the_source_that_the_task_labels():
+    skewed = Numbered(40, "a")
+    skewed.tasks = (TaskSpec("kind", ("even", "odd")),)
+    skewed.labels = lambda task: np.array([0] * 36 + [1] * 4, np.int32)
+    pairs = combine("random", {"a": skewed, "b": Numbered(20, "b")}, evaluation=False)
+    batches = take(training_batches(pairs, batch_size=20, seed=0, balanced="kind"), 50)
+    rare = np.concatenate([b["images"]["a_table"][:, 0] >= 36 for b in batches])
+    # Of 1000 draws 500 are of the rare class, standard deviation 16.
+    assert abs(rare.sum() - 500) < 80
+    partners = np.concatenate([b["images"]["b_table"][:, 0] for b in batches]).reshape(50, 20)
+    assert (np.sort(partners, axis=1) == np.arange(20)).all()
+    with pytest.raises(ValueError, match="balanced names 'colour'"):
+        training_batches(pairs, batch_size=20, seed=0, balanced="colour")
+    with pytest.raises(ValueError, match="name a task"):
+        training_batches(pairs, batch_size=20, seed=0, balanced=np.ones(40))
+
+
 def test_class_balanced_weights_give_each_class_the_same_total():
     weights = class_balanced_weights(Numbered(40), "parity")
     labels = Numbered(40).labels("parity")
@@ -232,3 +252,19 @@ def test_a_record_of_the_wrong_shape_is_named():
     source.modalities = (ModalitySpec("scan", 8, 6, 1), TabularSpec("scan_table", 2))
     with pytest.raises(ValueError, match=r"record-.*shape"):
         next(batches)
+
+
+def test_workers_start_where_nobody_has_parsed_flags(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from drifa_jax.data.pipeline import training_batches\n"
+        "from drifa_jax.data.sources.phantoms import PhantomSource\n"
+        "if __name__ == '__main__':\n"
+        "    source = PhantomSource('train', 8, 0, 16)\n"
+        "    batches = training_batches(source, batch_size=8, seed=0, num_workers=1)\n"
+        "    print(sorted(next(batches)['index'].tolist()))\n"
+        "    batches.close()\n"
+        "    del batches\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(list(range(8)))

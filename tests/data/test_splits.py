@@ -7,6 +7,7 @@ import pytest
 
 from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.splits import (
+    Concatenated,
     Subset,
     group_ids,
     k_folds,
@@ -111,3 +112,16 @@ def test_groups_that_span_splits_are_reported():
     source = PhantomSource("train", 4, 0, 16)
     spans = leaking_groups({"train": Subset(source, [0, 1, 2]), "test": Subset(source, [2, 3])})
     assert spans == {source.group_id(2): ("train", "test")}
+
+
+def test_concatenated_sources_read_like_one():
+    source = PhantomSource("train", 7, 0, 16)
+    parts = [Subset(source, [3, 1]), Subset(source, [6]), Subset(source, [0, 2])]
+    whole = Concatenated(parts)
+    assert [whole.record_id(i) for i in range(len(whole))] == [
+        source.record_id(i) for i in (3, 1, 6, 0, 2)
+    ]
+    assert whole[2].record_id == whole.record_id(2) == whole.group_id(2)
+    np.testing.assert_array_equal(whole.labels("stroke"), source.labels("stroke")[[3, 1, 6, 0, 2]])
+    with pytest.raises(IndexError):
+        whole[5]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifa_jax.models.backbone import RESNET_PLANS, ResidualBranch
-from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
+from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.tabular import TabularBranch
 
@@ -20,19 +19,15 @@ WIDTH = 2
 def network():
     """A photograph and a table, with fresh parameters."""
 
-    def build(rngs):
-        options = NetworkOptions(width=WIDTH)
-        photo = ResidualBranch(
-            1,
-            width=WIDTH,
-            blocks_per_resolution=RESNET_PLANS["resnet18"],
-            options=options.layers,
+    functional = Functional(
+        lambda rngs: drifa_net(
+            {"photo": 1},
+            {"skin": 2},
+            options=NetworkOptions(width=WIDTH),
+            tables={"patient": 3},
             rngs=rngs,
         )
-        table = TabularBranch(3, photo.stage_widths, rngs=rngs)
-        return DRIFANet({"photo": photo, "patient": table}, {"skin": 2}, options=options, rngs=rngs)
-
-    functional = Functional(build)
+    )
     params, statistics = functional.init(jax.random.key(0))
     apply = jax.jit(functional.apply, static_argnames=("train",))
     return lambda images, present=None: apply(

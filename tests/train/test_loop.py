@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import json
 import shutil
 import signal
@@ -22,7 +22,8 @@ from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
 from drifa_jax.train.run_directory import opened
-from drifa_jax.train.state import abstract_state, initial_state
+from drifa_jax.train.starting_weights import starting_weights
+from drifa_jax.train.state import abstract_state
 
 
 def tiny_config(**train):
@@ -165,6 +166,18 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    "error",
+    (OSError(errno.ENOSPC, "No space left on device"), ValueError("No space left on device")),
+)
+def test_full_disk_says_what_to_do(error, tmp_path):
+    with (
+        pytest.raises(UserError, match="Free some space there; the same command then goes on"),
+        opened(tmp_path, tiny_config()),
+    ):
+        raise error
+
+
 def test_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir .*file/run cannot be written"):
@@ -173,12 +186,10 @@ def test_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypatch):
     def diverged(*arguments):
-        state = initial_state(*arguments)
-        return dataclasses.replace(
-            state, params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)
-        )
+        params, statistics = starting_weights(*arguments)
+        return jax.tree.map(lambda leaf: leaf * np.nan, params), statistics
 
-    monkeypatch.setattr(loop, "initial_state", diverged)
+    monkeypatch.setattr(loop, "starting_weights", diverged)
     with pytest.raises(UserError, match=r"Step 1: the loss is nan .*phantom-train-\d+"):
         train_and_test(tiny_config(), tmp_path / "run")
 

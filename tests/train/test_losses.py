@@ -18,6 +18,7 @@ from drifa_jax.train.losses import (
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 3
 LABELS = np.array([0, 3, 1, -1, 2, 0], np.int32)
+TARGETS = np.eye(4, dtype=np.float32)[LABELS] * (LABELS >= 0)[:, None]
 # Six additions and an exponential in float32.
 TOLERANCE = 1e-6
 
@@ -27,28 +28,38 @@ def true_log_probabilities() -> np.ndarray:
 
 
 def test_cross_entropy_is_minus_the_log_probability_of_the_label():
-    losses, labelled = record_losses(LOGITS, LABELS, TaskLoss())
+    losses, labelled = record_losses(LOGITS, TARGETS, TaskLoss())
     expected = np.where(LABELS >= 0, -true_log_probabilities(), 0)
     np.testing.assert_allclose(losses, expected, rtol=TOLERANCE, atol=TOLERANCE)
     np.testing.assert_array_equal(labelled, LABELS >= 0)
 
 
 def test_focal_loss_lowers_the_weight_of_easy_records():
-    losses, _ = record_losses(LOGITS, LABELS, TaskLoss(focal_gamma=2.0))
+    losses, _ = record_losses(LOGITS, TARGETS, TaskLoss(focal_gamma=2.0))
     p = np.exp(true_log_probabilities())
     expected = np.where(LABELS >= 0, -np.log(p) * (1 - p) ** 2, 0)
     np.testing.assert_allclose(losses, expected, rtol=2e-5, atol=TOLERANCE)
 
 
 def test_class_weights_multiply_the_loss_of_their_class():
-    plain, _ = record_losses(LOGITS, LABELS, TaskLoss())
-    weighted, _ = record_losses(LOGITS, LABELS, TaskLoss(class_weights=(2.0, 1.0, 0.5, 3.0)))
+    plain, _ = record_losses(LOGITS, TARGETS, TaskLoss())
+    weighted, _ = record_losses(LOGITS, TARGETS, TaskLoss(class_weights=(2.0, 1.0, 0.5, 3.0)))
     factor = np.array([2.0, 3.0, 1.0, 0.0, 0.5, 2.0])
     np.testing.assert_allclose(weighted, plain * factor, rtol=TOLERANCE)
 
 
+def test_mixed_targets_are_charged_in_their_proportions():
+    mixed = np.zeros_like(TARGETS)
+    mixed[0] = [0.7, 0.3, 0, 0]
+    losses, labelled = record_losses(LOGITS, mixed, TaskLoss(class_weights=(2.0, 4.0, 1.0, 1.0)))
+    log_p = log_softmax(LOGITS[0].astype(np.float64))
+    expected = -(0.7 * log_p[0] + 0.3 * log_p[1]) * (0.7 * 2 + 0.3 * 4)
+    np.testing.assert_allclose(losses[0], expected, rtol=TOLERANCE)
+    np.testing.assert_array_equal(labelled, [True] + [False] * 5)
+
+
 def test_record_without_a_label_gets_no_gradient():
-    gradient = jax.grad(lambda x: record_losses(x, LABELS, TaskLoss(focal_gamma=1.5))[0].sum())(
+    gradient = jax.grad(lambda x: record_losses(x, TARGETS, TaskLoss(focal_gamma=1.5))[0].sum())(
         jnp.asarray(LOGITS)
     )
     assert not np.any(gradient[3])

@@ -123,13 +123,12 @@ def built_splits(
     """train, validation and test of a built set; what it does not bring is drawn by group."""
     import tensorflow_datasets as tfds
 
-    try:
-        names = list(tfds.builder_from_directory(str(folder)).info.splits)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    if not (Path(folder) / "dataset_info.json").is_file():
         raise UserError(
             f"{folder} holds no data set built by tfds; make one with "
             "`drifa data prepare --builder NAME`."
-        ) from error
+        )
+    names = list(tfds.builder_from_directory(str(folder)).info.splits)
     if names == ["full"]:
         return dict(split_source(BuiltSource(folder, "full", modality, fit=fit), fractions, seed))
     splits: dict[str, Source] = {

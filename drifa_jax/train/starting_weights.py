@@ -1,0 +1,47 @@
+"""The weights that training starts from: drawn from a key, or brought along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from drifa_jax.errors import UserError
+from drifa_jax.models.functional import BatchStatistics, Parameters
+from drifa_jax.train.experiment import Experiment, network_options
+
+
+def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
+    """Parameters and batch statistics before the first step.
+
+    `train.initial_weights` names a folder that `drifa convert` wrote; its names and shapes must
+    be those of the network that the configuration describes.
+
+    Raises:
+      UserError: when the folder holds no weights or another network's, with the difference.
+    """
+    folder = experiment.config.train.initial_weights
+    if not folder:
+        return experiment.network.init(key)
+    # Imported here: only runs that bring weights along need the interop extra.
+    from drifa_jax.interop.network_files import (
+        WEIGHTS_FILE,
+        NetworkDescription,
+        native_slots,
+        read_safetensors,
+    )
+    from drifa_jax.interop.tensors import read_slots
+
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"config: train.initial_weights is {folder!r}, which holds no {WEIGHTS_FILE}; "
+            "give a folder written by `drifa convert`."
+        )
+    source = experiment.dataset.train
+    network = NetworkDescription(
+        {modality.name: modality.channels for modality in source.modalities},
+        {task.name: task.num_classes for task in source.tasks},
+        network_options(experiment.config.model),
+    )
+    return network.assemble(read_slots(read_safetensors(path), native_slots(network), str(path)))
