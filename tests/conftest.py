@@ -33,3 +33,40 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the developers' data folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Two epochs of four steps on a network two channels wide; keywords change `train`."""
+    from drifa_jax.config import from_mapping, modality
+
+    def config(**train):
+        return from_mapping(
+            {
+                "data": {
+                    "modalities": {
+                        "mri": modality(height=16, width=16, channels=1),
+                        "ct": modality(height=16, width=16, channels=1),
+                    },
+                    "phantoms": {"num_train": 32, "num_validation": 12, "num_test": 20},
+                    "augmentation": "flip",
+                },
+                "model": {"width": 2, "backbone": "resnet10"},
+                "train": {"batch_size": 8, "num_epochs": 2, **train},
+                "eval": {"batch_size": 8},
+            }
+        )
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_config, tmp_path_factory) -> Path:
+    """The directory of a run that nothing disturbed; to be copied, not changed."""
+    from drifa_jax.commands.train import train_and_test
+
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    # Optax raises a float to an integer power, which strict dtypes forbid.
+    with jax.numpy_dtype_promotion("standard"):
+        assert train_and_test(tiny_config(), workdir) == 0
+    return workdir

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from drifa_jax.commands.train import train_and_test
-from drifa_jax.config import from_mapping, modality
+from drifa_jax.config import from_mapping
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
 from drifa_jax.train import loop
@@ -26,39 +26,10 @@ from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import abstract_state
 
 
-def tiny_config(**train):
-    """Two epochs of four steps on a network two channels wide."""
-    return from_mapping(
-        {
-            "data": {
-                "modalities": {
-                    "mri": modality(height=16, width=16, channels=1),
-                    "ct": modality(height=16, width=16, channels=1),
-                },
-                "phantoms": {"num_train": 32, "num_validation": 12, "num_test": 20},
-                "augmentation": "flip",
-            },
-            "model": {"width": 2, "backbone": "resnet10"},
-            "train": {"batch_size": 8, "num_epochs": 2, **train},
-            "eval": {"batch_size": 8},
-        }
-    )
-
-
 def newest_state(workdir, config):
     experiment = build_experiment(config, open_dataset(config.data))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.newest(abstract_state(experiment.network, experiment.optimizer))
-
-
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-    """A run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    # Made before the fixture of conftest.py that relaxes dtypes for each test.
-    with jax.numpy_dtype_promotion("standard"):
-        assert train_and_test(tiny_config(), workdir) == 0
-    return workdir
 
 
 def stop_after(step: int, number: int, monkeypatch):
@@ -80,7 +51,7 @@ def assert_same_run(one, other, config):
     assert (one / "predictions.csv").read_text() == (other / "predictions.csv").read_text()
 
 
-def test_run_leaves_its_configuration_environment_metrics_and_picture(finished_run):
+def test_run_leaves_its_configuration_environment_metrics_and_picture(finished_run, tiny_config):
     assert from_mapping(json.loads((finished_run / "config.json").read_text())) == tiny_config()
     environment = json.loads((finished_run / "environment.json").read_text())
     assert {"command", "git_commit", "packages", "devices"} <= set(environment)
@@ -105,14 +76,14 @@ def test_predictions_hold_every_test_record_once_with_its_uncertainty(finished_r
     assert ids == [f"phantom-test-{i:06d}" for i in range(20)]
 
 
-def test_same_configuration_gives_the_same_run(finished_run, tmp_path):
+def test_same_configuration_gives_the_same_run(finished_run, tmp_path, tiny_config):
     assert train_and_test(tiny_config(), tmp_path / "again") == 0
     assert_same_run(finished_run, tmp_path / "again", tiny_config())
 
 
 @pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (5, signal.SIGINT)])
 def test_interrupted_run_saves_and_resumes_as_if_never_stopped(
-    step, number, finished_run, tmp_path, monkeypatch
+    step, number, finished_run, tmp_path, monkeypatch, tiny_config
 ):
     with monkeypatch.context() as patch:
         stop_after(step, number, patch)
@@ -122,7 +93,9 @@ def test_interrupted_run_saves_and_resumes_as_if_never_stopped(
     assert_same_run(finished_run, tmp_path / "run", tiny_config())
 
 
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before(finished_run, tmp_path, caplog):
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    finished_run, tmp_path, caplog, tiny_config
+):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     for array in (workdir / "checkpoints" / "8" / "state").rglob("*"):
@@ -135,7 +108,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(finished_run, tm
     assert_same_run(finished_run, workdir, tiny_config())
 
 
-def test_finished_run_is_not_trained_again(finished_run, tmp_path, monkeypatch):
+def test_finished_run_is_not_trained_again(finished_run, tmp_path, monkeypatch, tiny_config):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     monkeypatch.setattr(loop, "training_batches", None)
@@ -143,7 +116,9 @@ def test_finished_run_is_not_trained_again(finished_run, tmp_path, monkeypatch):
     assert_same_run(finished_run, workdir, tiny_config())
 
 
-def test_directory_of_another_configuration_is_refused_and_left_alone(finished_run, tmp_path):
+def test_directory_of_another_configuration_is_refused_and_left_alone(
+    finished_run, tmp_path, tiny_config
+):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
     with pytest.raises(UserError, match=r"train.learning_rate: the run has 0.001.* 0.1"):
@@ -151,13 +126,13 @@ def test_directory_of_another_configuration_is_refused_and_left_alone(finished_r
     assert (workdir / "config.json").read_text() == (finished_run / "config.json").read_text()
 
 
-def test_directory_with_foreign_files_is_refused(tmp_path):
+def test_directory_with_foreign_files_is_refused(tmp_path, tiny_config):
     (tmp_path / "thesis.tex").write_text("do not touch")
     with pytest.raises(UserError, match="holds files but no run"):
         train_and_test(tiny_config(), tmp_path)
 
 
-def test_directory_in_use_by_another_process_is_refused(tmp_path):
+def test_directory_in_use_by_another_process_is_refused(tmp_path, tiny_config):
     with (
         opened(tmp_path, tiny_config()),
         pytest.raises(UserError, match="in use by another process"),
@@ -170,7 +145,7 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path):
     "error",
     (OSError(errno.ENOSPC, "No space left on device"), ValueError("No space left on device")),
 )
-def test_full_disk_says_what_to_do(error, tmp_path):
+def test_full_disk_says_what_to_do(error, tmp_path, tiny_config):
     with (
         pytest.raises(UserError, match="Free some space there; the same command then goes on"),
         opened(tmp_path, tiny_config()),
@@ -178,13 +153,13 @@ def test_full_disk_says_what_to_do(error, tmp_path):
         raise error
 
 
-def test_directory_that_cannot_be_written_is_named(tmp_path):
+def test_directory_that_cannot_be_written_is_named(tmp_path, tiny_config):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir .*file/run cannot be written"):
         train_and_test(tiny_config(), tmp_path / "file" / "run")
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypatch):
+def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypatch, tiny_config):
     def diverged(*arguments):
         params, statistics = starting_weights(*arguments)
         return jax.tree.map(lambda leaf: leaf * np.nan, params), statistics
@@ -203,7 +178,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypat
         ({"task_weights": {"tumour": 0.0, "stroke": 0.0}}, "use shares of 0 or more"),
     ],
 )
-def test_training_options_that_do_not_fit_the_data_are_named(train, message, tmp_path):
+def test_training_options_that_do_not_fit_the_data_are_named(train, message, tmp_path, tiny_config):
     with pytest.raises(UserError, match=message):
         train_and_test(tiny_config(**train), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
