@@ -56,7 +56,12 @@ def test_the_card_says_what_it_is(network):
     card = network.card
     assert card["platforms"] == ["cpu", "cuda", "tpu"]
     assert card["synthetic"] and "Research use only" in card["notice"]
-    assert card["modalities"]["mri"] == {"height": 16, "width": 16, "channels": 1}
+    assert card["modalities"]["mri"] == {
+        "height": 16,
+        "width": 16,
+        "channels": 1,
+        "fit": "stretch",
+    }
     assert card["tasks"]["stroke"]["classes"] == ["normal", "ischaemic", "haemorrhagic"]
 
 

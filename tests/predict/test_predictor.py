@@ -224,10 +224,10 @@ def test_damaged_files_are_named(run, tmp_path):
     shutil.copytree(run, folder)
     (rules,) = folder.glob("decisions-*.json")
     rules.write_text('{"format": 1, "decisions": {}}')
-    with pytest.raises(UserError, match="decisions-.*damaged"):
+    with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")
-    with pytest.raises(UserError, match="preprocessing.json is damaged"):
+    with pytest.raises(UserError, match=r"preprocessing\.json is damaged"):
         load(folder)
 
 
@@ -240,5 +240,5 @@ def test_a_validation_split_of_one_class_is_refused(predictor):
     validation = open_dataset(predictor.restored.config.data).validation
     one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
     source = Subset(validation, one_class.tolist(), "one class")
-    with pytest.raises(UserError, match="'tumour' cannot be fitted .* two classes"):
+    with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
         decisions_from(predictor, source, DecisionOptions())
