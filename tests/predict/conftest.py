@@ -42,7 +42,8 @@ def make_run(folder: Path, seed: int) -> Path:
     (folder / CONFIG_FILE).write_text(config.to_json())
     experiment = build_experiment(config, open_dataset(config.data))
     with jax.numpy_dtype_promotion("standard"):
-        state = initial_state(experiment.network, experiment.optimizer, jax.random.key(seed))
+        params, statistics = experiment.network.init(jax.random.key(seed))
+        state = initial_state(params, statistics, experiment.optimizer)
         with Checkpoints(folder / "checkpoints") as checkpoints:
             checkpoints.save(state, {}, validation_loss=1.0)
             checkpoints.wait()
