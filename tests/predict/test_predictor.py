@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 
 import drifa_jax
 from drifa_jax.errors import UserError
-from drifa_jax.predict.predictor import load
+from drifa_jax.predict.predictor import Predictor, load
 
 ROUNDING = 2e-6
 
@@ -185,7 +186,7 @@ def test_answers_that_are_not_finite_are_never_shown(predictor, arrays, monkeypa
 
 def test_zero_samples_are_refused(predictor):
     with pytest.raises(UserError, match="number of samples is 0"):
-        type(predictor)(predictor.restored, num_samples=0)
+        Predictor(predictor.restored, num_samples=0)
 
 
 def test_no_run_is_refused(tmp_path):
@@ -242,3 +243,18 @@ def test_a_validation_split_of_one_class_is_refused(predictor):
     source = Subset(validation, one_class.tolist(), "one class")
     with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
         decisions_from(predictor, source, DecisionOptions())
+
+
+def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):
+    restored = predictor.restored
+    description = dataclasses.replace(restored.description, may_lack_modalities=True)
+    able = Predictor(dataclasses.replace(restored, description=description), num_samples=3)
+    whole = able(arrays, [*"abcd"])["tumour"].probabilities
+    mri = [arrays["mri"][0], None, *arrays["mri"][2:]]
+    some = able(arrays | {"mri": mri}, [*"abcd"])["tumour"].probabilities
+    alone = able({"ct": arrays["ct"]}, [*"abcd"])["tumour"].probabilities
+    np.testing.assert_allclose(some[[0, 2, 3]], whole[[0, 2, 3]], atol=ROUNDING)
+    np.testing.assert_allclose(some[1], alone[1], atol=ROUNDING)
+    assert np.abs(some[1] - whole[1]).max() > 1e-5
+    with pytest.raises(UserError, match="Record 1 has no image"):
+        able({"mri": mri}, [*"abcd"])
