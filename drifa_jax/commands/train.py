@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
 def train_and_test(config: Config, workdir: Path) -> int:
     """Trains in `workdir`, or goes on there, then tests the best state; returns the exit code."""
     # Imported late, so that a wrong flag is answered before JAX loads.
+    import absl.logging
+
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
@@ -49,6 +51,8 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
 
+    # Orbax warns of every checkpoint that was saved within an epoch, which is no news.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     dataset = open_dataset(config.data)
     experiment = build_experiment(config, dataset)

@@ -7,10 +7,12 @@ format): another plan in the same folder is refused rather than mixed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,17 +107,13 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     rows: list[Record] = []
     try:
-        # `map` would queue the images of a whole shard; a window bounds the memory.
-        window = 64
-        for start in range(0, len(indices), window):
-            some = indices[start : start + window]
-            for index, result in zip(some, pool.map(lambda i: _read(source, i), some), strict=True):
-                if isinstance(result, Record):
-                    writer.write(prepared.encode_record(result, source.modalities))
-                    rows.append(Record(result.record_id, result.group_id, {}, result.labels))
-                else:
-                    problems.add(source.record_id(index), result)
-            progress(len(some))
+        for index, result in _ahead(pool, functools.partial(_read, source), indices):
+            if isinstance(result, Record):
+                writer.write(prepared.encode_record(result, source.modalities))
+                rows.append(Record(result.record_id, result.group_id, {}, result.labels))
+            else:
+                problems.add(source.record_id(index), result)
+            progress(1)
     finally:
         writer.close()
     if on_problem == "fail" and len(problems) > before:
@@ -135,6 +133,19 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
     parquet.write_table(table, temporary)
     temporary.rename(path.with_suffix(".parquet"))
     return len(rows)
+
+
+def _ahead(pool: ThreadPoolExecutor, read: Callable, indices: range, window: int = 64):
+    """(index, read(index)) in order; at most `window` results wait, which bounds the memory."""
+    waiting: deque[tuple[int, Future]] = deque()
+    for index in indices:
+        waiting.append((index, pool.submit(read, index)))
+        if len(waiting) >= window:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    while waiting:
+        done, future = waiting.popleft()
+        yield done, future.result()
 
 
 def _read(source: Source, index: int) -> Record | str:

@@ -1,6 +1,6 @@
 """Weights between our tree and the PyTorch twin, in state dicts and safetensors files.
 
-    params, statistics = from_torch(twin.state_dict(), network)
+    params, statistics = network.assemble(from_torch(twin.state_dict(), network))
     twin.load_state_dict(to_torch(network, params, statistics))
 
 Kernels change their axes, `[h, w, in, out]` here and `[out, in, h, w]` there; nothing else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,29 @@ def relative_to_max(actual, expected) -> float:
     return float(difference.max() / np.abs(expected).max())
 
 
-@pytest.fixture(scope="session")
-def rel():
-    return relative_to_max
+@pytest.fixture
+def rel(request):
+    """`relative_to_max`, remembering what it measured for `PARITY_TABLE=FILE pytest`."""
+
+    def measured(actual, expected) -> float:
+        relative = relative_to_max(actual, expected)
+        largest = float(np.abs(np.asarray(expected)).max())
+        worst = MEASURED.get(request.node.name, (0.0, 0.0))
+        MEASURED[request.node.name] = (max(worst[0], relative * largest), max(worst[1], relative))
+        return relative
+
+    return measured
+
+
+MEASURED: dict[str, tuple[float, float]] = {}
+"""Test -> worst absolute and relative difference of all arrays that it compared."""
+
+
+def pytest_sessionfinish():
+    if MEASURED and "PARITY_TABLE" in os.environ:
+        rows = [f"| `{test}` | {a:.1e} | {r:.1e} |\n" for test, (a, r) in MEASURED.items()]
+        header = "| test | max abs | max abs / max |\n| --- | --- | --- |\n"
+        Path(os.environ["PARITY_TABLE"]).write_text(header + "".join(rows))
 
 
 @pytest.fixture(scope="session")

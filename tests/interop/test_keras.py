@@ -87,22 +87,31 @@ def described(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(described, tmp_path_factory):
-    """A `.weights.h5` in Keras' layout, by the inverse of what the reader does, and its values."""
+    """A `.weights.h5` in Keras' layout and its values."""
+    tensors = random_tensors(described)
+    file = tmp_path_factory.mktemp("keras") / "one.weights.h5"
+    write_weights(file, described, tensors)
+    return file, tensors
+
+
+def random_tensors(network):
+    rng = np.random.default_rng(0)
+    return {
+        path: rng.standard_normal(shape).astype(np.float32)
+        for path, shape in network.shapes.items()
+    }
+
+
+def write_weights(file, network, tensors):
+    """Keras' layout, by the inverse of what the reader does, with slots of an optimizer."""
     from drifa_jax.interop import keras
 
-    rng = np.random.default_rng(0)
-    tensors = {
-        path: rng.standard_normal(shape).astype(np.float32)
-        for path, shape in described.shapes.items()
-    }
-    named = write_slots(tensors, author_slots(described))
-    file = tmp_path_factory.mktemp("keras") / "one.weights.h5"
+    named = write_slots(tensors, author_slots(network))
     with h5py.File(file, "w") as opened:
-        for place, group in keras._canonical_places(described).items():
-            for inside, leaf in keras._variables(place, 1).items():
+        for place, group in keras._canonical_places(network).items():
+            for inside, leaf in keras._variables(place, len(network.modalities)).items():
                 opened[f"layers/{group}/{inside}"] = named[f"{place}/{leaf}"]
         opened["optimizer/vars/0"] = np.zeros(3)
-    return file, tensors
 
 
 def changed(file, tmp_path, change):
@@ -196,3 +205,113 @@ def test_symmetric_padding_is_refused(written):
     options = NetworkOptions(width=2, layers=LayerOptions(padding="symmetric"))
     with pytest.raises(UserError, match=r'need options.layers.padding "same"'):
         read_keras(written[0], NetworkDescription({"a": 3}, {"cell": 5}, options))
+
+
+def keras_graph(network, generation):
+    """`config.json` of the authors' network as Keras 2 or 3 writes it, with names of no meaning.
+
+    Layers stand in the order of `_layers_in_keras_order`, which the authors' real files check
+    against the graph; here the graph is walked back to the same places.
+    """
+    from drifa_jax.interop import keras
+
+    modalities = range(len(network.modalities))
+    layers = []
+
+    def call(kind, *inputs, **config):
+        name = f"layer_{997 - len(layers)}"
+        layers.append((kind, name, config, inputs))
+        return (name, 0)
+
+    def conv(x, size):
+        return call("Conv2D", x, padding="same", kernel_size=[size, size])
+
+    def norm(x):
+        return call("BatchNormalization", x, epsilon=1e-3, momentum=0.99)
+
+    def mfa(x):
+        return call("DeeperAttentionLayer1", x)
+
+    def each(function, xs, *more):
+        return [function(x, *more) for x in xs]
+
+    inputs = [call("InputLayer") for _ in modalities]
+    xs = each(norm, each(mfa, each(conv, inputs, 7)))
+    xs = [call("MaxPooling2D", call("Activation", x)) for x in xs]
+    plan = keras.RESNET_PLANS[network.options.backbone]
+    for number in range(sum(plan)):
+        reshapes = number > 0 and number in np.cumsum(plan)
+        ys = each(norm, each(mfa, each(conv, xs, 3)))
+        ys = each(mfa, [conv(call("Activation", y), 3) for y in ys])
+        shortcuts = each(conv, xs, 1) if reshapes else xs
+        after = []
+        for m in modalities:
+            y = norm(ys[m])
+            shortcut = norm(shortcuts[m]) if reshapes else shortcuts[m]
+            after.append(call("Activation", call("Add", y, shortcut)))
+        if number < sum(plan) - 1:
+            after = each(mfa, [call("Dropout", x) for x in after])
+        name, _ = call("DeeperAttentionLayer", *after)
+        xs = [(name, m) for m in modalities]
+    pooled = call("GlobalAveragePooling2D", call("Dropout", call("Concatenate", *xs)))
+    outputs = [call("Dense", pooled) for _ in network.tasks]
+
+    def inbound(inputs):
+        if generation == 2:
+            return [[[name, 0, number, {}] for name, number in inputs]] if inputs else []
+        history = [
+            {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, number]}}
+            for name, number in inputs
+        ]
+        return [{"args": [history], "kwargs": {"mask": None}}] if inputs else []
+
+    return {
+        "config": {
+            "layers": [
+                {"class_name": kind, "name": name, "config": config, "inbound_nodes": inbound(ins)}
+                for kind, name, config, ins in layers
+            ],
+            "input_layers": [[name, 0, number] for name, number in inputs],
+            "output_layers": [[name, 0, number] for name, number in outputs],
+        }
+    }
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_an_archive_is_read_by_its_graph(generation, tmp_path):
+    network = NetworkDescription(
+        {"a": 3, "b": 1}, {"cell": 5, "skin": 2}, NetworkOptions(width=2, backbone="resnet10")
+    )
+    tensors = random_tensors(network)
+    write_weights(tmp_path / "w.h5", network, tensors)
+    graph = keras_graph(network, generation)
+
+    def read(name):
+        file = archive(
+            tmp_path / name,
+            config__json=json.dumps(graph),
+            model__weights__h5=(tmp_path / "w.h5").read_bytes(),
+        )
+        return read_keras(file, network)
+
+    found = read("good.keras")
+    assert all(np.array_equal(found[path], array) for path, array in tensors.items())
+
+    fusion = [x for x in graph["config"]["layers"] if x["class_name"] == "DeeperAttentionLayer"]
+    nodes = fusion[1]["inbound_nodes"][0]
+    (nodes if generation == 2 else nodes["args"][0]).reverse()
+    with pytest.raises(UserError, match="reads the modalities in another order"):
+        read("swapped.keras")
+
+
+def test_other_constants_are_refused(tmp_path, described, written):
+    graph = keras_graph(described, 3)
+    norms = [x for x in graph["config"]["layers"] if x["class_name"] == "BatchNormalization"]
+    norms[3]["config"]["epsilon"] = 1e-5
+    file = archive(
+        tmp_path / "a.keras",
+        config__json=json.dumps(graph),
+        model__weights__h5=written[0].read_bytes(),
+    )
+    with pytest.raises(UserError, match=r"epsilon 1e-05, .* set options.layers.batch_norm_epsilon"):
+        read_keras(file, described)

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.network_files import NetworkDescription
-from drifa_jax.interop.tensors import flatten
+from drifa_jax.interop.tensors import flatten, read_slots
 from drifa_jax.interop.torch_drifa_net import BLOCKS_PER_RESOLUTION
 from drifa_jax.interop.torch_weights import (
     from_torch,
@@ -211,3 +212,43 @@ def test_twin_draws_dropout_only_when_asked():
         drawn = [twin(images, dropout=True)[0]["tumour"] for _ in range(2)]
     assert torch.equal(*plain)
     assert not torch.equal(*drawn)
+
+
+def test_twin_equals_the_authors_in_float64(golden, below, rel, authors_network):
+    """Inference and first training step of the twin against the authors' float64 numbers."""
+    numbers = golden("net_infer_reduced")
+    twin = authors_twin(authors_network(8), below(numbers, "w/"))
+    images = {m: numbers[f"x_{i}"].astype(np.float64) for i, m in enumerate("ab")}
+    with torch.no_grad():
+        logits, seen = twin(to_nchw(images))
+    assert rel(seen["pooled"], numbers["f64/pooled"]) < 1e-10
+    for i, task in enumerate(logits):
+        assert rel(logits[task].softmax(1), numbers[f"f64/probs_{i}"]) < 1e-10
+
+    numbers = golden("net_train_reduced")
+    network = authors_network(4)
+    twin = authors_twin(network, below(numbers, "w/")).train()
+    images = {m: numbers[f"x_{i}"].astype(np.float64) for i, m in enumerate("ab")}
+    logits, _ = twin(to_nchw(images))
+    total = sum(
+        torch.nn.functional.cross_entropy(x, torch.from_numpy(numbers[f"label_{i}"]).double())
+        for i, x in enumerate(logits.values())
+    )
+    (total / 2).backward()
+    torch_names = {slot.path: slot.name for slot in torch_slots(network)}
+    parameters = dict(twin.named_parameters())
+    norms = dict(zip(map(str, numbers["grad_names"]), numbers["f64/grad_norms"], strict=True))
+    checked = 0
+    for slot in author_slots(network):
+        if slot.name in norms and not slot.name.endswith("proj/bias"):
+            found = parameters[torch_names[slot.path]].grad.norm().item()
+            assert abs(found - norms[slot.name]) <= 1e-9 * norms[slot.name] + 1e-13, slot.name
+            checked += 1
+    assert checked == len(norms) - 6
+
+
+def authors_twin(network, weights):
+    params, statistics = network.assemble(read_slots(weights, author_slots(network), "golden"))
+    twin = torch_twin(network)
+    twin.load_state_dict(to_torch(network, params, statistics))
+    return twin.double()

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
 from drifa_jax.data.sources.dicom import WINDOWS, dicom_source
+from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.prepared import open_prepared
 from drifa_jax.errors import UserError
 
@@ -178,3 +179,10 @@ def test_wrong_folders_and_windows_are_named(tmp_path, scans):
         dicom_source(scans, CT, "kind", window="liver")
     with pytest.raises(ValueError, match="2 windows cannot fill 1 channels"):
         dicom_source(scans, CT, "kind", window="brain,bone")
+
+
+def test_series_open_by_their_format(scans):
+    location = Location(CT, str(scans), "stroke", "dicom", window="brain", validation_fraction=0)
+    splits = open_location(location)
+    assert set(splits) == {"train", "test"}
+    assert sum(len(source) for source in splits.values()) == 8

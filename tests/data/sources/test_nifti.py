@@ -8,6 +8,7 @@ import pytest
 
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
 from drifa_jax.data.sources.nifti import nifti_source, read_volume
+from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.errors import UserError
 
 MRI = ModalitySpec("mri", 12, 10, 1)
@@ -120,3 +121,12 @@ def test_wrong_arguments_are_named(tmp_path):
         nifti_source(tmp_path, MRI, "kind", slice_range=(0.8, 0.2))
     with pytest.raises(UserError, match="does not exist"):
         nifti_source(tmp_path / "nowhere", MRI, "kind")
+
+
+def test_volumes_open_by_their_format(tmp_path):
+    for patient in range(6):
+        save(tmp_path / "ab"[patient % 2] / f"p{patient}.nii.gz", head())
+    location = Location(MRI, str(tmp_path), "kind", "nifti", group_pattern=r"^p(\d)")
+    splits = open_location(location)
+    assert set(splits) == {"train", "validation", "test"}
+    assert sum(len(source) for source in splits.values()) == 6 * 4
