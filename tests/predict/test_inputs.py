@@ -75,7 +75,7 @@ def test_arguments_that_do_not_fit_are_explained(folder, tmp_path):
     for arguments, message in (
         ([], "Give images: mri=FILE ct=FILE"),
         ([image], "must say which they are"),
-        ([f"pet={image}"], "'pet' is unknown"),
+        ([f"pet={image}"], "'pet' is no modality of this network"),
         ([f"mri={image}", f"mri={image}"], "mri is given twice"),
         ([f"mri={image}", image], "Some images name their modality"),
         (["mri=nowhere.png"], "mri=nowhere.png: there is no such file"),
