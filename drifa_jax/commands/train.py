@@ -43,6 +43,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
+    from drifa_jax.predict.restored import save_description
     from drifa_jax.report.figures import learning_curves
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
@@ -62,6 +63,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
         dataset.save_splits(workdir / "splits")
+        save_description(workdir, config.data, dataset)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:
