@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--devices", type=int, default=os.cpu_count(), help="devices on CPU")
     parser.add_argument("--passes", type=int, nargs="*", default=[], help="samples per pass to try")
-    parser.add_argument("--only", nargs="*", default=["sampler", "vectorised", "notebook"])
+    parser.add_argument("--against", nargs="*", default=["vectorised", "notebook"])
     options = parser.parse_args()
     os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={options.devices}")
     measure(options)
@@ -102,33 +102,34 @@ def measure(options: argparse.Namespace) -> None:
         "vectorised": lambda: whole(params, statistics, images, every),
         "notebook": notebook,
     }
-    ways = {name: ways[name] for name in options.only}
+    ways = {name: ways[name] for name in ("sampler", *options.against)}
     for size in options.passes:
         ways[f"sampler, {size} a pass"] = sampler_of(mesh=sampling_mesh(1), samples_per_pass=size)
     print(
         f"{jax.devices()[0].device_kind} x {jax.device_count()}, width {options.width}, "
         f"{options.size} px, {options.records} records, T = {num_samples}, {len(tasks)} tasks"
     )
-    reference = None
-    seconds = {}
+    first, results, seconds = {}, {}, {name: [] for name in ways}
     for name, way in ways.items():
         started = time.perf_counter()
-        result = jax.device_get(way())
-        first = time.perf_counter() - started
-        times = []
-        for _ in range(options.repeats):
+        results[name] = jax.device_get(way())
+        first[name] = time.perf_counter() - started
+    # In turn, so that a machine that grows slower slows all of them.
+    for _ in range(options.repeats):
+        for name, way in ways.items():
             started = time.perf_counter()
-            result = jax.device_get(way())
-            times.append(time.perf_counter() - started)
-        seconds[name] = median(times)
-        reference = result if reference is None else reference
-        difference = max(np.abs(result[t] - reference[t]).max() for t in tasks)
-        spread = max(reference[t].std(0).max() for t in tasks)
+            jax.device_get(way())
+            seconds[name].append(time.perf_counter() - started)
+    reference = results["sampler"]
+    spread = max(p.std(0).max() for p in reference.values())
+    print(f"samples of one record vary by {spread:.1e} (largest standard deviation)")
+    for name, times in seconds.items():
+        ratio = median(one / ours for one, ours in zip(times, seconds["sampler"], strict=True))
+        difference = max(np.abs(results[name][t] - reference[t]).max() for t in tasks)
         print(
-            f"{name:24} {seconds[name]:8.2f} s (median of {options.repeats}, first "
-            f"{first:.1f} s)  {seconds[name] / seconds['sampler']:5.2f} x the sampler  "
-            f"largest difference {difference:.1e}, samples vary by {spread:.1e}",
-            flush=True,
+            f"{name:22} {median(times):7.2f} s, {ratio:5.2f} x the sampler (medians of "
+            f"{options.repeats}; first call {first[name]:.0f} s), largest difference "
+            f"{difference:.1e}"
         )
 
 

@@ -5,6 +5,10 @@
     python -m drifa_jax.main --config configs/brain.py:folders
         --config.data.modalities.mri.root=MRI --config.data.modalities.ct.root=CT
 
+`quick` reaches a test accuracy of 0.87 (tumour) and 0.81 (stroke) on 1,000 SYNTHETIC records
+(seed 0; who recognises every visible lesion in both modalities reaches 0.95, in MRI alone 0.75 and
+0.77, in CT alone 0.72 and 0.74: docs/phantoms.md). The other two: not yet measured.
+
 `folders` reads class folders: brain MRI as `Training/<class>/*.jpg` and `Testing/<class>/*.jpg`,
 stroke CT as `<class>/<patient> (<slice>).jpg`.
 """
@@ -31,6 +35,9 @@ def get_config(variant: str = ""):
         config.data.phantoms.num_train = 1500
         config.data.phantoms.num_validation = 200
         config.model.width = 16
+        # Six epochs are too few to learn through the paper's dropout of 0.25.
+        config.model.dropout_rate = 0.1
+        config.train.learning_rate = 3e-3
         config.train.num_epochs = 6
         config.train.schedule = "cosine"
         config.train.warmup_steps = 20

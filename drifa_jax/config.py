@@ -70,6 +70,8 @@ class DataConfig:
     validation_fraction: float = 0.15  # of the training records, whole groups
     test_fraction: float = 0.2  # where the data bring no test split of their own
     split_seed: int = 0
+    num_folds: int = 0  # cross-validation of all records by groups; 0 keeps the splits above
+    fold: int = 0  # which of them is the test split; data.split_seed draws other folds
     split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
     duplicates: str = "remove"  # from training what is held out as well; keep: as distributed
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms

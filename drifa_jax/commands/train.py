@@ -38,9 +38,12 @@ def run(options: argparse.Namespace) -> int:
 def train_and_test(config: Config, workdir: Path) -> int:
     """Trains in `workdir`, or goes on there, then tests the best state; returns the exit code."""
     # Imported late, so that a wrong flag is answered before JAX loads.
+    import absl.logging
+
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
+    from drifa_jax.predict.restored import save_description
     from drifa_jax.report.figures import learning_curves
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
@@ -48,6 +51,8 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
 
+    # Orbax warns of every checkpoint that was saved within an epoch, which is no news.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     dataset = open_dataset(config.data)
     experiment = build_experiment(config, dataset)
@@ -58,6 +63,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
         dataset.save_splits(workdir / "splits")
+        save_description(workdir, config.data, dataset)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:

@@ -15,7 +15,7 @@ from drifa_jax.data.record import ModalitySpec, Source
 from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
-from drifa_jax.data.splits import Concatenated
+from drifa_jax.data.splits import Concatenated, k_folds, split_source
 from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
 from drifa_jax.errors import UserError
@@ -124,6 +124,8 @@ def _files(config: DataConfig) -> Dataset:
                 "--config configs/brain.py:quick."
             )
         splits = open_location(location(name, modality, config))
+        if config.num_folds and not config.split_folder:
+            splits = _fold(name, splits, config)
         if config.split_folder:
             manifest = load_split(Path(config.split_folder) / f"{name}.json")
             whole = Concatenated(list(splits.values()), f"{name} records of {modality.root}")
@@ -163,6 +165,24 @@ def _files(config: DataConfig) -> Dataset:
         duplicates=duplicates,
         split_seed=config.split_seed,
     )
+
+
+def _fold(name: str, splits: Mapping[str, Source], config: DataConfig) -> Mapping[str, Source]:
+    """One fold of all records of a modality, whatever split they were distributed in."""
+    whole = Concatenated(list(splits.values()), f"{name} records")
+    if not 0 <= config.fold < config.num_folds:
+        raise UserError(
+            f"config: data.fold is {config.fold}; with data.num_folds={config.num_folds} choose "
+            f"0 to {config.num_folds - 1}."
+        )
+    try:
+        folds = list(k_folds(whole, config.num_folds, config.split_seed))
+    except ValueError as error:
+        raise UserError(f"config: data.num_folds: {error}, in {name}.") from error
+    train, test = folds[config.fold]
+    share = config.validation_fraction
+    fractions = {"train": 1 - share, "validation": share}
+    return {**split_source(train, fractions, config.split_seed), "test": test}
 
 
 def _with_table(

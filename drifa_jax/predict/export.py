@@ -122,11 +122,16 @@ def _card(predictor: Predictor) -> dict[str, Any]:
         "synthetic": description.synthetic,
         "trained_on": description.data,
         "modalities": {
-            s.name: {"height": s.height, "width": s.width, "channels": s.channels}
+            s.name: {
+                "height": s.height,
+                "width": s.width,
+                "channels": s.channels,
+                "fit": description.fits[s.name],
+            }
             for s in description.modalities
         },
-        "preprocessing": "uint8 0..255 at the size above (stretched; area averaging where the "
-        "image shrinks, else linear); the program divides by 255",
+        "preprocessing": "uint8 0..255 at the size above (area averaging where the image "
+        "shrinks, else linear); the program divides by 255",
         "may_lack_modalities": description.may_lack_modalities,
         "tasks": {
             task: {

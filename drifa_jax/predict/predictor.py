@@ -124,7 +124,10 @@ class Predictor:
             given = images.get(name, [None] * count)
             present[name] = np.array([image is not None for image in given])
             pixels[name] = np.stack(
-                [_pixels(image, spec, f"{name} {row}") for row, image in enumerate(given)]
+                [
+                    _pixels(image, spec, self.description.fits[name], f"{name} {row}")
+                    for row, image in enumerate(given)
+                ]
             )
         self._check_present(present)
         return pixels, present
@@ -290,17 +293,17 @@ def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndar
     return names
 
 
-def _pixels(image: Image, spec: ModalitySpec, name: str) -> np.ndarray:
+def _pixels(image: Image, spec: ModalitySpec, fit: str, name: str) -> np.ndarray:
     if image is None:
         return np.zeros(spec.shape, np.uint8)
     if isinstance(image, str | Path):
-        return decode_file(Path(image), spec)
+        return decode_file(Path(image), spec, fit=fit)
     array = np.asarray(image)
     if array.dtype != np.uint8:
         raise UserError(
             f"{name}: has pixels of type {array.dtype}; give uint8 from 0 to 255, or a file."
         )
-    return fit_image(array, spec, name=name)
+    return fit_image(array, spec, fit=fit, name=name)
 
 
 def _decisions_name(predictor: Predictor, options: DecisionOptions) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from drifa_jax.config import Config
+from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
@@ -31,7 +31,8 @@ class Description:
     """What goes into a network and what comes out, by name.
 
     Attributes:
-      modalities: what every image is brought to, by `data.decode`.
+      modalities: size and channels that every image is brought to, by `data.decode`.
+      fits: modality -> how another aspect ratio is fitted, a key of `data.decode.FITS`.
       tasks: task -> class names.
       may_lack_modalities: whether it was trained on records that lack some.
       synthetic: whether it was trained on drawn data.
@@ -39,6 +40,7 @@ class Description:
     """
 
     modalities: tuple[ModalitySpec, ...]
+    fits: Mapping[str, str]
     tasks: Mapping[str, tuple[str, ...]]
     may_lack_modalities: bool
     synthetic: bool
@@ -51,6 +53,7 @@ class Description:
     def from_json(cls, values: Mapping[str, Any]) -> Description:
         return cls(
             tuple(ModalitySpec(**spec) for spec in values["modalities"]),
+            {spec["name"]: values["fits"][spec["name"]] for spec in values["modalities"]},
             {task: tuple(classes) for task, classes in values["tasks"].items()},
             bool(values["may_lack_modalities"]),
             bool(values["synthetic"]),
@@ -80,30 +83,23 @@ class Restored:
     steps: tuple[int, ...]
 
 
-def describe(dataset: Dataset) -> Description:
-    """The description of a dataset.
+def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description | None:
+    """Writes what the network reads and answers beside its checkpoints; returns it.
 
-    Raises:
-      UserError: where a modality is not an image, which prediction from files cannot read.
+    A dataset with a modality that is no image has no description, because predicting from files
+    reads images only; nothing is written and the result is None.
     """
     source = dataset.train
-    for spec in source.modalities:
-        if not isinstance(spec, ModalitySpec):
-            raise UserError(
-                f"The modality {spec.name!r} is a table; predicting and exporting read images only."
-            )
-    return Description(
+    if not all(isinstance(spec, ModalitySpec) for spec in source.modalities):
+        return None
+    description = Description(
         tuple(source.modalities),
+        {spec.name: config.modalities[spec.name].fit for spec in source.modalities},
         {task.name: tuple(task.classes) for task in source.tasks},
         bool(dataset.may_lack_modalities),
         bool(source.synthetic),
         source.description,
     )
-
-
-def save_description(run: Path, dataset: Dataset) -> Description:
-    """Writes the description beside the checkpoints."""
-    description = describe(dataset)
     write_whole(run / DESCRIPTION_FILE, json.dumps(description.to_json(), indent=2) + "\n")
     return description
 
@@ -128,7 +124,7 @@ def restore(runs: Sequence[str | Path]) -> Restored:
                 f"{path} and {paths[0]} are different networks: {config.model} against "
                 f"{configs[0].model}. Members of an ensemble share config.model."
             )
-        for field in ("modalities", "tasks"):
+        for field in ("modalities", "fits", "tasks"):
             theirs, ours = getattr(description, field), getattr(descriptions[0], field)
             if theirs != ours:
                 raise UserError(f"{path} and {paths[0]} differ in their {field}: {theirs}, {ours}.")
@@ -149,8 +145,11 @@ def restore(runs: Sequence[str | Path]) -> Restored:
 def _description(run: Path, config: Config) -> Description:
     path = run / DESCRIPTION_FILE
     if not path.is_file():
-        # A run that ended before this was written: its data say the same.
-        return save_description(run, open_dataset(config.data))
+        # A run that is older than this file: its data say the same.
+        description = save_description(run, config.data, open_dataset(config.data))
+        if description is None:
+            raise UserError(f"{run} reads a table; predicting and exporting read images only.")
+        return description
     try:
         return Description.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

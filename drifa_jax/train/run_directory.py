@@ -64,9 +64,10 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
             # Orbax and TensorStore wrap the system's error in kinds of their own.
             if DISK_FULL not in str(error) and getattr(error, "errno", None) not in UNWRITABLE:
                 raise
+            reason = DISK_FULL if DISK_FULL in str(error) else error.strerror
             raise UserError(
-                f"--workdir {workdir} cannot be written any more: {error}. Free some space there; "
-                "the same command then goes on from the last checkpoint."
+                f"--workdir {workdir} cannot be written any more: {reason}. Free some space "
+                "there; the same command then goes on from the last checkpoint."
             ) from error
 
 

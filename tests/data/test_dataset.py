@@ -180,3 +180,17 @@ def test_columns_of_a_manifest_become_a_modality_of_their_own(tmp_path):
     wrong = skin | {"id_column": "patient"}
     with pytest.raises(UserError, match="patient: is no column"):
         open_dataset(data_config(source="files", modalities={"photo": wrong}))
+
+
+def test_folds_test_every_record_once(two_folders):
+    options = {"source": "files", "modalities": two_folders, "num_folds": 3, "duplicates": "keep"}
+    folds = [open_dataset(data_config(**options, fold=fold)) for fold in range(3)]
+    for name, size in (("mri", 24), ("ct", 24)):
+        tested = [one for dataset in folds for one in ids(dataset.parts[name]["test"])]
+        assert len(tested) == len(set(tested)) == size
+        for dataset in folds:
+            assert sum(len(part) for part in dataset.parts[name].values()) == size
+    with pytest.raises(UserError, match=r"data\.fold is 3"):
+        open_dataset(data_config(**options, fold=3))
+    with pytest.raises(UserError, match=r"data\.num_folds: .* cannot fill"):
+        open_dataset(data_config(**{**options, "num_folds": 40}))

@@ -13,6 +13,7 @@ from drifa_jax.data.builders.building import BUILDERS, BuiltSource, build, built
 from drifa_jax.data.builders.ham10000 import Ham10000
 from drifa_jax.data.builders.medical_images import check_counts, stored_bytes
 from drifa_jax.data.record import ModalitySpec, Source
+from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.errors import UserError
 
 PHOTO = ModalitySpec("photo", 16, 16, 3)
@@ -125,3 +126,10 @@ def test_real_subsets_are_listed(name, shared):
     assert {one.label for one in listed} <= set(builder.FACTS.classes)
     if groups is not None:
         assert len({one.group_id for one in listed}) == groups
+
+
+def test_built_sets_open_by_their_format(skin):
+    location = Location(PHOTO, str(skin[1]), "skin", "tfds", test_fraction=0.25)
+    splits = open_location(location)
+    assert set(splits) == {"train", "validation", "test"}
+    assert splits["test"].tasks[0].name == "skin"

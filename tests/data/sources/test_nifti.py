@@ -8,6 +8,7 @@ import pytest
 
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
 from drifa_jax.data.sources.nifti import nifti_source, read_volume
+from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.errors import UserError
 
 MRI = ModalitySpec("mri", 12, 10, 1)
@@ -101,6 +102,15 @@ def test_every_broken_file_is_listed(tmp_path):
         assert words in str(caught.value)
 
 
+def test_broken_files_are_quarantined_when_asked(tmp_path):
+    save(tmp_path / "in" / "a" / "good.nii", head())
+    (tmp_path / "in" / "a" / "words.nii").write_text("words")
+    report = tmp_path / "report.csv"
+    source = nifti_source(tmp_path / "in", MRI, "kind", slice_range=(0, 1), quarantine=report)
+    assert len(source) == 8
+    assert "words.nii,is not a NIfTI file" in report.read_text()
+
+
 def test_damaged_voxels_are_named_when_they_are_read(tmp_path):
     values = head()
     values[3, 3, 3] = np.nan
@@ -120,3 +130,12 @@ def test_wrong_arguments_are_named(tmp_path):
         nifti_source(tmp_path, MRI, "kind", slice_range=(0.8, 0.2))
     with pytest.raises(UserError, match="does not exist"):
         nifti_source(tmp_path / "nowhere", MRI, "kind")
+
+
+def test_volumes_open_by_their_format(tmp_path):
+    for patient in range(6):
+        save(tmp_path / "ab"[patient % 2] / f"p{patient}.nii.gz", head())
+    location = Location(MRI, str(tmp_path), "kind", "nifti", group_pattern=r"^p(\d)")
+    splits = open_location(location)
+    assert set(splits) == {"train", "validation", "test"}
+    assert sum(len(source) for source in splits.values()) == 6 * 4

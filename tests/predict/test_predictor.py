@@ -1,0 +1,260 @@
+"""Claims about prediction from a run: same in, same out, rules that stay, errors that help."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import drifa_jax
+from drifa_jax.errors import UserError
+from drifa_jax.predict.predictor import Predictor, load
+
+ROUNDING = 2e-6
+
+
+@pytest.fixture(scope="module")
+def prediction(predictor, arrays):
+    return predictor(arrays, ["a", "b", "c", "d"])
+
+
+def test_a_prediction_has_probabilities_uncertainty_sets_and_referrals(prediction):
+    assert len(prediction) == 4 and prediction.num_samples == 3
+    tumour = prediction["tumour"]
+    assert tumour.probabilities.shape == tumour.sets.shape == (4, 4)
+    np.testing.assert_allclose(tumour.probabilities.sum(1), 1.0)
+    assert tumour.refer.dtype == bool and tumour.refer.shape == (4,)
+    assert (tumour.uncertainty.mutual_information > 0).all()
+    assert set(tumour.labels) <= set(tumour.classes)
+
+
+def test_different_images_get_different_answers(prediction):
+    p = prediction["tumour"].probabilities
+    assert np.abs(p[0] - p[1]).max() > 1e-4
+
+
+def test_files_give_what_their_pixels_give(predictor, prediction, folder):
+    files = {m: [folder / m / f"case{row}.png" for row in range(4)] for m in ("mri", "ct")}
+    again = predictor(files, ["a", "b", "c", "d"])
+    for task in prediction.tasks:
+        np.testing.assert_array_equal(again[task].probabilities, prediction[task].probabilities)
+
+
+def test_an_answer_does_not_depend_on_what_is_predicted_beside_it(predictor, prediction, arrays):
+    part = {m: x[[3, 1, 0]] for m, x in arrays.items()}
+    again = predictor(part, ["d", "b", "a"])
+    for task in prediction.tasks:
+        np.testing.assert_allclose(
+            again[task].probabilities, prediction[task].probabilities[[3, 1, 0]], atol=ROUNDING
+        )
+
+
+def test_more_records_than_a_batch_are_predicted_alike(predictor, prediction, arrays):
+    many = {m: np.concatenate([x, x[:3]]) for m, x in arrays.items()}
+    again = predictor(many, [*"abcd", *"abc"])
+    for task in prediction.tasks:
+        rows = [0, 1, 2, 3, 0, 1, 2]
+        np.testing.assert_allclose(
+            again[task].probabilities, prediction[task].probabilities[rows], atol=ROUNDING
+        )
+
+
+def test_unnamed_images_are_named_by_their_pixels(predictor, arrays):
+    first = predictor(arrays)
+    moved = predictor({m: x[::-1] for m, x in arrays.items()})
+    assert first.record_ids == moved.record_ids[::-1]
+    np.testing.assert_allclose(
+        first["stroke"].probabilities, moved["stroke"].probabilities[::-1], atol=ROUNDING
+    )
+
+
+def test_images_of_other_sizes_and_colours_are_brought_to_the_networks(predictor, arrays):
+    large = {
+        m: [np.repeat(x, 2, 0).repeat(2, 1).repeat(3, 2) for x in of] for m, of in arrays.items()
+    }
+    first, again = predictor(arrays, [*"abcd"]), predictor(large, [*"abcd"])
+    np.testing.assert_allclose(
+        again["tumour"].probabilities, first["tumour"].probabilities, atol=ROUNDING
+    )
+
+
+def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
+    """The data are gone, as on another machine."""
+
+    def gone(config):
+        raise UserError("no data")
+
+    monkeypatch.setattr("drifa_jax.predict.predictor.open_dataset", gone)
+    monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
+    assert load(run).decisions == predictor.decisions
+
+
+def test_the_temperature_leaves_the_diagnosis(prediction):
+    tumour = prediction["tumour"]
+    np.testing.assert_array_equal(
+        tumour.probabilities.argmax(1), tumour.uncertainty.probabilities.argmax(1)
+    )
+
+
+def test_sets_cover_the_validation_records_that_they_were_fitted_on(predictor):
+    from drifa_jax.data.dataset import open_dataset
+    from drifa_jax.predict.predictor import predict_source
+
+    validation = open_dataset(predictor.restored.config.data).validation
+    uncertainty, labels, names = predict_source(predictor, validation)
+    assert len(names) == 24
+    for task, rules in predictor.decisions.items():
+        sets = rules.sets(uncertainty[task].probabilities)
+        assert sets[np.arange(24), labels[task]].mean() >= 0.9
+        refers = uncertainty[task].predictive_entropy > rules.referral
+        assert refers.mean() <= 0.1
+
+
+def test_an_ensemble_averages_its_members(run, second_run, arrays):
+    ids = [*"abcd"]
+    both = load(run, second_run, decisions=False)
+    assert both.num_members == 2
+    pixels, present = both.read(arrays)
+    samples = both.samples(pixels, present, ids)["tumour"]
+    assert samples.shape == (2, 3, 4, 4)
+    alone = load(run, decisions=False).samples(pixels, present, ids)["tumour"]
+    np.testing.assert_allclose(samples[0], alone[0], atol=ROUNDING)
+    prediction = both(arrays, ids)["tumour"]
+    np.testing.assert_allclose(prediction.probabilities, samples.mean((0, 1)), atol=ROUNDING)
+    assert prediction.sets is None and prediction.refer is None
+
+
+def test_rows_are_flat_and_written_whole(prediction, tmp_path):
+    for name in ("out.csv", "out.json", "out.parquet"):
+        prediction.write(tmp_path / name)
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [row["record_id"] for row in rows] == [*"abcd"]
+    np.testing.assert_allclose(
+        sum(rows[0][f"tumour/p({name})"] for name in prediction["tumour"].classes), 1.0
+    )
+    header, *lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert header.split(",")[0] == "record_id" and len(lines) == 4
+    import pyarrow.parquet
+
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet").num_rows == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.csv",
+        "out.json",
+        "out.parquet",
+    ]
+
+
+def test_the_package_offers_load():
+    assert drifa_jax.load is load
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {"mri": x["mri"], "pet": x["ct"]}, r"\['pet'\] are unknown; .*'mri'"),
+        (lambda x: {"mri": x["mri"]}, "lack ct"),
+        (lambda x: {"mri": x["mri"], "ct": x["ct"][:2]}, "one image .* a record"),
+        (lambda x: {"mri": x["mri"][:0], "ct": x["ct"][:0]}, "at least one record"),
+        (lambda x: {}, "no images"),
+        (lambda x: x | {"ct": x["ct"] / 255.0}, "ct 0: has pixels of type float64"),
+        (lambda x: x | {"ct": np.zeros((4, 16, 16, 2), np.uint8)}, r"ct 0: .*\(16, 16, 2\)"),
+        (lambda x: x | {"ct": ["nowhere.png"] * 4}, "nowhere.png: cannot be read"),
+    ],
+    ids=["name", "lacking", "numbers", "empty", "nothing", "float", "channels", "file"],
+)
+def test_images_that_do_not_fit_are_named(predictor, arrays, change, message):
+    with pytest.raises(UserError, match=message):
+        predictor(change(arrays))
+
+
+def test_another_number_of_names_is_refused(predictor, arrays):
+    with pytest.raises(UserError, match="4 records but 1 names"):
+        predictor(arrays, ["a"])
+
+
+def test_answers_that_are_not_finite_are_never_shown(predictor, arrays, monkeypatch):
+    def broken(*_):
+        return {"tumour": np.full((1, 3, 4, 4), np.nan), "stroke": np.full((1, 3, 4, 3), 1 / 3)}
+
+    monkeypatch.setattr(predictor, "_sampler", broken)
+    with pytest.raises(UserError, match="'tumour' is not finite for a, b"):
+        predictor(arrays, [*"abcd"])
+
+
+def test_zero_samples_are_refused(predictor):
+    with pytest.raises(UserError, match="number of samples is 0"):
+        Predictor(predictor.restored, num_samples=0)
+
+
+def test_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="at least one run"):
+        load()
+    with pytest.raises(UserError, match="not a run directory"):
+        load(tmp_path)
+
+
+def test_a_run_without_checkpoints_is_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load(tmp_path / "bare")
+    (tmp_path / "bare" / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no checkpoint of a completed epoch"):
+        load(tmp_path / "bare")
+
+
+def test_a_checkpoint_of_another_network_is_refused(edited_run):
+    with pytest.raises(UserError, match="cannot be read"):
+        load(edited_run(width=8))
+
+
+def test_members_of_different_networks_are_refused(run, edited_run):
+    with pytest.raises(UserError, match="different networks"):
+        load(run, edited_run(width=8))
+
+
+def test_the_same_run_twice_is_refused(run):
+    with pytest.raises(UserError, match="given twice"):
+        load(run, run)
+
+
+def test_damaged_files_are_named(run, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(run, folder)
+    (rules,) = folder.glob("decisions-*.json")
+    rules.write_text('{"format": 1, "decisions": {}}')
+    with pytest.raises(UserError, match=r"decisions-.*damaged"):
+        load(folder)
+    (folder / "preprocessing.json").write_text("[]")
+    with pytest.raises(UserError, match=r"preprocessing\.json is damaged"):
+        load(folder)
+
+
+def test_a_validation_split_of_one_class_is_refused(predictor):
+    from drifa_jax.data.dataset import open_dataset
+    from drifa_jax.data.splits import Subset
+    from drifa_jax.predict.decisions import DecisionOptions
+    from drifa_jax.predict.predictor import decisions_from
+
+    validation = open_dataset(predictor.restored.config.data).validation
+    one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
+    source = Subset(validation, one_class.tolist(), "one class")
+    with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
+        decisions_from(predictor, source, DecisionOptions())
+
+
+def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):
+    restored = predictor.restored
+    description = dataclasses.replace(restored.description, may_lack_modalities=True)
+    able = Predictor(dataclasses.replace(restored, description=description), num_samples=3)
+    whole = able(arrays, [*"abcd"])["tumour"].probabilities
+    mri = [arrays["mri"][0], None, *arrays["mri"][2:]]
+    some = able(arrays | {"mri": mri}, [*"abcd"])["tumour"].probabilities
+    alone = able({"ct": arrays["ct"]}, [*"abcd"])["tumour"].probabilities
+    np.testing.assert_allclose(some[[0, 2, 3]], whole[[0, 2, 3]], atol=ROUNDING)
+    np.testing.assert_allclose(some[1], alone[1], atol=ROUNDING)
+    assert np.abs(some[1] - whole[1]).max() > 1e-5
+    with pytest.raises(UserError, match="Record 1 has no image"):
+        able({"mri": mri}, [*"abcd"])
