@@ -102,6 +102,7 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
         seed=options.split_seed,
         validation_fraction=options.validation_fraction,
         test_fraction=options.test_fraction,
+        quarantine=getattr(options, "quarantine", None),
     )
     return {options.modality: open_location(location)}
 
@@ -136,6 +137,9 @@ def _prepare(options: argparse.Namespace) -> int:
         path = build(options.builder, options.manual_dir, options.output)
         _say(f"Built {options.builder} in {path}.")
         return 0
+    if options.on_problem == "quarantine":
+        # Beside the set: what cannot even be listed is known before the folder is claimed.
+        options.quarantine = f"{options.output}-quarantine.csv"
     (splits,) = open_data(options).values()
     if any(hasattr(source, "pair") for source in splits.values()):
         raise UserError(

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     images = read_images(network, options)
     highest = jax_values(network, params, statistics, images)
     against_torch = compare(highest, torch_values(network, params, statistics, images))
-    # What rounding of products does on this device, and what half the bits do.
+    # What rounding of products does on this device, and what bfloat16 does.
     series = {"JAX float32 against PyTorch": against_torch} | {
         f"JAX {name} against highest precision": compare(
             jax_values(network, params, statistics, images, precision=name), highest

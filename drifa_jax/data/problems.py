@@ -46,6 +46,16 @@ class Problems:
         lines = [f"{count} in {self.subject}:", *shown]
         raise UserError("\n".join([*lines, cure] if cure else lines))
 
+    def settle(self, cure: str, quarantine: Path | str | None) -> None:
+        """The policy: raise everything found or, with a report file, write it there and go on.
+
+        Whoever goes on must have left out what the problems are about.
+        """
+        if quarantine is None:
+            self.raise_any(cure)
+        elif self.found:
+            self.write_report(Path(quarantine))
+
     def write_report(self, path: Path) -> None:
         """Write the quarantine report: a CSV table of where and what."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,9 +84,13 @@ def _pydicom():
 
 
 def scan_series(
-    root: str | Path, classes: Sequence[str] | None = None
+    root: str | Path,
+    classes: Sequence[str] | None = None,
+    quarantine: str | Path | None = None,
 ) -> tuple[list[list[_Slice]], tuple[str, ...]]:
     """Series of ordered slices below class folders, and the class names.
+
+    With a `quarantine` file, broken files and series are listed there and left out.
 
     Raises:
       UserError: listing every problem: no class folder or file, files that are not DICOM or hold
@@ -99,8 +103,9 @@ def scan_series(
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     names = tuple(classes or (folder.name for folder in folders))
     problems = Problems(f"the DICOM folder {root}")
+    structure = Problems(f"the DICOM folder {root}")
     if not names:
-        problems.add(root, "holds no class folders")
+        structure.add(root, "holds no class folders")
     series: dict[tuple, list[_Slice]] = {}
     burned = 0
     for label, name in enumerate(names):
@@ -123,7 +128,11 @@ def scan_series(
             if one is not None:
                 series.setdefault((label, one.patient, one.series), []).append(one)
     ordered = [_ordered(slices, problems) for slices in series.values()]
-    problems.raise_any("Move these files away, or repair them.")
+    ordered = [slices for slices in ordered if slices]
+    structure.raise_any()
+    problems.settle("Move these files away, or repair them.", quarantine)
+    if not ordered:
+        raise UserError(f"The DICOM folder {root} holds no series that can be read.")
     if burned:
         warnings.warn(
             f"{burned} images in {root} are flagged as holding burned-in annotation: names may be "
@@ -142,9 +151,11 @@ def dicom_splits(
     fractions: Mapping[str, float],
     seed: int,
     fit: str = "stretch",
+    quarantine: str | Path | None = None,
 ) -> dict[str, Source]:
     """Drawn splits with whole patients."""
-    return dicom_source(root, modality, task, window=window, fit=fit).splits(fractions, seed)
+    source = dicom_source(root, modality, task, window=window, fit=fit, quarantine=quarantine)
+    return source.splits(fractions, seed)
 
 
 def dicom_source(
@@ -154,6 +165,7 @@ def dicom_source(
     *,
     window: str | None = None,
     fit: str = "stretch",
+    quarantine: str | Path | None = None,
 ) -> SliceSource:
     """Slices (or, for a `VolumeSpec`, series) below class folders as records.
 
@@ -163,13 +175,14 @@ def dicom_source(
       task: the task whose classes are the folders.
       window: a key of `WINDOWS`; three with commas become the colours of a 3-channel image;
         None takes the window of each file, or its range of values where it has none.
+      quarantine: CSV file for broken files and series, which are then left out; None raises.
 
     Test: tests/data/sources/test_dicom.py.
     """
     windows = None if not window else [_window(name) for name in window.split(",")]
     if windows and len(windows) not in (1, modality.channels):
         raise ValueError(f"{len(windows)} windows cannot fill {modality.channels} channels")
-    series, classes = scan_series(root)
+    series, classes = scan_series(root, quarantine=quarantine)
     numbers = _patient_numbers(series)
     entries = []
     count: dict[str, int] = {}
@@ -259,16 +272,19 @@ def _slice(header, path: Path, label: int, problems: Problems) -> _Slice | None:
 
 
 def _ordered(slices: list[_Slice], problems: Problems) -> list[_Slice]:
+    """Slices from one end to the other; none where the series has no order."""
     if len(slices) == 1:
         return slices
     folder = slices[0].path.parent
     if len({one.orientation for one in slices}) > 1:
         problems.add(folder, "holds a series with mixed orientations")
-    elif any(one.position is None for one in slices):
+        return []
+    if any(one.position is None for one in slices):
         if len({one.number for one in slices}) < len(slices):
             problems.add(folder, "holds a series without slice positions or numbers")
+            return []
         return sorted(slices, key=lambda one: one.number)
-    return sorted(slices, key=lambda one: (one.position or 0.0, one.number))
+    return sorted(slices, key=lambda one: (one.position, one.number))
 
 
 def _patient_numbers(series: Sequence[Sequence[_Slice]]) -> dict[str, int]:

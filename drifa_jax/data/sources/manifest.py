@@ -72,6 +72,7 @@ class ManifestSource:
       modalities: the size and channels of each modality.
       classes: task -> its class names, or absent to take the sorted names in the table.
       fit: how another aspect ratio is fitted.
+      quarantine: CSV file for wrong rows, which are then left out; None raises.
 
     Raises:
       UserError: listing every problem: missing columns, duplicate ids, labels outside the
@@ -91,6 +92,7 @@ class ManifestSource:
         *,
         classes: Mapping[str, Sequence[str]] | None = None,
         fit: str = "stretch",
+        quarantine: str | Path | None = None,
     ):
         if fit not in FITS:
             raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
@@ -111,7 +113,9 @@ class ManifestSource:
             for task, column in columns.tasks.items()
         )
         self._entries = self._read(rows, columns, problems)
-        problems.raise_any("Correct the table.")
+        problems.settle("Correct the table.", quarantine)
+        if not self._entries:
+            raise UserError(f"The manifest {table} has no row that can be used.")
         self.description = f"{len(self._entries)} records of the manifest {table}"
         self._labels = {
             task.name: np.array([e.labels[task.name] for e in self._entries], np.int32)
@@ -178,7 +182,7 @@ class ManifestSource:
         entries: dict[str, _Entry] = {}
         named_image: set[str] = set()
         for number, row in enumerate(rows, start=2):
-            where = f"line {number}"
+            where, problems_before = f"line {number}", len(problems)
             one = row[columns.record_id]
             if is_missing(one):
                 problems.add(where, f"has no {columns.record_id}")
@@ -208,16 +212,17 @@ class ManifestSource:
                 row,
             )
             before = entries.get(one)
-            if before is None:
-                entries[one] = entry
-            elif not long_form:
+            if before is not None and not long_form:
                 problems.add(where, f"repeats the {columns.record_id} {one!r}")
-            else:
-                entries[one] = _joined(before, entry, where, problems)
+            elif before is not None:
+                entry = _joined(before, entry, where, problems)
+            # A row with a problem is left out, for those who go on in spite of it.
+            if len(problems) == problems_before:
+                entries[one] = entry
         for entry in entries.values():
             if entry.record_id not in named_image:
                 problems.add(entry.record_id, "has no image in any modality")
-        return tuple(entries.values())
+        return tuple(entry for entry in entries.values() if entry.paths)
 
     def _label(self, row, columns, where, problems) -> dict[str, int]:
         labels = {}

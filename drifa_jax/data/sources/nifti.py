@@ -55,6 +55,7 @@ def nifti_source(
     slice_range: tuple[float, float] = (0.25, 0.75),
     group_pattern: str | None = None,
     fit: str = "stretch",
+    quarantine: str | Path | None = None,
 ) -> SliceSource:
     """Slices (or, for a `VolumeSpec`, volumes) below class folders as records.
 
@@ -66,6 +67,7 @@ def nifti_source(
       slice_range: share of the volume, from its lower end, whose slices are taken.
       group_pattern: regular expression searched in the file name; its first parentheses match the
         patient. None: every volume is its own patient.
+      quarantine: CSV file for broken files, which are then left out; None raises.
 
     Raises:
       UserError: listing every problem: not NIfTI, no affine, not a volume.
@@ -82,7 +84,7 @@ def nifti_source(
     classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."))
     problems = Problems(f"the NIfTI folder {root}")
     if not classes:
-        problems.add(root, "holds no class folders")
+        raise UserError(f"The NIfTI folder {root} holds no class folders.")
     entries = []
     for label, name in enumerate(classes):
         files = sorted(p for p in (root / name).rglob("*") if _is_nifti(p))
@@ -93,7 +95,7 @@ def nifti_source(
             match = re.search(group_pattern, path.name) if group_pattern else None
             if group_pattern and match is None:
                 problems.add(path, f"does not match the group pattern {group_pattern!r}")
-            if shape is None:
+            if shape is None or (group_pattern and match is None):
                 continue
             one = path.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".nii")
             group = match.group(1 if match.re.groups else 0) if match else one
@@ -106,7 +108,9 @@ def nifti_source(
                 SliceEntry(f"{one}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
                 for k in range(first, last + 1)
             ]
-    problems.raise_any("Move these files away, or repair them.")
+    problems.settle("Move these files away, or repair them.", quarantine)
+    if not entries:
+        raise UserError(f"The NIfTI folder {root} holds no volume that can be read.")
     description = f"{len(entries)} NIfTI {modality.name} records of {root}"
     return SliceSource(
         entries, modality, TaskSpec(task, classes), _read, description=description, fit=fit

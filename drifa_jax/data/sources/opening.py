@@ -27,6 +27,8 @@ class Location:
       window: of DICOM, a preset; "" takes the window of the file.
       fit: how another aspect ratio is fitted.
       seed, validation_fraction, test_fraction: of splits that are drawn.
+      quarantine: of manifest, dicom and nifti: a file that lists what is wrong and left out;
+        None makes it an error.
     """
 
     modality: ModalitySpec
@@ -47,6 +49,7 @@ class Location:
     seed: int = 0
     validation_fraction: float = 0.15
     test_fraction: float = 0.2
+    quarantine: str | None = None
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -108,6 +111,7 @@ def _manifest(location: Location) -> Mapping[str, Source]:
         [location.modality],
         classes={location.task: location.classes} if location.classes else None,
         fit=location.fit,
+        quarantine=location.quarantine,
     )
     return source.splits(seed=location.seed, fractions=location.fractions)
 
@@ -160,6 +164,7 @@ def _dicom(location: Location) -> Mapping[str, Source]:
         fractions=location.fractions,
         seed=location.seed,
         fit=location.fit,
+        quarantine=location.quarantine,
     )
 
 
@@ -174,6 +179,7 @@ def _nifti(location: Location) -> Mapping[str, Source]:
         fractions=location.fractions,
         seed=location.seed,
         fit=location.fit,
+        quarantine=location.quarantine,
     )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from drifa_jax.data.pairing import combine
+from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
 from drifa_jax.data.sources.dicom import WINDOWS, dicom_source
@@ -172,6 +176,24 @@ def test_every_broken_file_is_listed(tmp_path):
         assert words in str(caught.value)
 
 
+def test_broken_files_and_series_are_quarantined_when_asked(scans, tmp_path):
+    (scans / "normal" / "words.dcm").write_text("words")
+    write_dicom(scans / "stroke" / "1.dcm", flat(0), series="7", patient="p3")
+    turned = [1, 0, 0, 0, 0, -1]
+    write_dicom(
+        scans / "stroke" / "2.dcm",
+        flat(0),
+        series="7",
+        patient="p3",
+        ImageOrientationPatient=turned,
+    )
+    report = tmp_path / "report.csv"
+    source = dicom_source(scans, CT, "stroke", quarantine=report)
+    assert len(source) == 8
+    assert report.read_text().count("\n") == 3
+    assert "mixed orientations" in report.read_text()
+
+
 def test_wrong_folders_and_windows_are_named(tmp_path, scans):
     with pytest.raises(UserError, match="does not exist"):
         dicom_source(tmp_path / "nowhere", CT, "kind")
@@ -186,3 +208,29 @@ def test_series_open_by_their_format(scans):
     splits = open_location(location)
     assert set(splits) == {"train", "test"}
     assert sum(len(source) for source in splits.values()) == 8
+
+
+def test_ct_from_dicom_mri_from_nifti_and_photos_from_jpeg_meet_in_one_record(scans, tmp_path):
+    volume = np.random.Generator(np.random.Philox(0)).random((6, 6, 6), dtype=np.float32)
+    generator = np.random.Generator(np.random.Philox(1))
+    for kind in "ab":
+        (tmp_path / "mri" / kind).mkdir(parents=True)
+        (tmp_path / "photo" / kind).mkdir(parents=True)
+        for k in range(4):
+            image = nibabel.Nifti1Image(volume, np.eye(4))
+            nibabel.save(image, tmp_path / "mri" / kind / f"{k}.nii.gz")
+            pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photo" / kind / f"{k}.jpg")
+    mri, photo = ModalitySpec("mri", 6, 6, 1), ModalitySpec("photo", 10, 10, 3)
+    locations = {
+        "ct": Location(CT, str(scans), "stroke", "dicom", validation_fraction=0),
+        "mri": Location(mri, str(tmp_path / "mri"), "tumour", "nifti"),
+        "photo": Location(photo, str(tmp_path / "photo"), "skin"),
+    }
+    sources = {name: open_location(location)["train"] for name, location in locations.items()}
+    pairs = combine("random", sources, evaluation=False)
+    batch = next(training_batches(pairs, batch_size=2, seed=0))
+    assert batch["images"]["ct"].shape == (2, 8, 8, 1)
+    assert batch["images"]["mri"].shape == (2, 6, 6, 1)
+    assert batch["images"]["photo"].shape == (2, 10, 10, 3)
+    assert all((batch["labels"][task] >= 0).all() for task in ("stroke", "tumour", "skin"))

@@ -110,6 +110,15 @@ def test_every_problem_is_listed_at_once(images):
         opened(images, text)
 
 
+def test_wrong_rows_are_quarantined_when_asked(images, tmp_path):
+    text = GOOD.replace("a/1.png", "../a/1.png") + "r1,p9,a/0.png,,no,test\nr9,p9,,,no,test\n"
+    source = opened(images, text, quarantine=tmp_path / "report.csv")
+    assert [source.record_id(i) for i in range(len(source))] == ["r1", "r3", "r4"]
+    report = (tmp_path / "report.csv").read_text()
+    assert report.count("\n") == 4
+    assert all(word in report for word in ("line 3", "repeats the id 'r1'", "r9,has no image"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -102,6 +102,15 @@ def test_every_broken_file_is_listed(tmp_path):
         assert words in str(caught.value)
 
 
+def test_broken_files_are_quarantined_when_asked(tmp_path):
+    save(tmp_path / "in" / "a" / "good.nii", head())
+    (tmp_path / "in" / "a" / "words.nii").write_text("words")
+    report = tmp_path / "report.csv"
+    source = nifti_source(tmp_path / "in", MRI, "kind", slice_range=(0, 1), quarantine=report)
+    assert len(source) == 8
+    assert "words.nii,is not a NIfTI file" in report.read_text()
+
+
 def test_damaged_voxels_are_named_when_they_are_read(tmp_path):
     values = head()
     values[3, 3, 3] = np.nan
