@@ -80,7 +80,7 @@ def measure(args):
     )
     optimizer = make_optimizer(learning_rate=1e-3)
     key = jax.random.key(0)
-    state = jax.block_until_ready(initial_state(network, optimizer, key))
+    state = jax.block_until_ready(initial_state(*network.init(key), optimizer))
     initialised = time.perf_counter()
     rng = np.random.default_rng(0)
     batch = {

@@ -3,7 +3,7 @@
 Differentiating the plain formula stores pre-activations, gates and masks of the maxima for each
 of four 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps the
 three gate maps and one byte a pixel for the deepest maximum, and every product contracts arrays
-as they lie. `tests/models/test_hifa_pools.py` compares it with the plain formula.
+as they lie. `tests/models/test_mfa.py` compares it with the plain formula.
 """
 
 from __future__ import annotations

@@ -59,3 +59,11 @@ def test_a_constant_map_sends_the_gradient_to_the_first_position():
 
 def test_padding_never_wins():
     assert max_pool_3x3(jnp.full((1, 5, 5, 1), -3.0)).max() == -3.0
+
+
+def test_the_gradient_maps_over_an_ensemble_axis():
+    x = jax.random.normal(jax.random.key(0), (2, 1, 6, 6, 2))
+    gradient = jax.grad(lambda x: jnp.sum(jnp.square(max_pool_3x3(x))))
+    np.testing.assert_allclose(
+        jax.vmap(gradient)(x), jnp.stack([gradient(one) for one in x]), rtol=1e-6
+    )

@@ -77,7 +77,7 @@ def test_arguments_that_do_not_fit_are_explained(folder, tmp_path):
         ([image], "must say which they are"),
         ([f"pet={image}"], "'pet' is no modality of this network"),
         ([f"mri={image}", f"mri={image}"], "mri is given twice"),
-        ([f"mri={image}", image], "Some images name their modality"),
+        ([f"mri={image}", image], "Some images are named by modality"),
         (["mri=nowhere.png"], "mri=nowhere.png: there is no such file"),
         (["nowhere"], "nowhere does not exist"),
         ([f"mri={image}", f"ct={folder}/ct"], "a file and some a folder"),
