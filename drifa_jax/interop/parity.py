@@ -152,5 +152,5 @@ def draw_agreement(
     rows = next(iter(series.values()))
     ticks = [i for i, row in enumerate(rows) if "/rra/" in row.name or "/" not in row.name]
     axes.set_xticks(ticks, [rows[i].name for i in ticks], rotation=90, fontsize=6)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=150)
