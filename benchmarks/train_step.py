@@ -1,7 +1,7 @@
 """Speed of a training step, the time until the first, and the memory it takes.
 
     python benchmarks/train_step.py --config full
-    python benchmarks/train_step.py --config quick --cache /tmp/cache   # twice: cold, then warm
+    python benchmarks/train_step.py --config quick --cache FOLDER       # twice: cold, then warm
     python benchmarks/train_step.py --config quick --against-plain      # ratio to plain formulas
     python benchmarks/train_step.py --parts
 
