@@ -175,14 +175,15 @@ class _Runner:
                 self._account(*pending, host)
             pending = (done, batch, sums)
             ends_epoch = done % self.experiment.steps_per_epoch == 0
-            saves = self.config.checkpoint_every_steps
-            if ends_epoch or arrived or (saves and done % saves == 0):
+            interval = self.config.checkpoint_every_steps
+            saves = ends_epoch or bool(arrived) or (interval > 0 and done % interval == 0)
+            if saves:
                 self._account(*pending, host)
                 pending = None
             if ends_epoch:
                 state = self._end_epoch(state, host, done, time.monotonic() - epoch_started)
                 epoch_started, self.waited = time.monotonic(), 0.0
-            elif arrived or (saves and done % saves == 0):
+            elif saves:
                 self.checkpoints.save(state, host.to_json())
             if arrived:
                 self.checkpoints.wait()
