@@ -38,6 +38,11 @@ def make_run(folder: Path, seed: int) -> Path:
             "uncertainty": {"num_mc_samples": NUM_SAMPLES},
         }
     )
+    return write_run(config, folder, seed)
+
+
+def write_run(config, folder: Path, seed: int = 0) -> Path:
+    """A run directory of a configuration, untrained."""
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.to_json())
     experiment = build_experiment(config, open_dataset(config.data))
@@ -56,6 +61,12 @@ def small_batches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor_module, "LARGEST_BATCH", 4)
         yield
+
+
+@pytest.fixture(scope="session")
+def untrained_run():
+    """`untrained_run(config, folder)`."""
+    return write_run
 
 
 @pytest.fixture(scope="session")
