@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.config import TrainConfig
 from drifa_jax.data.pipeline import evaluation_batches, training_batches
 from drifa_jax.errors import UserError
@@ -75,7 +76,7 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
         mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
     )
-    train_step = jax.jit(step, donate_argnums=0)
+    train_step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(template)

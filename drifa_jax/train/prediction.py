@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.sharding import data_mesh, place_batch, replicated
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.losses import TaskLoss, total_loss
@@ -57,7 +58,9 @@ class SplitPredictor:
             return seen | {"logits": evaluation_step(params, statistics, batch)}
 
         # Replicated, so that every process holds the whole result.
-        self._step = jax.jit(step, out_shardings=replicated(mesh))
+        self._step = jax.jit(
+            step, out_shardings=replicated(mesh), compiler_options=compiler_options()
+        )
 
     def __call__(self, params: Any, statistics: Any, batches: Iterable[Mapping]) -> SplitLogits:
         """Logits and labels of every valid record, ordered by its index."""
