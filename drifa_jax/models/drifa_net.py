@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbone import RESNET_PLANS, Branch, ResidualBranch
+from drifa_jax.models.backbone import (
+    BOTTLENECK_BACKBONES,
+    RESNET_PLANS,
+    Branch,
+    ResidualBranch,
+)
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.heads import TaskHead
@@ -277,6 +282,7 @@ def drifa_net(
             num_channels,
             width=options.width,
             blocks_per_resolution=RESNET_PLANS[options.backbone],
+            bottleneck=options.backbone in BOTTLENECK_BACKBONES,
             mfa_parts=options.mfa_parts,
             options=options.layers,
             rngs=rngs,
