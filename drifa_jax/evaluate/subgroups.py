@@ -40,6 +40,7 @@ KNOWN_COLUMNS = {
         "institution",
     ),
     "source": ("source", "dataset", "scanner", "manufacturer", "device"),
+    "evidence": ("evidence",),  # of the phantoms: which modalities show the lesion
 }
 """What is looked for when nobody names columns -> spellings, in lower case."""
 
