@@ -25,6 +25,15 @@ RESNET_PLANS: dict[str, tuple[int, ...]] = {
 """Blocks per resolution; each resolution after the first doubles the width and halves the size."""
 
 
+def stage_widths(width: int, blocks_per_resolution: Sequence[int]) -> tuple[int, ...]:
+    """Channels after every stage of a plan, one block a stage."""
+    return tuple(
+        width * 2**resolution
+        for resolution, num_blocks in enumerate(blocks_per_resolution)
+        for _ in range(num_blocks)
+    )
+
+
 class Branch(Protocol):
     """What a backbone offers to be fused.
 
