@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from drifa_jax.train.step import make_train_step
 WAITING_WORTH_A_WARNING = 0.2
 """Share of an epoch spent waiting for data above which the user is told."""
 
+TrainStep = Callable[[TrainState, Mapping[str, Any], jax.Array], tuple[TrainState, dict[str, Any]]]
+
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM came; the state was saved. Holds the signal's number."""
@@ -46,13 +48,31 @@ class Interrupted(Exception):
         self.number = number
 
 
-def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> TrainState:
+def compiled_step(experiment: Experiment) -> TrainStep:
+    """The jitted step of an experiment; runs that differ in their seed alone can share it."""
+    step = make_train_step(
+        experiment.network,
+        experiment.optimizer,
+        experiment.losses,
+        mix=experiment.mix,
+        masks_absent=experiment.dataset.may_lack_modalities,
+    )
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def train(
+    experiment: Experiment,
+    predict: SplitPredictor,
+    workdir: Path,
+    train_step: TrainStep | None = None,
+) -> TrainState:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
     Args:
       experiment: what is trained, on what.
       predict: validates at the end of each epoch.
       workdir: of the run, claimed by the caller.
+      train_step: from `compiled_step`, where several runs share one; None compiles anew.
 
     Returns:
       The state with the lowest validation loss.
@@ -69,15 +89,7 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         abstract_state(experiment.network, experiment.optimizer),
     )
-    step = make_train_step(
-        experiment.network,
-        experiment.optimizer,
-        experiment.losses,
-        mix=experiment.mix,
-        masks_absent=experiment.dataset.may_lack_modalities,
-    )
-    train_step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
-
+    train_step = train_step or compiled_step(experiment)
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(template)
         if restored is None:
