@@ -39,6 +39,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     """Trains in `workdir`, or goes on there, then tests the best state; returns the exit code."""
     # Imported late, so that a wrong flag is answered before JAX loads.
     import absl.logging
+    import jax
 
     from drifa_jax import processes
     from drifa_jax.compilation import use_compilation_cache
@@ -46,9 +47,10 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.evaluate import testing
     from drifa_jax.predict.restored import save_description
     from drifa_jax.report.figures import learning_curves
-    from drifa_jax.sharding import layout_of
+    from drifa_jax.sharding import DATA_AXIS, layout_of
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
+    from drifa_jax.train.feed import check_records
     from drifa_jax.train.loop import Interrupted, train
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
@@ -57,9 +59,14 @@ def train_and_test(config: Config, workdir: Path) -> int:
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     with processes.joined(config), run_directory.opened(workdir, config):
-        layout_of(config)
+        layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
         dataset = open_dataset(config.data)
+        check_records(
+            len(dataset.train),
+            num_devices=layout.mesh.shape[DATA_AXIS],
+            num_processes=jax.process_count(),
+        )
         experiment = build_experiment(config, dataset)
         predict = split_predictor(experiment)
         for split in ("train", "validation", "test"):

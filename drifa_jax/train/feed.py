@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from drifa_jax.data.pipeline import training_batches
+from drifa_jax.errors import UserError
 from drifa_jax.sharding import Layout
 from drifa_jax.train.experiment import Experiment
 
@@ -114,6 +115,20 @@ def member_streams(experiment: Experiment, layout: Layout, start_step: int) -> l
         )
         for member in part.members
     ]
+
+
+def check_records(num_records: int, *, num_devices: int, num_processes: int) -> None:
+    """Refuses to train where some device would have no record in any batch.
+
+    Raises:
+      UserError: naming both numbers.
+    """
+    if num_records < num_devices:
+        raise UserError(
+            f"The {num_devices} devices on the data axis of {num_processes} processes share every "
+            f"batch, but there are only {num_records} training records; use fewer processes or "
+            "devices, or spread members of an ensemble over them (mesh.ensemble)."
+        )
 
 
 def waiting_warning(waited: float, seconds: float, num_workers: int) -> str | None:

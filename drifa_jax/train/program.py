@@ -62,16 +62,23 @@ class Program:
           asked: number of the signal that this process got, or 0. The largest number that any
             process gave comes back in the sums, so that all of them leave after the same step.
         """
-        mesh = self._layout.mesh
-        flags = jax.make_array_from_process_local_data(
-            self._asked, np.full(len(mesh.local_devices), asked, np.int32), (mesh.size,)
-        )
+        flags = self._flags(asked)
         if self._compiled is None:
             lowered = self._step.lower(state, batch, self._keys, flags)
             self._compiled = lowered.compile()
-            self.flops = (lowered.cost_analysis() or {}).get("flops")
+            self.flops = _flops(lowered)
             self.device_bytes = _planned_bytes(self._compiled)
         return self._compiled(state, batch, self._keys, flags)
+
+    def flops_of(self, batch: Mapping[str, Any]) -> float | None:
+        """`flops` of a step on such a batch, without compiling it."""
+        return _flops(self._step.lower(self.template, batch, self._keys, self._flags(0)))
+
+    def _flags(self, asked: int) -> jax.Array:
+        mesh = self._layout.mesh
+        return jax.make_array_from_process_local_data(
+            self._asked, np.full(len(mesh.local_devices), asked, np.int32), (mesh.size,)
+        )
 
 
 def put_keys(seed: int, layout: Layout) -> jax.Array:
@@ -100,6 +107,10 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         return after, sums | {"asked": jnp.max(asked)}
 
     return program
+
+
+def _flops(lowered: Any) -> float | None:
+    return (lowered.cost_analysis() or {}).get("flops")
 
 
 def _planned_bytes(compiled: Any) -> dict[str, int]:

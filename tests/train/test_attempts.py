@@ -102,8 +102,14 @@ def test_run_killed_at_random_moments_equals_the_undisturbed_one(attempts, undis
 
 
 def test_other_number_of_devices_gives_the_same_run(attempts, undisturbed, tmp_path):
-    attempts.run(tmp_path / "run", devices=4, train=EVERY_STEP)
-    assert_close_run(tmp_path / "run", undisturbed)
+    workdir = tmp_path / "run"
+    said = attempts.run(workdir, devices=4, train=EVERY_STEP, profile={"steps": "2-3"})
+    assert_close_run(workdir, undisturbed)
+    performance = json.loads((workdir / "performance.json").read_text())
+    assert performance["num_devices"] == 4 and performance["num_steps"] == 7
+    assert performance["flops_per_step"] > 0
+    assert f"trace: {workdir / 'profile'}" in said
+    assert list((workdir / "profile").rglob("perfetto_trace.json.gz"))
 
 
 def test_run_goes_on_with_other_devices(attempts, undisturbed, tmp_path):
