@@ -30,6 +30,15 @@ BOTTLENECK_BACKBONES = {"resnet50"}
 """Names of the plans of `BottleneckRRABlock`s, four times as wide outside as inside."""
 
 
+def stage_widths(width: int, blocks_per_resolution: Sequence[int]) -> tuple[int, ...]:
+    """Channels after every stage of a plan, one block a stage."""
+    return tuple(
+        width * 2**resolution
+        for resolution, num_blocks in enumerate(blocks_per_resolution)
+        for _ in range(num_blocks)
+    )
+
+
 class Branch(Protocol):
     """What a backbone offers to be fused.
 
