@@ -27,8 +27,10 @@ def test_python_blocks_of_a_document_run_in_order(document, finished_run, tmp_pa
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.S)
     assert blocks
     scope: dict = {}
-    for block in blocks:
-        exec(compile(block, document, "exec"), scope)
+    # As readers have it; Optax raises a float to an integer power, which strict dtypes forbid.
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(compile(block, document, "exec"), scope)
 
 
 def test_the_tutorial_of_folders_runs_as_it_stands(tmp_path, monkeypatch):
@@ -43,7 +45,6 @@ def test_the_tutorial_of_folders_runs_as_it_stands(tmp_path, monkeypatch):
             for line in block.splitlines():
                 command, *arguments = shlex.split(line)
                 assert command == "drifa"
-                # Optax raises a float to an integer power, which strict dtypes forbid.
                 with jax.numpy_dtype_promotion("standard"):
                     assert main(arguments) == 0, line
         elif file := re.fullmatch(r"# (\w+\.py)", first):
