@@ -39,11 +39,11 @@ def make_run(folder: Path, *seeds: int) -> Path:
             "ensemble": {"num_members": len(seeds)},
         }
     )
-    return write_run(config, folder, seed)
+    return write_run(config, folder, *seeds)
 
 
-def write_run(config, folder: Path, seed: int = 0) -> Path:
-    """A run directory of a configuration, untrained."""
+def write_run(config, folder: Path, *seeds: int) -> Path:
+    """An untrained run of a configuration."""
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.to_json())
     experiment = build_experiment(config, open_dataset(config.data))

@@ -242,7 +242,7 @@ def test_tables_that_do_not_fit_are_explained(table_config, table_data, tmp_path
 def test_a_run_with_a_table_predicts_from_the_command_line(
     table_config, table_data, untrained_run, tmp_path, capsys
 ):
-    run = untrained_run(table_config, tmp_path / "run")
+    run = untrained_run(table_config, tmp_path / "run", 0)
     names = ["s1", "s2", "s3", "s4"]
     lines = [f"{name},{table_data}/{name}.png,5{k},back" for k, name in enumerate(names)]
     table = tmp_path / "cases.csv"
