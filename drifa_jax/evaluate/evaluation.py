@@ -146,7 +146,7 @@ def evaluate_tasks(
             own = {
                 name: of
                 for name, of in values.items()
-                # `stroke/evidence` says nothing of the tumour.
+                # `stroke/lesion shows in` says nothing of the tumour.
                 if name.rpartition("/")[0] not in set(tasks) - {task}
             }
             found[task] = _evaluate_task(

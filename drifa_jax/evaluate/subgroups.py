@@ -40,7 +40,7 @@ KNOWN_COLUMNS = {
         "institution",
     ),
     "source": ("source", "dataset", "scanner", "manufacturer", "device"),
-    "evidence": ("evidence",),  # of the phantoms: which modalities show the lesion
+    "evidence": ("lesion shows in",),  # of the phantoms
 }
 """What is looked for when nobody names columns -> spellings, in lower case."""
 
