@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import zipfile
@@ -25,6 +24,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.train.run_directory import write_whole
 from drifa_jax.uncertainty.measures import Uncertainty
+from drifa_jax.whole_files import written_whole
 
 RECORDS_A_CHUNK = 256
 PLAN_FILE = "plan.json"
@@ -184,11 +184,9 @@ def _prepare_folder(folder: Path, plan: Mapping[str, object]) -> None:
 
 
 def _save_chunk(path: Path, chunk: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, **chunk)
-        os.replace(temporary, path)
+        with written_whole(path) as partial:
+            np.savez(partial, **chunk)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from error
 

@@ -111,9 +111,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Row:
-    """Tables and facts side by side where the page is wide enough."""
+    """Tables, facts and figures side by side where the page is wide enough."""
 
-    blocks: Sequence[Table | Facts]
+    blocks: Sequence[Table | Facts | Panels]
     kind: str = "row"
 
 

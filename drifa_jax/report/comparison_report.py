@@ -26,6 +26,7 @@ from drifa_jax.report.blocks import (
     Note,
     Panels,
     Prose,
+    Row,
     Section,
     Table,
     figure,
@@ -295,11 +296,12 @@ def headline(of: Comparison, folder: Path) -> Section:
             if p_value is not None and p_value < 0.05:
                 better = run.name if accuracy.value > 0 else of.runs[0].name
                 verdict = f"{better} is more accurate"
-            blocks.append(Prose(f"{task}: {run.name} has {_signed(accuracy)} accuracy; {verdict}."))
+            text = f"{task}: accuracy of {run.name} differs by {_signed(accuracy)}; {verdict}."
+            blocks.append(Prose(text))
     blocks.append(
         Facts(
             [
-                ("Runs", ", ".join(f"{run.name} ({run.folder})" for run in of.runs)),
+                *((run.name, str(run.folder)) for run in of.runs),
                 ("Resamples", f"{of.num_resamples:,}, seed {of.seed}"),
             ]
         )
@@ -341,30 +343,10 @@ def differences(of: Comparison, folder: Path) -> Section:
         adjusted = {
             name: holm([pair.differences[name].p_value for pair in pairs]) for name in TITLES
         }
-        drawn = []
         for number, (run, pair) in enumerate(zip(of.runs[1:], pairs, strict=True)):
-            rows = [
-                (TITLES[name], x.value, x.low, x.high)
-                for name in SHOWN
-                if (x := pair.differences[name].interval).low is not None
-            ]
-            if rows:
-                drawn.append(
-                    panels.forest_panel(
-                        f"difference-{task}-{number + 1}",
-                        rows,
-                        "difference (other minus first)",
-                        folder,
-                        synthetic=of.synthetic,
-                        reference=0.0,
-                        title=f"{task}: {run.name} minus {of.runs[0].name}",
-                    )
-                )
-        if drawn:
-            blocks.append(Panels(drawn))
-        blocks += [
-            Table(
-                f"{task}: {run.name} minus {of.runs[0].name}",
+            title = f"{task}: {run.name} minus {of.runs[0].name}"
+            table = Table(
+                title,
                 ("metric", "difference", "p (adjusted)"),
                 [
                     (
@@ -375,8 +357,24 @@ def differences(of: Comparison, folder: Path) -> Section:
                     for name in TITLES
                 ],
             )
-            for number, (run, pair) in enumerate(zip(of.runs[1:], pairs, strict=True))
-        ]
+            rows = [
+                (TITLES[name], x.value, x.low, x.high)
+                for name in SHOWN
+                if (x := pair.differences[name].interval).low is not None
+            ]
+            if not rows:
+                blocks.append(table)
+                continue
+            drawn = panels.forest_panel(
+                f"difference-{task}-{number + 1}",
+                rows,
+                f"{run.name} minus {of.runs[0].name}",
+                folder,
+                synthetic=of.synthetic,
+                reference=0.0,
+                title=title,
+            )
+            blocks.append(Row([table, Panels([drawn])]))
     return Section("differences", "Differences, paired bootstrap", blocks)
 
 

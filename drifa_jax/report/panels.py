@@ -8,7 +8,6 @@ picture, wherever it is copied to.
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from drifa_jax.whole_files import written_whole
 
 PAPER, INK, FAINT, GRID = "#fffffe", "#1c2127", "#5b6370", "#dfe3e8"
 SERIES = (
@@ -448,6 +449,5 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with written_whole(path) as partial:
+        partial.write_bytes(data)
