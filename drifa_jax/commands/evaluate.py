@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-decisions", action="store_true", help="no calibration, sets or referral rule"
     )
+    parser.add_argument(
+        "--no-explanations", action="store_true", help="no Grad-CAM gallery and no embedding"
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
 
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.report.evaluation_report import REPORT_FILE
+    from drifa_jax.report.explanations import explanation_sections
     from drifa_jax.report.run_evaluation import evaluate_run
 
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -59,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
             num_resamples=options.resamples,
             columns=options.subgroups.split(",") if options.subgroups else None,
             decisions=not options.no_decisions,
+            more_sections=None if options.no_explanations else explanation_sections,
             say=_say,
         )
     except KeyboardInterrupt:

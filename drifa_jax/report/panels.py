@@ -436,6 +436,36 @@ def forest_panel(
     )
 
 
+def embedding_panel(
+    task: str,
+    place: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Records in a plane, `[n, 2]`, coloured by their class; those without a label are faint."""
+    canvas = Canvas()
+    shown = [(k, name, SERIES[k % len(SERIES)]) for k, name in enumerate(classes)]
+    for k, name, colour in [(-1, "no label", FAINT), *shown]:
+        chosen = labels == k
+        if chosen.any():
+            canvas.axes.scatter(
+                *place[chosen].T, s=7, color=colour, alpha=0.7, linewidths=0, label=name
+            )
+    canvas.axes.set(xticks=[], yticks=[])
+    canvas.legend()
+    counts = ", ".join(f"{int(np.sum(labels == k))} {name}" for k, name, _ in shown)
+    return canvas.save(
+        folder,
+        f"embedding-{task}",
+        alt=f"t-SNE of the fused features, coloured by {task}: {counts} records.",
+        caption=f"{task}: t-SNE of the fused features, by true class",
+        synthetic=synthetic,
+    )
+
+
 def _shown(classes: Sequence[str], values: Sequence[float | None]) -> list[tuple[int, float]]:
     """The classes that have a figure; the first ten where there are more."""
     return [(k, value) for k, value in enumerate(values) if value is not None][: len(SERIES)]

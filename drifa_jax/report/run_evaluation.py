@@ -18,6 +18,7 @@ from drifa_jax.predict.predictor import Predictor, load
 from drifa_jax.report.blocks import Section
 from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.evaluation_report import (
+    FIGURES_FOLDER,
     check_replaceable,
     replace_folder,
     write_evaluation,
@@ -25,7 +26,7 @@ from drifa_jax.report.evaluation_report import (
 from drifa_jax.train.metrics_log import read_metrics
 
 EVALUATION_FOLDER = "evaluation"
-MoreSections = Callable[[Predictor, Dataset, Answers, Evaluated], Sequence[Section]]
+MoreSections = Callable[[Predictor, Dataset, Answers, Evaluated, Path], Sequence[Section]]
 
 
 def evaluate_run(
@@ -53,7 +54,8 @@ def evaluate_run(
       num_resamples: of the bootstrap.
       columns: attributes of the records to make subgroups of; None looks for the usual ones.
       decisions: whether to calibrate, refer and make prediction sets.
-      more_sections: what else goes into the report.
+      more_sections: what else goes into the report, such as
+        `explanations.explanation_sections`; its figures go into the last argument.
       say: told about progress.
 
     Raises:
@@ -117,7 +119,12 @@ def evaluate_run(
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             fresh.mkdir()
-            extra = more_sections(predictor, dataset, answers, evaluated) if more_sections else ()
+            figures = fresh / FIGURES_FOLDER
+            extra = (
+                more_sections(predictor, dataset, answers, evaluated, figures)
+                if more_sections
+                else ()
+            )
             rows = prediction_rows(answers, tasks)
             write_evaluation(evaluated, rows, fresh, extra=extra)
         except OSError as error:
