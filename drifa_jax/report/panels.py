@@ -455,7 +455,8 @@ def embedding_panel(
                 *place[chosen].T, s=7, color=colour, alpha=0.7, linewidths=0, label=name
             )
     canvas.axes.set(xticks=[], yticks=[])
-    canvas.legend()
+    # Below, where there are no ticks: many classes take several rows.
+    canvas.legend(loc="upper left", bbox_to_anchor=(-0.02, 0.0), ncols=4, handletextpad=0.1)
     counts = ", ".join(f"{int(np.sum(labels == k))} {name}" for k, name, _ in shown)
     return canvas.save(
         folder,

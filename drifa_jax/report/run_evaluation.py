@@ -24,6 +24,7 @@ from drifa_jax.report.evaluation_report import (
     write_evaluation,
 )
 from drifa_jax.train.metrics_log import read_metrics
+from drifa_jax.train.run_directory import saved_config
 
 EVALUATION_FOLDER = "evaluation"
 MoreSections = Callable[[Predictor, Dataset, Answers, Evaluated, Path], Sequence[Section]]
@@ -63,6 +64,8 @@ def evaluate_run(
 
     Test: tests/report/test_run_evaluation.py.
     """
+    for run in runs:
+        saved_config(run)  # says so where this is no run
     out = runs[0] / EVALUATION_FOLDER if out is None else out
     check_replaceable(out)
     if not out.parent.is_dir():

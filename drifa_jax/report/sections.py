@@ -509,15 +509,16 @@ def _referral_tables(task: str, found: TaskEvaluation) -> list[Block]:
     def row(name: str, of: Referral) -> tuple[str, ...]:
         after = "-" if of.error_after is None else f"{of.error_after:.1%}"
         caught = "-" if of.errors_caught is None else f"{of.errors_caught:.0%}"
-        return (name, f"{of.referred:.1%}", f"{of.error_before:.1%}", after, caught)
+        return (name, f"{of.referred:.1%}", after, caught)
 
     rows = [row(f"{share:.0%} least certain", of) for share, of in found.referrals.items()]
     if found.frozen is not None:
         rows.insert(0, row("frozen rule", found.frozen))
+    rows.insert(0, ("nobody referred", "0.0%", f"{found.wrong.mean():.1%}", "0%"))
     tables: list[Table | Facts] = [
         Table(
             f"Referral of {task}",
-            ("rule", "referred", "error before", "error after", "errors caught"),
+            ("rule", "referred", "error of the rest", "errors caught"),
             rows,
             note="The frozen rule was fitted on validation records. The other rows use "
             "thresholds of the test records themselves: they describe, they promise nothing.",
