@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,6 +151,41 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """Networks trained together; member i is the run with train.seed + i, trained alone."""
+
+    num_members: int = 1
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """The grid ensemble x data x model of all devices of all processes."""
+
+    data: int = 0  # devices that share each batch; 0 takes all that are left
+    ensemble: int = 1  # devices, or rows of them, that members are spread over
+    model: int = 1  # devices that share the channels of each wide layer
+    shard_state: bool = False  # cut large parameters and their moments over data (FSDP)
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, one a host or one a GPU; see docs/scaling.md."""
+
+    coordinator: str = ""  # host:port of process 0; auto asks TPU, SLURM, Kubernetes or Open MPI
+    num_processes: int = 0  # 0 takes JAX_NUM_PROCESSES, or finds it with auto
+    process_id: int = -1  # -1 takes JAX_PROCESS_ID, or finds it with auto
+    connect_seconds: int = 300  # to wait for the other processes at the start
+    lost_seconds: int = 60  # without a sign of life, after which a process counts as lost
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """A trace that TensorBoard and Perfetto open."""
+
+    steps: str = ""  # FIRST-LAST, counted from the start of this attempt, e.g. 10-14
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that a run depends on, besides the code and the data."""
 
@@ -158,10 +194,24 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def to_json(self) -> str:
         """The resolved configuration, as saved with the results."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def essence(self) -> Config:
+        """The configuration without what changes where and how fast it runs, but no result."""
+        return dataclasses.replace(
+            self,
+            data=dataclasses.replace(self.data, num_workers=0),
+            mesh=MeshConfig(),
+            distributed=DistributedConfig(),
+            profile=ProfileConfig(),
+        )
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -336,6 +386,29 @@ def _check(config: Config) -> None:
     ):
         require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "0 or more")
     require(config.eval.batch_size >= 1, "eval.batch_size", config.eval.batch_size, "at least 1")
+    members = config.ensemble.num_members
+    require(members >= 1, "ensemble.num_members", members, "at least 1")
+    require(config.mesh.data >= 0, "mesh.data", config.mesh.data, "0 or more")
+    for name in ("ensemble", "model"):
+        of = getattr(config.mesh, name)
+        require(of >= 1, f"mesh.{name}", of, "at least 1")
+    distributed = config.distributed
+    for name in ("connect_seconds", "lost_seconds"):
+        of = getattr(distributed, name)
+        require(of >= 1, f"distributed.{name}", of, "at least 1")
+    address = distributed.coordinator
+    require(
+        address in ("", "auto") or re.fullmatch(r".+:\d+", address) is not None,
+        "distributed.coordinator",
+        address,
+        "HOST:PORT or auto",
+    )
+    require(
+        re.fullmatch(r"(\d+-\d+)?", config.profile.steps) is not None,
+        "profile.steps",
+        config.profile.steps,
+        "FIRST-LAST, e.g. 10-14",
+    )
     samples = config.uncertainty.num_mc_samples
     require(samples >= 1, "uncertainty.num_mc_samples", samples, "at least 1")
     if problems:

@@ -1,24 +1,62 @@
-"""Where arrays live: batches split over all devices, parameters on each of them.
+"""Where arrays live: a mesh of devices with the axes `ensemble`, `data` and `model`.
 
-One device is the trivial case. Statistics of batch norm are those of the whole batch, because
-the step is one program over the mesh and the compiler adds the sums across devices.
+Batches are split over `data`; members of an ensemble over `ensemble`; parameters and optimiser
+state are whole on every device of a member, or, to save memory, cut over `data` as well. One
+device is the trivial case. Statistics of batch norm are those of the whole batch, because the
+step is one program over the mesh and the compiler adds the sums across devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = "data"
+from drifa_jax.config import Config
+from drifa_jax.errors import UserError
+
+ENSEMBLE_AXIS, DATA_AXIS, MODEL_AXIS = AXES = ("ensemble", "data", "model")
+LARGE = 2**18
+"""Elements from which an array is worth cutting into pieces, or storing on its own."""
+
+
+def is_large(shape: Sequence[int]) -> bool:
+    """Whether an array of one member is handled on its own rather than with the small ones."""
+    return math.prod(shape) >= LARGE
+
+
+def device_mesh(*, ensemble: int = 1, data: int = 0, model: int = 1) -> Mesh:
+    """All devices of all processes as a grid `[ensemble, data, model]`.
+
+    Args:
+      ensemble: devices, or rows of devices, that members are spread over.
+      data: devices that a batch is spread over; 0 takes all that are left.
+      model: devices that a wide layer is spread over.
+
+    Raises:
+      UserError: when the grid does not use every device exactly once.
+    """
+    count = jax.device_count()
+    across = data or max(count // (ensemble * model), 1)
+    if ensemble * across * model != count:
+        raise UserError(
+            f"config: the mesh ensemble x data x model = {ensemble} x {across} x {model} does not "
+            f"fit the {count} device{'s' * (count > 1)}; the product must be {count}. Set "
+            "mesh.ensemble and mesh.model to divisors of it and leave mesh.data at 0."
+        )
+    return jax.make_mesh((ensemble, across, model), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes on one axis."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    """All devices of all processes on the data axis."""
+    return device_mesh()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -26,15 +64,180 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the data axis."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def put(value: Any, sharding: NamedSharding) -> jax.Array:
+    """A global array from a host array that every process holds whole; nothing is sent."""
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Global arrays from this process's part of a batch, split over the data axis."""
-    sharding = over_data(mesh)
-    return jax.tree.map(
-        lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)),
-        dict(batch),
+@dataclass(frozen=True)
+class HostPart:
+    """The part of a global batch that this process reads.
+
+    Attributes:
+      members: of the ensemble.
+      index, count: the batch is cut into `count` equal parts, of which this is number `index`.
+    """
+
+    members: range
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the arrays of one run lie on its devices.
+
+    Attributes:
+      mesh: with the axes `AXES`.
+      num_members: of the ensemble; one member has no leading axis `e`.
+      shard_state: whether large parameters and their moments are cut over `data`.
+    """
+
+    mesh: Mesh
+    num_members: int = 1
+    shard_state: bool = False
+
+    @property
+    def is_ensemble(self) -> bool:
+        return self.num_members > 1
+
+    @property
+    def _lead(self) -> tuple[str, ...]:
+        return (ENSEMBLE_AXIS,) if self.is_ensemble else ()
+
+    def _sharding(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def state(self, template: Any) -> Any:
+        """Shapes, dtypes and shardings of a train state with those shapes and dtypes."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self._of_leaf(leaf.shape)
+            ),
+            template,
+        )
+
+    def _of_leaf(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Members over `ensemble`; of a large array the last axis over `model`, the longest
+        other one over `data`, as far as they divide.
+        """
+        axes: list[str | None] = [*self._lead, *[None] * (len(shape) - len(self._lead))]
+        own = range(len(self._lead), len(shape))
+        if is_large(shape[len(self._lead) :]):
+            model, data = self.mesh.shape[MODEL_AXIS], self.mesh.shape[DATA_AXIS]
+            if model > 1 and shape[-1] % model == 0:
+                axes[-1] = MODEL_AXIS
+            fits = [i for i in own if axes[i] is None and shape[i] % data == 0]
+            if self.shard_state and data > 1 and fits:
+                axes[max(fits, key=lambda i: shape[i])] = DATA_AXIS
+        return self._sharding(*axes)
+
+    def gathered(self, params: Any) -> Any:
+        """Parameters put together from their pieces over `data`, inside a compiled step.
+
+        A layer then computes on whole kernels and its own records. The gradients are summed
+        over `data`, and each device keeps the piece that it updates.
+        """
+        if not self.shard_state:
+            return params
+
+        def gather(leaf):
+            spec = self._of_leaf(leaf.shape).spec
+            whole = self._sharding(*[None if axis == DATA_AXIS else axis for axis in spec])
+            return jax.lax.with_sharding_constraint(leaf, whole)
+
+        return jax.tree.map(gather, params)
+
+    @functools.cached_property
+    def host_part(self) -> HostPart:
+        """Which members and which part of each batch the devices of this process hold.
+
+        Raises:
+          UserError: when they hold no rectangle of members and rows.
+        """
+        shape = (self.num_members, self.mesh.shape[DATA_AXIS])
+        blocks = self._sharding(ENSEMBLE_AXIS, DATA_AXIS).addressable_devices_indices_map(shape)
+        spans = {
+            tuple(_bounds(s, n) for s, n in zip(i, shape, strict=True)) for i in blocks.values()
+        }
+        members = _joined({span[0] for span in spans})
+        rows = _joined({span[1] for span in spans})
+        held = sum((m[1] - m[0]) * (r[1] - r[0]) for m, r in spans)
+        if members is None or rows is None or held != len(members) * len(rows):
+            raise UserError(self._ragged())
+        if shape[1] % len(rows) or rows.start % len(rows):
+            raise UserError(self._ragged())
+        return HostPart(members, rows.start // len(rows), shape[1] // len(rows))
+
+    def _ragged(self) -> str:
+        return (
+            f"config: the mesh {dict(self.mesh.shape)} does not divide over {jax.process_count()} "
+            f"processes with {jax.local_device_count()} devices each; choose mesh.ensemble so "
+            "that a process holds whole members or an equal part of one."
+        )
+
+    def place_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Global arrays from this process's part of a batch, `[e, b, ...]` for an ensemble."""
+        return self._placed(batch, self._lead)
+
+    def place_shared_batch(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a batch `[b, ...]` that all members see."""
+        return self._placed(batch, ())
+
+    def _placed(self, batch: Mapping[str, Any], lead: tuple[str, ...]) -> dict[str, Any]:
+        sharding = self._sharding(*lead, DATA_AXIS)
+        row = len(lead)
+
+        def place(local):
+            local = np.asarray(local)
+            rows = local.shape[row] * self.host_part.count
+            shape = ((self.num_members,) if lead else ()) + (rows, *local.shape[row + 1 :])
+            return jax.make_array_from_process_local_data(sharding, local, shape)
+
+        return jax.tree.map(place, dict(batch))
+
+
+def layout_of(config: Config) -> Layout:
+    """The layout that a configuration asks for, on the devices that there are.
+
+    Raises:
+      UserError: when mesh, members or batches do not divide over the devices.
+    """
+    mesh = config.mesh
+    layout = Layout(
+        device_mesh(ensemble=mesh.ensemble, data=mesh.data, model=mesh.model),
+        config.ensemble.num_members,
+        mesh.shard_state,
     )
+    if layout.num_members % mesh.ensemble:
+        raise UserError(
+            f"config: ensemble.num_members is {layout.num_members}, which the mesh.ensemble of "
+            f"{mesh.ensemble} does not divide."
+        )
+    num_devices = layout.mesh.shape[DATA_AXIS]
+    parts = math.lcm(num_devices, layout.host_part.count)
+    for name, size in (
+        ("train.batch_size", config.train.batch_size),
+        ("eval.batch_size", config.eval.batch_size),
+    ):
+        if size % parts:
+            raise UserError(
+                f"config: {name} is {size}, which {num_devices} devices cannot share evenly; "
+                f"use a multiple of {parts}."
+            )
+    return layout
+
+
+def _bounds(piece: slice, size: int) -> tuple[int, int]:
+    start, stop, _ = piece.indices(size)
+    return start, stop
+
+
+def _joined(spans: set[tuple[int, int]]) -> range | None:
+    """The range that spans cover together; None where they leave a gap or overlap."""
+    ordered = sorted(spans)
+    for (_, end), (start, _) in itertools.pairwise(ordered):
+        if start != end:
+            return None
+    return range(ordered[0][0], ordered[-1][1])

@@ -30,10 +30,12 @@ from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
 from drifa_jax.predict.restored import save_description
+from drifa_jax.sharding import layout_of
 from drifa_jax.train import run_directory
 from drifa_jax.train.experiment import Experiment, build_experiment
-from drifa_jax.train.loop import TrainStep, compiled_step, train
+from drifa_jax.train.loop import train
 from drifa_jax.train.prediction import SplitLogits, SplitPredictor, split_predictor
+from drifa_jax.train.program import Program
 
 SCORES_FILE = "scores.npz"
 COST_FILE = "cost.json"
@@ -181,7 +183,7 @@ class _Program:
 
     experiment: Experiment
     predict: SplitPredictor
-    step: TrainStep
+    step: Program
 
 
 class _Programs:
@@ -198,7 +200,9 @@ class _Programs:
         if name not in self._programs:
             experiment = build_experiment(config, self._dataset(config.data))
             self._programs[name] = _Program(
-                experiment, split_predictor(experiment), compiled_step(experiment)
+                experiment,
+                split_predictor(experiment),
+                Program(experiment, layout_of(experiment.config)),
             )
         return self._programs[name]
 

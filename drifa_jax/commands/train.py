@@ -39,14 +39,18 @@ def train_and_test(config: Config, workdir: Path) -> int:
     """Trains in `workdir`, or goes on there, then tests the best state; returns the exit code."""
     # Imported late, so that a wrong flag is answered before JAX loads.
     import absl.logging
+    import jax
 
+    from drifa_jax import processes
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
     from drifa_jax.predict.restored import save_description
     from drifa_jax.report.figures import learning_curves
+    from drifa_jax.sharding import DATA_AXIS, layout_of
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
+    from drifa_jax.train.feed import check_records
     from drifa_jax.train.loop import Interrupted, train
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
@@ -54,16 +58,23 @@ def train_and_test(config: Config, workdir: Path) -> int:
     # Orbax warns of every checkpoint that was saved within an epoch, which is no news.
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
-    dataset = open_dataset(config.data)
-    experiment = build_experiment(config, dataset)
-    predict = split_predictor(experiment)
-    with run_directory.opened(workdir, config):
+    with processes.joined(config), run_directory.opened(workdir, config):
+        layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
+        dataset = open_dataset(config.data)
+        check_records(
+            len(dataset.train),
+            num_devices=layout.mesh.shape[DATA_AXIS],
+            num_processes=jax.process_count(),
+        )
+        experiment = build_experiment(config, dataset)
+        predict = split_predictor(experiment)
         for split in ("train", "validation", "test"):
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
-        dataset.save_splits(workdir / "splits")
-        save_description(workdir, config.data, dataset)
+        if processes.is_first():
+            dataset.save_splits(workdir / "splits")
+            save_description(workdir, config.data, dataset)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:
@@ -71,9 +82,10 @@ def train_and_test(config: Config, workdir: Path) -> int:
         except Interrupted as interruption:
             _say(f"{interruption}: state saved. The same command again goes on from here.")
             return 128 + interruption.number
-        learning_curves(
-            read_metrics(workdir), workdir / "learning_curves.png", synthetic=dataset.synthetic
-        )
+        if processes.is_first():
+            learning_curves(
+                read_metrics(workdir), workdir / "learning_curves.png", synthetic=dataset.synthetic
+            )
         results = testing.test(experiment, predict, state, workdir)
         for line in testing.summary(results):
             _say(line)
@@ -84,7 +96,10 @@ def train_and_test(config: Config, workdir: Path) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from drifa_jax.processes import is_first
+
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _run_name(config: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.record import MISSING_LABEL, Record, Source, TaskSpec
 from drifa_jax.errors import UserError
 
@@ -77,6 +78,14 @@ class CombinedSource:
 
     def group_id(self, index: int) -> str:
         return self._joined([(n, s.group_id(i)) for n, s, i in self._taken(index)])
+
+    def attributes(self, index: int) -> Mapping[str, str]:
+        """Of all parts; where strangers meet, a column is named `source/column`."""
+        taken = self._taken(index)
+        of_parts = [(name, attributes_of(source, i)) for name, source, i in taken]
+        if self._join_ids and len(taken) > 1:
+            return {f"{name}/{key}": cell for name, of in of_parts for key, cell in of.items()}
+        return {key: cell for _, of in reversed(of_parts) for key, cell in of.items()}
 
     def labelled_part(self, task: str, index: int) -> tuple[str, str]:
         """Record id and group id of the part that brings a record's label of a task.

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from scipy.special import log_softmax, xlogy
 
-from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.evaluate.classification import classification_metrics
+from drifa_jax.processes import is_first
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.prediction import SplitPredictor
 from drifa_jax.train.run_directory import RESULTS_FILE, write_whole
@@ -38,16 +37,7 @@ def test(
       What `metrics.json` holds.
     """
     source = experiment.dataset.test
-    split = predict(
-        state.params,
-        state.statistics,
-        evaluation_batches(
-            source,
-            batch_size=experiment.config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-    )
+    split = predict.split(state.params, state.statistics, source, experiment.config.eval.batch_size)
     probabilities = {
         task: np.exp(log_softmax(logits, axis=-1)) for task, logits in split.logits.items()
     }
@@ -56,7 +46,7 @@ def test(
         "data": source.description,
         "split": "test",
         "num_records": len(split.index),
-        "best_step": int(state.step),
+        "best_step": np.asarray(state.step).tolist(),
         "tasks": {
             task.name: classification_metrics(
                 probabilities[task.name], split.labels[task.name], task.classes
@@ -64,7 +54,7 @@ def test(
             for task in source.tasks
         },
     }
-    if jax.process_index() == 0:
+    if is_first():
         rows = _rows(source, split, probabilities)
         write_whole(workdir / PREDICTIONS_FILE, _as_csv(rows))
         write_whole(workdir / RESULTS_FILE, json.dumps(results, indent=2) + "\n")

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbone import RESNET_PLANS, Branch, ResidualBranch, stage_widths
+from drifa_jax.models.backbone import (
+    BOTTLENECK_BACKBONES,
+    RESNET_PLANS,
+    Branch,
+    ResidualBranch,
+    stage_widths,
+)
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.heads import AveragedHeads, TaskHead
@@ -329,13 +335,17 @@ def drifa_net(
             num_channels,
             width=options.width,
             blocks_per_resolution=RESNET_PLANS[options.backbone],
+            bottleneck=options.backbone in BOTTLENECK_BACKBONES,
             mfa_parts=options.mfa_parts,
             options=options.layers,
             rngs=rngs,
         )
         for m, num_channels in modalities.items()
     }
-    widths = stage_widths(options.width, RESNET_PLANS[options.backbone])
+    if branches:
+        widths = next(iter(branches.values())).stage_widths
+    else:
+        widths = stage_widths(options.width, RESNET_PLANS[options.backbone])
     for m, num_features in (tables or {}).items():
         branches[m] = TabularBranch(num_features, widths, dtype=options.layers.dtype, rngs=rngs)
     return DRIFANet(branches, tasks, options=options, rngs=rngs)

@@ -73,7 +73,7 @@ class Predictor:
 
     @property
     def num_members(self) -> int:
-        return len(self.restored.runs)
+        return len(self.restored.steps)
 
     def __call__(self, images: Images, record_ids: Sequence[str] | None = None) -> Prediction:
         """Answers for records.

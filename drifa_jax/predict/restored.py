@@ -21,7 +21,7 @@ from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.experiment import build_network
 from drifa_jax.train.optimizer import make_optimizer
 from drifa_jax.train.run_directory import saved_config, write_whole
-from drifa_jax.train.state import abstract_state
+from drifa_jax.train.state import TrainState, abstract_state
 
 DESCRIPTION_FILE = "preprocessing.json"
 
@@ -63,15 +63,16 @@ class Description:
 
 @dataclass(frozen=True)
 class Restored:
-    """One or several runs of one network, as an ensemble.
+    """One or several runs of one network, each of one member or more, as one ensemble.
 
     Attributes:
       runs: their directories.
       config: of the first; all agree in data and model.
       description: of the data.
       network: the functional core.
-      params, statistics: of the best checkpoints, stacked along a leading axis `e`.
-      steps: training step of each checkpoint.
+      params, statistics: of the best checkpoints, along a leading axis `e`: the members of the
+        first run, then those of the next.
+      steps: training step of each member's checkpoint.
     """
 
     runs: tuple[Path, ...]
@@ -136,9 +137,9 @@ def restore(runs: Sequence[str | Path]) -> Restored:
     )
     states = [_best(path, c, network) for path, c in zip(paths, configs, strict=True)]
     params, statistics = jax.tree.map(
-        lambda *leaves: np.stack(leaves), *[(s.params, s.statistics) for s in states]
+        lambda *leaves: np.concatenate(leaves), *[(s.params, s.statistics) for s in states]
     )
-    steps = tuple(int(state.step) for state in states)
+    steps = tuple(np.concatenate([state.step for state in states]).tolist())
     return Restored(paths, configs[0], first, network, params, statistics, steps)
 
 
@@ -158,7 +159,8 @@ def _description(run: Path, config: Config) -> Description:
         ) from error
 
 
-def _best(run: Path, config: Config, network: Functional):
+def _best(run: Path, config: Config, network: Functional) -> TrainState:
+    """The best state of each member, every leaf `[e, ...]` on the host."""
     directory = run / "checkpoints"
     if not directory.is_dir():
         raise UserError(f"{run} holds no checkpoint; train it to the end of an epoch first.")
@@ -173,8 +175,11 @@ def _best(run: Path, config: Config, network: Functional):
     sharding = replicated(data_mesh())
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_state(network, optimizer),
+        abstract_state(network, optimizer, config.ensemble.num_members),
     )
     with Checkpoints(directory) as checkpoints:
         state, _ = checkpoints.best(template)
-    return jax.device_get(state)
+    state = jax.device_get(state)
+    if state.step.ndim == 0:
+        return jax.tree.map(lambda leaf: leaf[None], state)
+    return state

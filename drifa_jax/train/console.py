@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from drifa_jax.processes import is_first
+
 PLAIN_LINE_SECONDS = 30.0
 
 
@@ -27,9 +29,12 @@ class TrainingDisplay:
         self._records_per_step = records_per_step
         self._first_step, self._started = step, time.monotonic()
         self._last_line = self._started
-        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        # One voice speaks for all processes.
+        self._console = Console(
+            file=sys.stderr, highlight=False, soft_wrap=True, quiet=not is_first()
+        )
         self._bar = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and is_first():
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from drifa_jax.processes import is_first
 from drifa_jax.train.run_directory import METRICS_FILE, write_whole
 
 
@@ -37,13 +41,49 @@ class MetricsLog:
         self._lines.close()
         self._board.close()
 
-    def write(self, split: str, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
-        """One line: `{"split", "step", "epoch", **scalars}`."""
+    def write(self, split: str, step: int, epoch: int, scalars: Mapping[str, Any]) -> None:
+        """One line: `{"split", "step", "epoch", **scalars}`.
+
+        Of an ensemble, the scalars are means over members, and "members" lists each one's own.
+        """
         self._lines.write(
             json.dumps({"split": split, "step": step, "epoch": epoch, **scalars}) + "\n"
         )
-        for name, value in scalars.items():
+        for name, value in _flat(scalars):
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Returns when the lines are on disk, even if the machine dies."""
+        os.fsync(self._lines.fileno())
+
+
+class SilentLog:
+    """That of a process which is not the first: it writes nothing."""
+
+    def write(self, split: str, step: int, epoch: int, scalars: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def open_log(workdir: Path, step: int) -> Iterator[MetricsLog | SilentLog]:
+    """The log of this process, after `step` steps."""
+    if not is_first():
+        yield SilentLog()
+        return
+    with MetricsLog(workdir, step) as log:
+        yield log
+
+
+def _flat(scalars: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in scalars.items():
+        if name != "members":
+            yield name, value
+    for number, of in enumerate(scalars.get("members", ())):
+        for name, value in of.items():
+            yield f"{name}/member_{number}", value
 
 
 def read_metrics(workdir: Path) -> list[dict]:

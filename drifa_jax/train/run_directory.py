@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import jax
 
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
+from drifa_jax.processes import on_first
+from drifa_jax.whole_files import written_whole
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -29,36 +31,25 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it, so that readers never see half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Writes a text file so that readers never see half of it."""
+    with written_whole(path) as partial:
+        partial.write_text(text)
 
 
 @contextmanager
 def opened(workdir: Path, config: Config) -> Iterator[None]:
-    """Claims a run directory for this process: fresh, or one that holds the same configuration.
+    """Claims a run directory for these processes: fresh, or one that holds the same configuration.
+
+    How a run is spread over machines may change from one start to the next; what it computes may
+    not (`Config.essence`). The first process claims it for all, and holds the lock.
 
     Raises:
       UserError: when it cannot be written, another process is writing it, or it holds another
         configuration; nothing in it has changed then.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir} cannot be written ({error.strerror}); choose another."
-        ) from error
-    with lock:
+    with ExitStack() as held:
+        on_first(lambda: _claim(workdir, config, held))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"--workdir {workdir} is in use by another process; wait for it or choose another."
-            ) from error
-        try:
-            _claim(workdir, config)
             yield
         except Exception as error:
             # Orbax and TensorStore wrap the system's error in kinds of their own.
@@ -87,24 +78,55 @@ def saved_config(workdir: Path) -> Config:
     return from_mapping(values)
 
 
-def _claim(workdir: Path, config: Config) -> None:
+def _claim(workdir: Path, config: Config, held: ExitStack) -> None:
+    """Locks the directory until `held` closes, and writes configuration and environment."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = held.enter_context((workdir / ".lock").open("w"))
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written ({error.strerror}); choose another."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} is in use by another process; wait for it or choose another."
+        ) from error
+    try:
+        _write_identity(workdir, config)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+
+
+def _write_identity(workdir: Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         if any(p.name != ".lock" for p in workdir.iterdir()):
             raise UserError(
                 f"--workdir {workdir} holds files but no run; choose an empty or a new directory."
             )
-        write_whole(path, config.to_json())
-    elif (saved := saved_config(workdir)) != config:
+    elif (
+        _has_checkpoint(workdir) and (saved := saved_config(workdir)).essence() != config.essence()
+    ):
         differences = "\n".join(
-            _differences(json.loads(saved.to_json()), json.loads(config.to_json()))
+            _differences(
+                json.loads(saved.essence().to_json()), json.loads(config.essence().to_json())
+            )
         )
         raise UserError(
             f"--workdir {workdir} holds a run with another configuration:\n{differences}\n"
             "To resume that run, give the configuration that it was started with; "
             "for this configuration, choose another --workdir."
         )
+    write_whole(path, config.to_json())
     write_whole(workdir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    """A run that has saved nothing yet, say for want of data, may start anew in another way."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(of.name.isdecimal() for of in folder.iterdir())
 
 
 def _differences(saved: Any, asked: Any, where: str = "") -> Iterator[str]:

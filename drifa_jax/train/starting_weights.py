@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Parameters
@@ -13,6 +14,8 @@ from drifa_jax.train.experiment import Experiment, network_options
 
 def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
     """Parameters and batch statistics before the first step.
+
+    Keys `[e]` give an ensemble, whose members start apart unless weights are brought along.
 
     `train.initial_weights` names a folder that `drifa convert` wrote; its names and shapes must
     be those of the network that the configuration describes.
@@ -44,4 +47,7 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
         {task.name: task.num_classes for task in source.tasks},
         network_options(experiment.config.model),
     )
-    return network.assemble(read_slots(read_safetensors(path), native_slots(network), str(path)))
+    weights = network.assemble(read_slots(read_safetensors(path), native_slots(network), str(path)))
+    if key.ndim:
+        return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * len(key)), weights)
+    return weights

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -15,6 +16,8 @@ from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 @struct.dataclass
 class TrainState:
     """One pytree: what a checkpoint holds and a step donates.
+
+    In an ensemble every leaf has a leading axis `e`.
 
     Attributes:
       step: updates made so far, int32.
@@ -32,24 +35,48 @@ class TrainState:
 
 
 def initial_state(
-    params: Parameters, statistics: BatchStatistics, optimizer: optax.GradientTransformation
+    params: Parameters,
+    statistics: BatchStatistics,
+    optimizer: optax.GradientTransformation,
+    num_members: int = 1,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; of an ensemble when there are several members."""
+    if num_members > 1:
+        optimizer_state = jax.vmap(optimizer.init)(params)
+    else:
+        optimizer_state = optimizer.init(params)
+    lead = (num_members,) * (num_members > 1)
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.zeros(lead, jnp.int32),
         params=params,
         statistics=statistics,
-        optimizer_state=optimizer.init(params),
-        learning_rate_scale=jnp.ones((), jnp.float32),
+        optimizer_state=optimizer_state,
+        learning_rate_scale=jnp.ones(lead, jnp.float32),
     )
 
 
-def abstract_state(network: Functional, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+    network: Functional, optimizer: optax.GradientTransformation, num_members: int = 1
+) -> TrainState:
     """Shapes and dtypes of a state, without computing one."""
-    return TrainState(
+    of_member = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=network.abstract_params,
         statistics=network.abstract_statistics,
         optimizer_state=jax.eval_shape(optimizer.init, network.abstract_params),
         learning_rate_scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
+    if num_members == 1:
+        return of_member
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_members, *leaf.shape), leaf.dtype), of_member
+    )
+
+
+def steps_done(state: TrainState) -> int:
+    """Updates made so far; equal in all members of a state in training."""
+    step = state.step
+    if isinstance(step, jax.Array):
+        # Members of other processes cannot be read here.
+        step = step.addressable_data(0)
+    return int(np.asarray(step).reshape(-1)[0])

@@ -22,8 +22,8 @@ from drifa_jax.train.state import initial_state
 NUM_SAMPLES = 3
 
 
-def make_run(folder: Path, seed: int) -> Path:
-    """A run whose best checkpoint is its initial state."""
+def make_run(folder: Path, *seeds: int) -> Path:
+    """A run whose best checkpoint is its initial state; an ensemble of several seeds."""
     config = from_mapping(
         {
             "data": {
@@ -36,16 +36,22 @@ def make_run(folder: Path, seed: int) -> Path:
             "model": {"width": 4, "backbone": "resnet10"},
             "train": {"batch_size": 8, "num_epochs": 1},
             "uncertainty": {"num_mc_samples": NUM_SAMPLES},
+            "ensemble": {"num_members": len(seeds)},
         }
     )
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.to_json())
     experiment = build_experiment(config, open_dataset(config.data))
     with jax.numpy_dtype_promotion("standard"):
-        params, statistics = experiment.network.init(jax.random.key(seed))
-        state = initial_state(params, statistics, experiment.optimizer)
+        states = [
+            initial_state(*experiment.network.init(jax.random.key(seed)), experiment.optimizer)
+            for seed in seeds
+        ]
+        state = states[0]
+        if len(seeds) > 1:
+            state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
         with Checkpoints(folder / "checkpoints") as checkpoints:
-            checkpoints.save(state, {}, validation_loss=1.0)
+            checkpoints.save(state, {}, validation_loss=[1.0] * len(seeds))
             checkpoints.wait()
     return folder
 
@@ -60,12 +66,18 @@ def small_batches():
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "first", seed=0)
+    return make_run(tmp_path_factory.mktemp("runs") / "first", 0)
 
 
 @pytest.fixture(scope="session")
 def second_run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "second", seed=1)
+    return make_run(tmp_path_factory.mktemp("runs") / "second", 1)
+
+
+@pytest.fixture(scope="session")
+def ensemble_run(tmp_path_factory) -> Path:
+    """One run with both of them as members."""
+    return make_run(tmp_path_factory.mktemp("runs") / "ensemble", 0, 1)
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,18 @@ def test_an_ensemble_averages_its_members(run, second_run, arrays):
     assert prediction.sets is None and prediction.refer is None
 
 
+def test_ensemble_trained_in_one_run_answers_as_its_members_together(
+    run, second_run, ensemble_run, arrays
+):
+    one_run = load(ensemble_run, decisions=False)
+    assert one_run.num_members == 2
+    assert one_run.restored.steps == (0, 0)
+    pixels, present = one_run.read(arrays)
+    both = load(run, second_run, decisions=False)
+    for task, samples in both.samples(pixels, present, [*"abcd"]).items():
+        np.testing.assert_array_equal(one_run.samples(pixels, present, [*"abcd"])[task], samples)
+
+
 def test_rows_are_flat_and_written_whole(prediction, tmp_path):
     for name in ("out.csv", "out.json", "out.parquet"):
         prediction.write(tmp_path / name)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drifa_jax import sharding
 from drifa_jax.errors import UserError
-from drifa_jax.train import checkpoint
-from drifa_jax.train.checkpoint import Checkpoints, packed, unpacked
+from drifa_jax.train.checkpoint import Checkpoints, best_steps, packed, unpacked
 from drifa_jax.train.state import TrainState
 
 
 def state_of(step: int, width: int = 3) -> TrainState:
     """A state with small arrays of two dtypes and one that is stored on its own."""
     generator = np.random.default_rng(step)
-    large = generator.normal(size=(checkpoint.LARGE // 256, 256)).astype(np.float32)
+    large = generator.normal(size=(sharding.LARGE // 256, 256)).astype(np.float32)
     return TrainState(
         step=jnp.int32(step),
         params={"head": {"bias": jnp.arange(width, dtype=jnp.float32)}, "kernel": jnp.array(large)},
@@ -76,3 +76,26 @@ def test_directory_without_an_epoch_has_no_best(tmp_path):
         pytest.raises(UserError, match="no checkpoint of a completed epoch"),
     ):
         checkpoints.best(jax.eval_shape(lambda: state_of(0)))
+
+
+def stacked(*states: TrainState) -> TrainState:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def test_best_epoch_is_kept_for_each_member(tmp_path):
+    losses = {1: (0.9, 0.2), 2: (0.3, 0.5), 3: (0.4, 0.6), 4: (0.5, float("inf")), 5: (0.6, 0.7)}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step, of_members in losses.items():
+            checkpoints.save(stacked(state_of(step), state_of(step)), {}, of_members)
+    template = jax.eval_shape(lambda: stacked(state_of(0), state_of(0)))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        best, _ = checkpoints.best(template)
+    assert best.step.tolist() == [2, 1]
+    chex.assert_trees_all_equal(best, stacked(state_of(2), state_of(1)))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "4", "5"]
+
+
+def test_first_of_equal_losses_is_the_best():
+    metrics = {3: {"validation_loss": [0.5]}, 1: {"validation_loss": 0.5}, 2: None}
+    assert best_steps(metrics) == [1]
+    assert best_steps({2: None}) == []

@@ -111,7 +111,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
 def test_finished_run_is_not_trained_again(finished_run, tmp_path, monkeypatch, tiny_config):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
-    monkeypatch.setattr(loop, "training_batches", None)
+    monkeypatch.setattr(loop, "Feed", None)
     assert train_and_test(tiny_config(), workdir) == 0
     assert_same_run(finished_run, workdir, tiny_config())
 

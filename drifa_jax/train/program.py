@@ -1,0 +1,130 @@
+"""The training step as one program over all devices, and what is known of it beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from drifa_jax.compilation import compiler_options
+from drifa_jax.rng import root_key
+from drifa_jax.sharding import AXES, Layout, put, replicated
+from drifa_jax.train.experiment import Experiment
+from drifa_jax.train.state import TrainState, abstract_state
+from drifa_jax.train.step import make_train_step
+
+
+class Program:
+    """The compiled step of all members; compiled at its first call.
+
+    Args:
+      experiment: what is trained.
+      layout: where its arrays live.
+
+    Attributes:
+      template: shapes, dtypes and shardings of the state.
+      flops: floating-point operations of one step over all devices and members, as XLA counts
+        them before it optimises; None before the first call.
+      device_bytes: memory of the step on one device, by kind, as XLA plans it.
+    """
+
+    def __init__(self, experiment: Experiment, layout: Layout):
+        self.template: TrainState = layout.state(
+            abstract_state(experiment.network, experiment.optimizer, layout.num_members)
+        )
+        self.flops: float | None = None
+        self.device_bytes: dict[str, int] = {}
+        self._layout = layout
+        self._keys = put_keys(experiment.config.train.seed, layout)
+        self._asked = NamedSharding(layout.mesh, PartitionSpec(AXES))
+        self._compiled: Any = None
+        self._step = jax.jit(
+            _over_mesh(experiment, layout),
+            donate_argnums=0,
+            out_shardings=(
+                jax.tree.map(lambda leaf: leaf.sharding, self.template),
+                replicated(layout.mesh),
+            ),
+            compiler_options=compiler_options(),
+        )
+
+    def use_seed(self, seed: int) -> None:
+        """Runs with the keys of another seed from here on; nothing is compiled anew."""
+        self._keys = put_keys(seed, self._layout)
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Any], asked: int
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """One step.
+
+        Args:
+          state: donated.
+          batch: from `Layout.place_batch`.
+          asked: number of the signal that this process got, or 0. The largest number that any
+            process gave comes back in the sums, so that all of them leave after the same step.
+        """
+        flags = self._flags(asked)
+        if self._compiled is None:
+            lowered = self._step.lower(state, batch, self._keys, flags)
+            self._compiled = lowered.compile()
+            self.flops = _flops(lowered)
+            self.device_bytes = _planned_bytes(self._compiled)
+        return self._compiled(state, batch, self._keys, flags)
+
+    def flops_of(self, batch: Mapping[str, Any]) -> float | None:
+        """`flops` of a step on such a batch, without compiling it."""
+        return _flops(self._step.lower(self.template, batch, self._keys, self._flags(0)))
+
+    def _flags(self, asked: int) -> jax.Array:
+        mesh = self._layout.mesh
+        return jax.make_array_from_process_local_data(
+            self._asked, np.full(len(mesh.local_devices), asked, np.int32), (mesh.size,)
+        )
+
+
+def put_keys(seed: int, layout: Layout) -> jax.Array:
+    """The root key of each member, `[e]`, or of the one network, `[]`, on every device."""
+    data = np.stack(
+        [jax.random.key_data(root_key(seed + member)) for member in range(layout.num_members)]
+    )
+    if not layout.is_ensemble:
+        data = data[0]
+    return jax.random.wrap_key_data(put(data, replicated(layout.mesh)))
+
+
+def _over_mesh(experiment: Experiment, layout: Layout):
+    step = make_train_step(
+        experiment.network,
+        experiment.optimizer,
+        experiment.losses,
+        mix=experiment.mix,
+        masks_absent=experiment.dataset.may_lack_modalities,
+    )
+    of_members = jax.vmap(step) if layout.is_ensemble else step
+
+    def program(state, batch, keys, asked):
+        state = dataclasses.replace(state, params=layout.gathered(state.params))
+        after, sums = of_members(state, batch, keys)
+        return after, sums | {"asked": jnp.max(asked)}
+
+    return program
+
+
+def _flops(lowered: Any) -> float | None:
+    return (lowered.cost_analysis() or {}).get("flops")
+
+
+def _planned_bytes(compiled: Any) -> dict[str, int]:
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return {}
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "outputs_not_donated": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    }

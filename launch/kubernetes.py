@@ -1,0 +1,117 @@
+"""Kubernetes: a JobSet on a TPU node pool of GKE, one pod for each host.
+
+    python launch/kubernetes.py --image IMAGE --accelerator tpu-v5-lite-podslice --topology 4x4 \
+        --hosts 4 --chips 4 --claim shared-runs -- --config configs/brain.py --workdir /runs/brain
+
+Prints the manifest, then hands it to `kubectl apply`; `--dry-run` only prints. IMAGE holds this
+package with its `tpu` extra in /app. The claim names a volume that all pods may write
+(Filestore, or a bucket under GCS FUSE); it is mounted at /runs. All pods are started again
+together, up to `--restarts` times, whenever one was preempted (exit code 143) or lost another
+(75); any other error ends the JobSet. Needs kubectl and the JobSet controller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Any
+
+import yaml
+
+
+def manifest(options: argparse.Namespace) -> dict[str, Any]:
+    """The JobSet."""
+    train = ["python", "-m", "drifa_jax.main", *options.arguments]
+    container = {
+        "name": "train",
+        "image": options.image,
+        "workingDir": "/app",
+        "command": [*train, "--config.distributed.coordinator=auto"],
+        # JAX's coordinator, and libtpu's.
+        "ports": [{"containerPort": 8476}, {"containerPort": 8471}],
+        "resources": {"limits": {"google.com/tpu": options.chips}},
+        "volumeMounts": [{"name": "runs", "mountPath": "/runs"}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        # Long enough to finish a step and write a checkpoint after SIGTERM.
+        "terminationGracePeriodSeconds": 120,
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": options.accelerator,
+            "cloud.google.com/gke-tpu-topology": options.topology,
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "runs", "persistentVolumeClaim": {"claimName": options.claim}},
+        ],
+    }
+    own_fault = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]},
+    }
+    job = {
+        "parallelism": options.hosts,
+        "completions": options.hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [own_fault]},
+        "template": {"spec": pod},
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": options.name,
+            "annotations": {
+                "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+            },
+        },
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": options.restarts,
+                "rules": [
+                    {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+                ],
+            },
+            "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+        },
+    }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The flags, and as `arguments` what comes after `--`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="Everything after -- goes to drifa train.",
+    )
+    parser.add_argument("--name", default="drifa")
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--accelerator", default="tpu-v5-lite-podslice")
+    parser.add_argument("--topology", default="2x4")
+    parser.add_argument("--hosts", type=int, default=1, help="pods of the slice")
+    parser.add_argument("--chips", type=int, default=8, help="of a host")
+    parser.add_argument("--claim", required=True, help="PersistentVolumeClaim, ReadWriteMany")
+    parser.add_argument("--restarts", type=int, default=100)
+    parser.add_argument("--dry-run", action="store_true", help="print the manifest only")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:cut])
+    options.arguments = given[cut + 1 :]
+    if not options.arguments:
+        parser.error("it needs -- and the arguments of drifa train")
+    return options
+
+
+def main() -> int:
+    """Prints the manifest and applies it."""
+    options = parse()
+    text = yaml.safe_dump(manifest(options), sort_keys=False)
+    print(text, end="", flush=True)
+    if options.dry_run:
+        return 0
+    return subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
