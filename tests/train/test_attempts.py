@@ -136,13 +136,13 @@ def test_run_goes_on_with_other_devices(attempts, undisturbed, tmp_path):
 def test_several_processes_give_the_run_of_one(count, options, attempts, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     members = options.get("ensemble", {}).get("num_members", 1)
-    started = attempts.together(workdir, processes=count, train=EVERY_STEP, **options)
+    started = attempts.together(workdir, processes=count, **options)
     assert [attempt.wait() for attempt in started] == [0] * count, started[0].said()
     assert all(attempt.said().count("epoch 1/2") == 0 for attempt in started[1:])
     if members == 1:
         assert_close_run(workdir, undisturbed)
     else:
-        attempts.run(tmp_path / "one", train=EVERY_STEP, ensemble={"num_members": members})
+        attempts.run(tmp_path / "one", ensemble={"num_members": members})
         assert_close_run(workdir, tmp_path / "one")
 
 
