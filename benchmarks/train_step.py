@@ -61,6 +61,7 @@ def measure(args):
     import jax
     import numpy as np
 
+    from drifa_jax.compilation import compiler_options
     from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
     from drifa_jax.models.functional import Functional
     from drifa_jax.train.losses import TaskLoss
@@ -96,7 +97,7 @@ def measure(args):
     cpu = time.process_time()
     traced = step.lower(state, batch, key)
     lowered = time.perf_counter()
-    compiled = traced.compile()
+    compiled = traced.compile(compiler_options())
     done = time.perf_counter()
     compile_cpu, seconds, cpu = time.process_time() - cpu, [], 0.0
     for number in range(args.steps + 1):

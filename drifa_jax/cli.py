@@ -11,6 +11,7 @@ from drifa_jax.errors import UserError
 
 SUBCOMMANDS: dict[str, str] = {
     "train": "train and evaluate a network from a config file",
+    "ablate": "measure what each part of a network is worth by taking it away",
     "data": "prepare, verify, count and show the data of a configuration",
     "convert": "bring weights from Keras, PyTorch or safetensors, and back",
     "parity": "compare a network with its PyTorch twin, intermediate by intermediate",

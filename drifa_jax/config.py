@@ -74,7 +74,11 @@ class DataConfig:
     num_folds: int = 0  # cross-validation of all records by groups; 0 keeps the splits above
     fold: int = 0  # which of them is the test split; data.split_seed draws other folds
     split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
-    duplicates: str = "remove"  # from training what is held out as well; keep: as distributed
+    # remove: from training what is held out as well; group: draw the splits anew so that near
+    # duplicates share one, whatever splits the data bring; keep: as distributed.
+    duplicates: str = "remove"
+    only_modalities: tuple[str, ...] = ()  # those that records keep; empty keeps all
+    in_memory: bool = False  # decode each image once and keep it; for sets that fit
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
     modality_dropout: float = 0.0  # probability of dropping each modality of a training record
     num_workers: int = 0  # processes that read data beside the training process
@@ -90,6 +94,7 @@ class ModelConfig:
     mfa_parts: tuple[str, ...] = ("hifa", "clia")
     stage_mfa_parts: tuple[str, ...] = ("hifa", "clia")
     mifa_parts: tuple[str, ...] = ("mgifa", "mlifa")
+    readout: str = "concatenate"  # or average: a head per modality, probabilities averaged
     compute_dtype: str = "float32"  # or bfloat16; parameters and statistics stay float32
     padding: str = "same"  # or symmetric, as PyTorch pads
     batch_norm_epsilon: float = 1e-3

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drifa_jax.config import DataConfig, ModalityConfig
-from drifa_jax.data.duplicates import Duplicate, find_duplicates, remove_duplicates, write_table
+from drifa_jax.data.duplicates import (
+    Duplicate,
+    find_duplicates,
+    groups_with_duplicates,
+    remove_duplicates,
+    write_table,
+)
 from drifa_jax.data.pairing import STRATEGIES, combine
 from drifa_jax.data.pipeline import Transform
 from drifa_jax.data.record import ModalitySpec, Source
@@ -18,6 +24,7 @@ from drifa_jax.data.split_manifest import describe_split, load_split
 from drifa_jax.data.splits import Concatenated, k_folds, split_source
 from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
+from drifa_jax.data.views import InMemory, OnlyModalities, Regrouped
 from drifa_jax.errors import UserError
 
 
@@ -74,11 +81,26 @@ def open_dataset(config: DataConfig) -> Dataset:
         ("source", config.source, SOURCES),
         ("augmentation", config.augmentation, PRESETS),
         ("pairing", config.pairing, STRATEGIES),
-        ("duplicates", config.duplicates, ("keep", "remove")),
+        ("duplicates", config.duplicates, ("keep", "remove", "group")),
     ):
         if value not in choices:
             raise UserError(f"config: data.{field} is {value!r}; choose one of {sorted(choices)}.")
+    known = modality_names(config)
+    if unknown := sorted(set(config.only_modalities) - set(known)):
+        raise UserError(
+            f"config: data.only_modalities names {unknown}; the modalities are {list(known)}."
+        )
     return SOURCES[config.source](config)
+
+
+def modality_names(config: DataConfig) -> tuple[str, ...]:
+    """Of the images and, where columns of a table are read, of the tables."""
+    names = []
+    for name, modality in config.modalities.items():
+        names.append(name)
+        if modality.numeric_columns or modality.categorical_columns:
+            names.append(f"{name}_table")
+    return tuple(names)
 
 
 def _phantoms(config: DataConfig) -> Dataset:
@@ -101,6 +123,10 @@ def _phantoms(config: DataConfig) -> Dataset:
         }
     except ValueError as error:
         raise UserError(f"config: data.phantoms: {error}") from error
+    if config.only_modalities:
+        splits = {s: OnlyModalities(of, config.only_modalities) for s, of in splits.items()}
+    if config.in_memory:
+        splits = {split: InMemory(source) for split, source in splits.items()}
     return Dataset(
         **splits,
         transform=_augmentation(config, shared_geometry=True),
@@ -113,8 +139,12 @@ def _files(config: DataConfig) -> Dataset:
     by_split: dict[str, dict[str, Source]] = {name: {} for name in SPLITS}
     parts: dict[str, Mapping[str, Source]] = {}
     duplicates: dict[str, list[Duplicate]] = {}
+    only = set(config.only_modalities or modality_names(config))
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
+        # What is not read labels no task either.
+        if not only & {name, f"{name}_table"}:
+            continue
         if not modality.task:
             raise UserError(f"config: {where}.task is empty; name the task that its data label.")
         if not modality.root:
@@ -124,7 +154,9 @@ def _files(config: DataConfig) -> Dataset:
                 "--config configs/brain.py:quick."
             )
         splits = open_location(location(name, modality, config))
-        if config.num_folds and not config.split_folder:
+        if config.duplicates == "group" and not config.split_folder:
+            splits = _drawn_anew(name, splits, config)
+        elif config.num_folds and not config.split_folder:
             splits = _fold(name, splits, config)
         if config.split_folder:
             manifest = load_split(Path(config.split_folder) / f"{name}.json")
@@ -149,7 +181,10 @@ def _files(config: DataConfig) -> Dataset:
         if modality.numeric_columns or modality.categorical_columns:
             splits = _with_table(name, modality, splits)
         for split in SPLITS:
-            by_split[split][name] = splits[split]
+            source = splits[split]
+            if not {spec.name for spec in source.modalities} <= only:
+                source = OnlyModalities(source, [m for m in modality_names(config) if m in only])
+            by_split[split][name] = InMemory(source) if config.in_memory else source
     sources = {
         split: combine(config.pairing, of_modality, evaluation=split != "train")
         for split, of_modality in by_split.items()
@@ -165,6 +200,23 @@ def _files(config: DataConfig) -> Dataset:
         duplicates=duplicates,
         split_seed=config.split_seed,
     )
+
+
+def _drawn_anew(
+    name: str, splits: Mapping[str, Source], config: DataConfig
+) -> Mapping[str, Source]:
+    """Splits of all records of a modality under which near duplicates share one."""
+    whole = Concatenated(list(splits.values()), f"{name} records")
+    grouped = Regrouped(whole, groups_with_duplicates(whole))
+    if config.num_folds:
+        return _fold(name, {"all": grouped}, config)
+    held_out = {"validation": config.validation_fraction, "test": config.test_fraction}
+    try:
+        return split_source(
+            grouped, {"train": 1 - sum(held_out.values()), **held_out}, config.split_seed
+        )
+    except ValueError as error:
+        raise UserError(f"config: data.duplicates=group: {error}, in {name}.") from error
 
 
 def _fold(name: str, splits: Mapping[str, Source], config: DataConfig) -> Mapping[str, Source]:

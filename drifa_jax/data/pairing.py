@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.record import MISSING_LABEL, Record, Source, TaskSpec
 from drifa_jax.errors import UserError
 
@@ -78,6 +79,28 @@ class CombinedSource:
     def group_id(self, index: int) -> str:
         return self._joined([(n, s.group_id(i)) for n, s, i in self._taken(index)])
 
+    def attributes(self, index: int) -> Mapping[str, str]:
+        """Of all parts; where strangers meet, a column is named `source/column`."""
+        taken = self._taken(index)
+        of_parts = [(name, attributes_of(source, i)) for name, source, i in taken]
+        if self._join_ids and len(taken) > 1:
+            return {f"{name}/{key}": cell for name, of in of_parts for key, cell in of.items()}
+        return {key: cell for _, of in reversed(of_parts) for key, cell in of.items()}
+
+    def labelled_part(self, task: str, index: int) -> tuple[str, str]:
+        """Record id and group id of the part that brings a record's label of a task.
+
+        Both name their source, and do not depend on whom the part was paired with. A record
+        without a label answers for itself.
+        """
+        repeated = None if self._repeated is None else self._repeated[index]
+        for k, (source, part) in enumerate(zip(self._sources, self._parts(index), strict=True)):
+            brings = task in {spec.name for spec in source.tasks} and part is not None
+            if brings and (repeated is None or not repeated[k]):
+                name = self._names[k]
+                return f"{name}:{source.record_id(part)}", f"{name}:{source.group_id(part)}"
+        return self.record_id(index), self.group_id(index)
+
     def _parts(self, index: int) -> tuple[Part, ...]:
         if not 0 <= index < len(self._table):
             raise IndexError(f"record {index} is outside the {len(self._table)} records")
@@ -107,6 +130,19 @@ class CombinedSource:
             if repeated is None or not repeated[k]:
                 labels |= {t: y for t, y in record.labels.items() if y != MISSING_LABEL}
         return Record(self._joined(ids), self._joined(groups), images, labels)
+
+
+def labelled_parts(source: Source, task: str) -> tuple[list[str], list[str]]:
+    """Ids and groups of the records that a task's labels belong to, `[n]` each.
+
+    Two runs that pair strangers differently, or leave one modality out, still test the same
+    records of a task; under these names they can be compared record by record.
+    """
+    if isinstance(source, CombinedSource):
+        parts = [source.labelled_part(task, index) for index in range(len(source))]
+    else:
+        parts = [(source.record_id(i), source.group_id(i)) for i in range(len(source))]
+    return [one for one, _ in parts], [group for _, group in parts]
 
 
 class RandomPairs(CombinedSource):

@@ -20,6 +20,7 @@ import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 from pyarrow import parquet
 
+from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source
 from drifa_jax.data.sources import prepared
@@ -106,11 +107,13 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
     pixels, partial = path.with_suffix(".array_record"), path.with_suffix(".partial")
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     rows: list[Record] = []
+    attributes: list[str] = []
     try:
         for index, result in _ahead(pool, functools.partial(_read, source), indices):
             if isinstance(result, Record):
                 writer.write(prepared.encode_record(result, source.modalities))
                 rows.append(Record(result.record_id, result.group_id, {}, result.labels))
+                attributes.append(json.dumps(dict(attributes_of(source, index))))
             else:
                 problems.add(source.record_id(index), result)
             progress(1)
@@ -122,6 +125,7 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
     columns = {
         "record_id": pa.array([row.record_id for row in rows], pa.string()),
         "group_id": pa.array([row.group_id for row in rows], pa.string()),
+        "attributes": pa.array(attributes, pa.string()),
     } | {
         f"label:{task.name}": pa.array([row.labels[task.name] for row in rows], pa.int32())
         for task in source.tasks

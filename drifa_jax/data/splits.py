@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.record import MISSING_LABEL, Record, Source
 
 
@@ -32,6 +33,9 @@ class Subset:
 
     def group_id(self, index: int) -> str:
         return self._source.group_id(int(self._indices[index]))
+
+    def attributes(self, index: int) -> Mapping[str, str]:
+        return attributes_of(self._source, int(self._indices[index]))
 
 
 class Concatenated:
@@ -62,6 +66,10 @@ class Concatenated:
     def group_id(self, index: int) -> str:
         source, place = self._find(index)
         return source.group_id(place)
+
+    def attributes(self, index: int) -> Mapping[str, str]:
+        source, place = self._find(index)
+        return attributes_of(source, place)
 
     def _find(self, index: int) -> tuple[Source, int]:
         if not 0 <= index < len(self):

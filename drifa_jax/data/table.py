@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source, TabularSpec
 from drifa_jax.errors import UserError
@@ -211,6 +212,9 @@ class WithTable:
 
     def group_id(self, index: int) -> str:
         return self._source.group_id(index)
+
+    def attributes(self, index: int) -> Mapping[str, str]:
+        return attributes_of(self._source, index)
 
 
 def add_table(

@@ -136,9 +136,10 @@ class Augment:
 
     def __call__(self, record: Record, generator: np.random.Generator) -> Record:
         shared: Geometry | None = None
-        if self.shared_geometry and self.by_modality:
-            first, settings = next(iter(self.by_modality.items()))
-            image = record.images.get(first, next(iter(record.images.values())))
+        held = [name for name in self.by_modality if name in record.images]
+        if self.shared_geometry and held:
+            settings = next(iter(self.by_modality.values()))
+            image = record.images[held[0]]
             shared = draw_geometry(settings, image.shape[1], image.shape[0], generator)
         images = {}
         # Every modality draws from a generator of its own, seeded in the order of the settings:

@@ -1,7 +1,7 @@
 """ImageNet ResNets into every branch: convolutions and batch norms from the file, the rest fresh.
 
 State dicts of torchvision, timm and Hugging Face `transformers` are read; their names differ,
-their ResNet-18 and -34 do not. Our convolutions carry a bias, which starts at zero.
+their ResNet-18, -34 and -50 do not. Our convolutions carry a bias, which starts at zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import Slot, Tensors, read_slots
 from drifa_jax.interop.torch_weights import load_state_dict
-from drifa_jax.models.backbone import RESNET_PLANS
+from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
 
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _LAYERS = {
@@ -24,6 +24,8 @@ _LAYERS = {
     "norm1": "bn1",
     "conv2": "conv2",
     "norm2": "bn2",
+    "conv3": "conv3",
+    "norm3": "bn3",
     "projection": "downsample.0",
     "projection_norm": "downsample.1",
 }
@@ -44,7 +46,8 @@ def read_imagenet(path: str | Path, network: NetworkDescription) -> Tensors:
 
     Args:
       path: a state dict, `.pth` or `.safetensors`.
-      network: ResNet-18 or -34 plan, with the padding and epsilon of PyTorch's ResNets.
+      network: the plan of the file's ResNet (18, 34 or 50), with the padding and epsilon of
+        PyTorch's ResNets.
 
     Raises:
       UserError: for other layer constants, another architecture, or a damaged file.
@@ -68,10 +71,14 @@ def from_imagenet(
                 f"{needed!r}."
             )
     state = torchvision_names(state)
-    if any(".conv3." in name for name in state):
+    backbone = network.options.backbone
+    is_bottleneck = any(".conv3." in name for name in state)
+    if is_bottleneck != (backbone in BOTTLENECK_BACKBONES) and "conv1.weight" in state:
+        blocks = {True: "bottleneck blocks (ResNet-50 and deeper)", False: "basic blocks"}
         raise UserError(
-            f"{source} is a ResNet of bottleneck blocks (ResNet-50 and deeper), which no backbone "
-            f"here has; use the weights of one of {sorted(RESNET_PLANS)}."
+            f"{source} is a ResNet of {blocks[is_bottleneck]}, but options.backbone is "
+            f"{backbone!r}. The backbones with bottleneck blocks are "
+            f"{sorted(BOTTLENECK_BACKBONES)}."
         )
     if "conv1.weight" not in state:
         raise UserError(
@@ -86,7 +93,7 @@ def from_imagenet(
         tensors |= read_slots(adapted, slots, f"{source} (branch {modality})")
         for path, shape in network.shapes.items():
             if path.startswith(f"branches/{modality}/") and re.search(
-                r"(/conv|/conv1|/conv2|/projection)/bias$", path
+                r"(/conv|/conv1|/conv2|/conv3|/projection)/bias$", path
             ):
                 if "/mfa" not in path:
                     tensors[path] = np.zeros(shape, np.float32)

@@ -24,7 +24,7 @@ from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.keras_graph import KerasGraph, place_layers
 from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import Tensors, read_slots
-from drifa_jax.models.backbone import RESNET_PLANS
+from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
 
 GROUPS = {
     "Conv2D": "conv2d",
@@ -61,6 +61,11 @@ def read_keras(
             f"{path}: Keras pads strided convolutions at the end; weights from it need "
             'options.layers.padding "same", but the network says '
             f"{network.options.layers.padding!r}."
+        )
+    if network.options.backbone in BOTTLENECK_BACKBONES:
+        raise UserError(
+            f"{path}: the authors' Keras network has blocks of two convolutions, the backbone "
+            f"{network.options.backbone!r} has bottleneck blocks; set options.backbone."
         )
     if zipfile.is_zipfile(path):
         config, weights = _open_archive(path)

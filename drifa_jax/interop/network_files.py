@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +29,7 @@ from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.rng import stream
+from drifa_jax.whole_files import written_whole
 
 DESCRIPTION_FILE = "network.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -233,14 +231,9 @@ def write_directory(directory: str | Path, write) -> None:
     directory = Path(directory).absolute()
     refuse_existing(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    with written_whole(directory) as partial:
+        partial.mkdir()
         write(partial)
-        partial.chmod(0o755)
-        os.replace(partial, directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def refuse_existing(path: str | Path) -> None:

@@ -19,7 +19,9 @@ BLOCKS_PER_RESOLUTION = {
     "resnet10": (1, 1, 1, 1),
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
 }
+BOTTLENECK_BACKBONES = {"resnet50"}
 ALL_MFA = ("hifa", "clia")
 ALL_MIFA = ("mgifa", "mlifa")
 
@@ -235,6 +237,8 @@ class Stem(nn.Module):
 class RRABlock(nn.Module):
     """Residual block with MFA between each convolution and its batch norm."""
 
+    expansion = 1
+
     def __init__(
         self, num_in: int, num_out: int, stride: int, mfa_parts: Sequence[str], layers: Layers
     ):
@@ -262,6 +266,41 @@ class RRABlock(nn.Module):
         return F.relu(y + x)
 
 
+class BottleneckRRABlock(nn.Module):
+    """Bottleneck block with MFA after the 1x1 that narrows and after the 3x3, not the last 1x1."""
+
+    expansion = 4
+
+    def __init__(
+        self, num_in: int, num_inside: int, stride: int, mfa_parts: Sequence[str], layers: Layers
+    ):
+        super().__init__()
+        num_out = self.expansion * num_inside
+        self.conv1 = layers.conv(num_in, num_inside, 1, 1)
+        self.mfa1 = MFA(num_inside, mfa_parts) if mfa_parts else None
+        self.norm1 = layers.norm(num_inside)
+        self.conv2 = layers.conv(num_inside, num_inside, 3, stride)
+        self.mfa2 = MFA(num_inside, mfa_parts) if mfa_parts else None
+        self.norm2 = layers.norm(num_inside)
+        self.conv3 = layers.conv(num_inside, num_out, 1, 1)
+        self.norm3 = layers.norm(num_out)
+        reshapes = stride != 1 or num_in != num_out
+        self.projection = layers.conv(num_in, num_out, 1, stride) if reshapes else None
+        self.projection_norm = layers.norm(num_out) if reshapes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x)
+        if self.mfa1 is not None:
+            y = self.mfa1(y)
+        y = self.conv2(F.relu(self.norm1(y)))
+        if self.mfa2 is not None:
+            y = self.mfa2(y)
+        y = self.norm3(self.conv3(F.relu(self.norm2(y))))
+        if self.projection is not None:
+            x = self.projection_norm(self.projection(x))
+        return F.relu(y + x)
+
+
 class Branch(nn.Module):
     """The backbone of one modality: a stem and a row of RRA blocks."""
 
@@ -270,6 +309,7 @@ class Branch(nn.Module):
         num_channels: int,
         width: int,
         blocks_per_resolution: Sequence[int],
+        make_block: type[RRABlock] | type[BottleneckRRABlock],
         mfa_parts: Sequence[str],
         layers: Layers,
     ):
@@ -279,14 +319,14 @@ class Branch(nn.Module):
         self.widths = []
         num_in = width
         for resolution, num_blocks in enumerate(blocks_per_resolution):
-            num_out = width * 2**resolution
+            num_inside = width * 2**resolution
             for block in range(num_blocks):
                 stride = 2 if resolution > 0 and block == 0 else 1
-                self.stages[f"stage_{len(self.widths)}"] = RRABlock(
-                    num_in, num_out, stride, mfa_parts, layers
+                self.stages[f"stage_{len(self.widths)}"] = make_block(
+                    num_in, num_inside, stride, mfa_parts, layers
                 )
-                self.widths.append(num_out)
-                num_in = num_out
+                num_in = make_block.expansion * num_inside
+                self.widths.append(num_in)
 
 
 class StageFusion(nn.Module):
@@ -356,9 +396,10 @@ class TorchDRIFANet(nn.Module):
         super().__init__()
         layers = Layers(padding, batch_norm_epsilon, batch_norm_momentum)
         plan = BLOCKS_PER_RESOLUTION[backbone]
+        block = BottleneckRRABlock if backbone in BOTTLENECK_BACKBONES else RRABlock
         self.dropout_rate = dropout_rate
         self.branches = nn.ModuleDict(
-            {m: Branch(c, width, plan, mfa_parts, layers) for m, c in modalities.items()}
+            {m: Branch(c, width, plan, block, mfa_parts, layers) for m, c in modalities.items()}
         )
         self.widths = next(iter(self.branches.values())).widths
         self.fusion = nn.ModuleDict()

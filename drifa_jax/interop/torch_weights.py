@@ -10,9 +10,7 @@ needs `LayerOptions(padding="symmetric")`, one built by `TorchDRIFANet` its `pad
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from drifa_jax.interop.network_files import (
 )
 from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots, write_slots
 from drifa_jax.models.functional import BatchStatistics, Parameters
+from drifa_jax.whole_files import written_whole
 
 BATCH_COUNTER = "num_batches_tracked"
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -160,8 +159,7 @@ def write_torch(
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = to_torch(network, params, statistics)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    with written_whole(path) as partial:
         if path.suffix == ".safetensors" if safetensors is None else safetensors:
             from safetensors.torch import save_file
 
@@ -170,7 +168,6 @@ def write_torch(
             import torch
 
             torch.save(state, partial)
-        os.replace(partial, path)
 
 
 def _plain_names(state: Mapping[str, Any]) -> Tensors:

@@ -12,6 +12,7 @@ from typing import Protocol
 import jax
 from flax import nnx
 
+from drifa_jax.models.bottleneck import EXPANSION, BottleneckRRABlock
 from drifa_jax.models.convolution import Convolution, LayerOptions
 from drifa_jax.models.rra import RRABlock, optional_mfa
 from drifa_jax.models.window_pool import max_pool_3x3
@@ -21,8 +22,21 @@ RESNET_PLANS: dict[str, tuple[int, ...]] = {
     "resnet10": (1, 1, 1, 1),
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
 }
 """Blocks per resolution; each resolution after the first doubles the width and halves the size."""
+
+BOTTLENECK_BACKBONES = {"resnet50"}
+"""Names of the plans of `BottleneckRRABlock`s, four times as wide outside as inside."""
+
+
+def stage_widths(width: int, blocks_per_resolution: Sequence[int]) -> tuple[int, ...]:
+    """Channels after every stage of a plan, one block a stage."""
+    return tuple(
+        width * 2**resolution
+        for resolution, num_blocks in enumerate(blocks_per_resolution)
+        for _ in range(num_blocks)
+    )
 
 
 class Branch(Protocol):
@@ -76,8 +90,10 @@ class ResidualBranch(nnx.Module):
 
     Args:
       num_channels: channels of the modality's images.
-      width: channels after the stem; the last stages have 8 times as many in four resolutions.
+      width: channels after the stem; the last stages have 8 times as many in four resolutions
+        (32 times with bottleneck blocks).
       blocks_per_resolution: for example `RESNET_PLANS["resnet18"]`.
+      bottleneck: whether blocks are those of ResNet-50 instead of ResNet-18 and -34.
       mfa_parts: parts of MFA inside stem and blocks ("hifa", "clia"), or none.
       options: dtype, padding and batch norm constants.
       rngs: key of the initial weights.
@@ -91,27 +107,29 @@ class ResidualBranch(nnx.Module):
         *,
         width: int,
         blocks_per_resolution: Sequence[int],
+        bottleneck: bool = False,
         mfa_parts: Sequence[str] = ("hifa", "clia"),
         options: LayerOptions,
         rngs: nnx.Rngs,
     ):
         self.stem = Stem(num_channels, width, mfa_parts=mfa_parts, options=options, rngs=rngs)
         self.stages = nnx.Dict()
-        widths = []
+        widths: list[int] = []
         num_in = width
+        make_block, expansion = (BottleneckRRABlock, EXPANSION) if bottleneck else (RRABlock, 1)
         for resolution, num_blocks in enumerate(blocks_per_resolution):
-            num_out = width * 2**resolution
+            num_inside = width * 2**resolution
             for block in range(num_blocks):
-                self.stages[f"stage_{len(widths)}"] = RRABlock(
+                self.stages[f"stage_{len(widths)}"] = make_block(
                     num_in,
-                    num_out,
+                    num_inside,
                     2 if resolution > 0 and block == 0 else 1,
                     mfa_parts=mfa_parts,
                     options=options,
                     rngs=rngs,
                 )
-                widths.append(num_out)
-                num_in = num_out
+                num_in = expansion * num_inside
+                widths.append(num_in)
         self.stage_widths = tuple(widths)
 
     def stage(

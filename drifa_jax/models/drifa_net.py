@@ -10,10 +10,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbone import RESNET_PLANS, Branch, ResidualBranch
+from drifa_jax.models.backbone import (
+    BOTTLENECK_BACKBONES,
+    RESNET_PLANS,
+    Branch,
+    ResidualBranch,
+    stage_widths,
+)
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.dropout import monte_carlo_dropout
-from drifa_jax.models.heads import TaskHead
+from drifa_jax.models.heads import AveragedHeads, TaskHead
 from drifa_jax.models.mifa import MIFA, PresentModalities, zero_absent
 from drifa_jax.models.pooling import average_pool
 from drifa_jax.models.rra import optional_mfa
@@ -22,6 +28,9 @@ from drifa_jax.rng import stream
 from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits
 
 Intermediates = dict[str, jax.Array]
+
+READOUTS = ("concatenate", "average")
+"""How heads read the branches: one head over all features, or one each, averaged."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,9 @@ class NetworkOptions:
       dropout_rate: of Monte Carlo dropout.
       mfa_parts: parts of MFA inside stem and RRA blocks, of "hifa" and "clia".
       stage_mfa_parts: parts of the extra MFA after each stage but the last.
-      mifa_parts: parts of MIFA, of "mgifa" and "mlifa"; none leaves plain concatenation.
+      mifa_parts: parts of MIFA, of "mgifa" and "mlifa"; none leaves the branches apart.
+      readout: "concatenate" gives each head the features of all modalities, as in the paper;
+        "average" gives each modality its own head and averages their probabilities.
       layers: dtype, padding and batch norm constants.
     """
 
@@ -44,6 +55,7 @@ class NetworkOptions:
     mfa_parts: tuple[str, ...] = ("hifa", "clia")
     stage_mfa_parts: tuple[str, ...] = ("hifa", "clia")
     mifa_parts: tuple[str, ...] = ("mgifa", "mlifa")
+    readout: str = "concatenate"
     layers: LayerOptions = field(default_factory=LayerOptions)
 
     def __post_init__(self):
@@ -55,6 +67,8 @@ class NetworkOptions:
             )
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1).")
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout is {self.readout!r}; choose one of {READOUTS}.")
         for name, allowed in (
             ("mfa_parts", ("hifa", "clia")),
             ("stage_mfa_parts", ("hifa", "clia")),
@@ -147,9 +161,15 @@ class DRIFANet(nnx.Module):
                 layers=options.layers,
                 rngs=rngs,
             )
-        num_features = self.stage_widths[-1] * len(self.modalities)
+        num_features = self.stage_widths[-1]
+        self.averages = options.readout == "average"
         self.heads = nnx.Dict(
-            {task: TaskHead(num_features, k, rngs=rngs) for task, k in tasks.items()}
+            {
+                task: AveragedHeads(self.modalities, num_features, k, rngs=rngs)
+                if self.averages
+                else TaskHead(num_features * len(self.modalities), k, rngs=rngs)
+                for task, k in tasks.items()
+            }
         )
 
     def __call__(
@@ -213,7 +233,10 @@ class DRIFANet(nnx.Module):
                 features = self._drop(features, dropout_key, name)
             features = self._fuse(name, features, present, seen)
         features = zero_absent(self._drop(features, dropout_key, "fused"), present)
-        seen["pooled"] = jnp.concatenate([average_pool(features[m]) for m in self.modalities], -1)
+        pooled = {m: average_pool(features[m]) for m in self.modalities}
+        seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
+        if self.averages:
+            return {task: head(pooled, present) for task, head in self.heads.items()}, seen
         return {task: head(seen["pooled"]) for task, head in self.heads.items()}, seen
 
     def _stage(self, number, features, train, present):
@@ -277,16 +300,18 @@ def drifa_net(
             num_channels,
             width=options.width,
             blocks_per_resolution=RESNET_PLANS[options.backbone],
+            bottleneck=options.backbone in BOTTLENECK_BACKBONES,
             mfa_parts=options.mfa_parts,
             options=options.layers,
             rngs=rngs,
         )
         for m, num_channels in modalities.items()
     }
-    if tables and not branches:
-        raise ValueError("A network needs at least one modality of images beside its tables.")
-    for m, num_features in (tables or {}).items():
+    if branches:
         widths = next(iter(branches.values())).stage_widths
+    else:
+        widths = stage_widths(options.width, RESNET_PLANS[options.backbone])
+    for m, num_features in (tables or {}).items():
         branches[m] = TabularBranch(num_features, widths, dtype=options.layers.dtype, rngs=rngs)
     return DRIFANet(branches, tasks, options=options, rngs=rngs)
 

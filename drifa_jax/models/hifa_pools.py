@@ -18,6 +18,7 @@ from drifa_jax.models.pointwise import Weights, pointwise
 from drifa_jax.models.pooling import (
     at_least_float32,
     average_pool,
+    holds_extreme,
     over_space,
     share_of_extreme,
     spatial_axes,
@@ -48,7 +49,7 @@ def _forward(conv1, conv2, conv3, conv4, x):
     gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
     fourth = pointwise(gate3, conv4)
     max2, max4 = (jnp.max(m, axis=spatial_axes(x)) for m in (gate2, fourth))
-    holds4 = fourth == over_space(max4, x)
+    holds4 = holds_extreme(fourth, max4)
     dtype = at_least_float32(x)
     pools = average_pool(gate1), max2.astype(dtype), average_pool(gate3), max4.astype(dtype)
     kernels = [conv[0] for conv in (conv1, conv2, conv3, conv4)]

@@ -53,9 +53,23 @@ def share_of_extreme(x: FeatureMap, extreme: Pooled, cotangent: Pooled) -> Featu
       extreme: `[b, c]`, its minimum or maximum, in the dtype of `x`.
       cotangent: `[b, c]`, in at least float32; positions that hold the extreme share it alike.
     """
-    holds = x == over_space(extreme, x)
+    holds = holds_extreme(x, extreme)
     share = cotangent / jnp.sum(holds, spatial_axes(x), dtype=cotangent.dtype)
     return jnp.where(holds, over_space(share, x), jnp.zeros((), x.dtype))
+
+
+def holds_extreme(x: FeatureMap, extreme: Pooled) -> jax.Array:
+    """Where a map holds its minimum or maximum over space, up to rounding.
+
+    XLA may compute the map twice, once to reduce it and once to compare, and contract other
+    products and sums into one operation; an exact comparison then finds no position at all and
+    loses the gradient.
+    """
+    info = jnp.finfo(x.dtype)
+    slack = info.eps * (8 if info.bits >= 32 else 1)
+    extreme = over_space(extreme, x)
+    size = jnp.maximum(jnp.abs(extreme), jnp.ones((), x.dtype))
+    return jnp.abs(x - extreme) <= jnp.asarray(slack, x.dtype) * size
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -25,6 +25,7 @@ from drifa_jax.predict.exported import (
 )
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.uncertainty.mc_dropout import make_sampler
+from drifa_jax.whole_files import written_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-5
@@ -49,18 +50,15 @@ def export(predictor: Predictor, path: Path) -> dict[str, Any]:
     card = _card(predictor)
     card["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
     card["card_sha256"] = card_digest(card)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(CARD, json.dumps(card, indent=2, allow_nan=False))
-            for name, data in parts.items():
-                archive.writestr(name, data)
-        verify(predictor, temporary)
-        temporary.replace(path)
+        with written_whole(path) as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(CARD, json.dumps(card, indent=2, allow_nan=False))
+                for name, data in parts.items():
+                    archive.writestr(name, data)
+            verify(predictor, partial)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return card
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from drifa_jax.errors import UserError
 from drifa_jax.predict.decisions import REFERRAL_MEASURE, TaskDecisions
 from drifa_jax.uncertainty.measures import Uncertainty
+from drifa_jax.whole_files import written_whole
 
 SHOWN_MEASURES = (
     "predictive_entropy",
@@ -103,10 +104,9 @@ class Prediction:
         write = WRITERS.get(path.suffix.lower())
         if write is None:
             raise UserError(f"{path}: the name must end in one of {', '.join(WRITERS)}.")
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            write(self.rows(), temporary)
-            temporary.replace(path)
+            with written_whole(path) as partial:
+                write(self.rows(), partial)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
 

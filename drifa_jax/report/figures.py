@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from drifa_jax.whole_files import written_whole
 
 TRAINED, VALIDATED = "#4c72b0", "#c44e52"
 
@@ -49,7 +50,6 @@ def learning_curves(lines: Sequence[dict[str, Any]], path: Path, *, synthetic: b
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure under a temporary name and renames it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=150, format=path.suffix[1:])
-    os.replace(temporary, path)
+    """Writes a figure, whole or not at all."""
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix[1:])

@@ -63,6 +63,7 @@ def network_options(model: ModelConfig) -> NetworkOptions:
             mfa_parts=model.mfa_parts,
             stage_mfa_parts=model.stage_mfa_parts,
             mifa_parts=model.mifa_parts,
+            readout=model.readout,
             layers=LayerOptions(
                 dtype=jnp.dtype(model.compute_dtype),
                 padding=model.padding,

@@ -44,13 +44,20 @@ class Interrupted(Exception):
         self.number = number
 
 
-def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> TrainState:
+def train(
+    experiment: Experiment,
+    predict: SplitPredictor,
+    workdir: Path,
+    program: Program | None = None,
+) -> TrainState:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
     Args:
       experiment: what is trained, on what.
       predict: validates at the end of each epoch.
       workdir: of the run, claimed by the caller.
+      program: of an experiment that differs in its seed at most, so that several runs share one
+        compilation; None compiles anew.
 
     Returns:
       The state with the lowest validation loss; of an ensemble, each member's own.
@@ -61,7 +68,8 @@ def train(experiment: Experiment, predict: SplitPredictor, workdir: Path) -> Tra
     """
     config = experiment.config.train
     layout = layout_of(experiment.config)
-    program = Program(experiment, layout)
+    program = program or Program(experiment, layout)
+    program.use_seed(config.seed)
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(program.template)
         if restored is None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import jax
 import optax
 
+from drifa_jax.train.stacking import stacked
+
 SCHEDULES = ("constant", "cosine")
 
 
@@ -50,12 +52,12 @@ def make_optimizer(
     parts.append(optax.scale_by_adam())
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_kernels))
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+    return stacked(optax.chain(*parts, optax.scale_by_learning_rate(rate)))
 
 
-def _kernels(params):
+def _kernels(stacks):
     """True for matrices and convolution kernels; scales and biases are not decayed."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    return jax.tree.map(lambda values: values.ndim - 1 > 1, stacks)
 
 
 @dataclass(frozen=True)

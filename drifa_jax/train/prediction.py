@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.data.record import Source
 from drifa_jax.sharding import Layout, layout_of, replicated
@@ -96,7 +97,9 @@ class SplitPredictor:
             return seen | {"logits": jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), logits)}
 
         # Replicated, so that every process holds the whole result.
-        self._step = jax.jit(step, out_shardings=replicated(layout.mesh))
+        self._step = jax.jit(
+            step, out_shardings=replicated(layout.mesh), compiler_options=compiler_options()
+        )
 
     def __call__(self, params: Any, statistics: Any, batches: Iterable[Mapping]) -> SplitLogits:
         """Logits and labels of every valid record, ordered by its index.

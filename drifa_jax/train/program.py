@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
@@ -49,7 +50,12 @@ class Program:
                 jax.tree.map(lambda leaf: leaf.sharding, self.template),
                 replicated(layout.mesh),
             ),
+            compiler_options=compiler_options(),
         )
+
+    def use_seed(self, seed: int) -> None:
+        """Runs with the keys of another seed from here on; nothing is compiled anew."""
+        self._keys = put_keys(seed, self._layout)
 
     def __call__(
         self, state: TrainState, batch: Mapping[str, Any], asked: int

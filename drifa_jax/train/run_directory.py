@@ -20,6 +20,7 @@ import jax
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
+from drifa_jax.whole_files import written_whole
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -30,10 +31,9 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it, so that readers never see half."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    """Writes a text file so that readers never see half of it."""
+    with written_whole(path) as partial:
+        partial.write_text(text)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.rng import stream
 from drifa_jax.train.losses import TaskLoss, total_loss
+from drifa_jax.train.stacking import stack
 from drifa_jax.train.state import TrainState
 
 Batch = Mapping[str, Any]
@@ -71,7 +72,7 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
-        sums |= {"total": total, "gradient_norm": optax.tree.norm(gradients)}
+        sums |= {"total": total, "gradient_norm": optax.tree.norm(stack(gradients))}
         return (
             TrainState(
                 step=state.step + 1,

@@ -53,6 +53,7 @@ def test_prepared_records_equal_the_source(tmp_path):
     assert prepared["train"].tasks == splits["train"].tasks
     for split in splits:
         assert_same_records(prepared[split], splits[split])
+        assert prepared[split].attributes(0) == splits[split].attributes(0) != {}
         for task in ("tumour", "stroke"):
             expected = splits[split].labels(task)
             np.testing.assert_array_equal(prepared[split].labels(task), expected)

@@ -34,11 +34,12 @@ def plain_network(modalities, **options):
 
 
 def third_party(depths=(2, 2, 2, 2), kind="basic"):
-    """A ResNet of `transformers` with random weights and batch statistics."""
+    """A ResNet of `transformers`, four channels wide, with random weights and statistics."""
     torch.manual_seed(0)
+    expansion = {"basic": 1, "bottleneck": 4}[kind]
     config = transformers.ResNetConfig(
         embedding_size=4,
-        hidden_sizes=[4, 8, 16, 32],
+        hidden_sizes=[4 * expansion, 8 * expansion, 16 * expansion, 32 * expansion],
         depths=list(depths),
         layer_type=kind,
         downsample_in_first_stage=False,
@@ -61,10 +62,15 @@ def arrays(model):
     }
 
 
-def test_features_equal_a_third_party_resnet():
+@pytest.mark.parametrize(
+    ("backbone", "depths", "kind"),
+    [("resnet18", (2, 2, 2, 2), "basic"), ("resnet50", (3, 4, 6, 3), "bottleneck")],
+    ids=["resnet18", "resnet50"],
+)
+def test_features_equal_a_third_party_resnet(backbone, depths, kind):
     """Colour, and grey against the same grey image in all three colours; odd sizes too."""
-    model = third_party()
-    network = plain_network({"colour": 3, "grey": 1})
+    model = third_party(depths, kind)
+    network = plain_network({"colour": 3, "grey": 1}, backbone=backbone)
     tensors = from_imagenet(arrays(model), network)
     params, statistics = network.assemble(tensors, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -79,13 +85,20 @@ def test_features_equal_a_third_party_resnet():
             wanted = model(
                 torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), output_hidden_states=True
             ).hidden_states
-        # One hidden state after the stem and one after each resolution of two blocks.
-        for resolution in range(4):
-            found = np.asarray(seen[f"stage_{2 * resolution + 1}/rra/{modality}"])
+        # One hidden state after the stem and one after the last block of each resolution.
+        for resolution, last in enumerate(np.cumsum(depths) - 1):
+            found = np.asarray(seen[f"stage_{last}/rra/{modality}"])
             reference = wanted[resolution + 1].numpy().transpose(0, 2, 3, 1)
             assert found.shape == reference.shape
             error = np.abs(found - reference).max() / np.abs(reference).max()
             assert error < 1e-5, (modality, resolution, error)
+
+
+def test_bottleneck_names_of_all_libraries_are_one():
+    torchvision = torchvision_names(arrays(third_party((1, 1, 1, 1), "bottleneck")))
+    parts = {name.removeprefix("layer3.0.").rsplit(".", 1)[0] for name in torchvision}
+    assert {"conv1", "conv2", "conv3", "bn1", "bn2", "bn3", "downsample.0"} <= parts
+    assert torchvision["layer3.0.conv3.weight"].shape == (64, 16, 1, 1)
 
 
 def test_all_libraries_names_are_one():
@@ -122,8 +135,10 @@ def test_other_padding_and_epsilon_are_refused():
 
 def test_other_architectures_are_refused():
     network = plain_network({"a": 3})
-    with pytest.raises(UserError, match="bottleneck"):
+    with pytest.raises(UserError, match=r"of bottleneck blocks .*backbone is 'resnet18'"):
         from_imagenet({"conv1.weight": 0, "layer1.0.conv3.weight": 0}, network)
+    with pytest.raises(UserError, match=r"of basic blocks, but .* is 'resnet50'"):
+        from_imagenet({"conv1.weight": 0}, plain_network({"a": 3}, backbone="resnet50"))
     with pytest.raises(UserError, match="no first convolution"):
         from_imagenet({"blocks.0.attn.qkv.weight": np.zeros(3)}, network)
     deeper = arrays(third_party(depths=(3, 4, 6, 3)))

@@ -201,6 +201,12 @@ def test_a_foreign_graph_is_named_at_its_layer(described, tmp_path):
         read_keras(file, described)
 
 
+def test_bottleneck_backbones_are_refused(written):
+    options = NetworkOptions(width=2, backbone="resnet50")
+    with pytest.raises(UserError, match="'resnet50' has bottleneck blocks"):
+        read_keras(written[0], NetworkDescription({"a": 3}, {"cell": 5}, options))
+
+
 def test_symmetric_padding_is_refused(written):
     options = NetworkOptions(width=2, layers=LayerOptions(padding="symmetric"))
     with pytest.raises(UserError, match=r'need options.layers.padding "same"'):
@@ -277,10 +283,59 @@ def keras_graph(network, generation):
     }
 
 
-@pytest.mark.parametrize("generation", [2, 3])
-def test_an_archive_is_read_by_its_graph(generation, tmp_path):
+def in_keras_order(graph):
+    """Layer names as Keras sorts a functional model: by depth from the outputs, deepest first,
+    and within a depth by first visit of a depth-first walk from the outputs.
+    """
+    from drifa_jax.interop.keras_graph import KerasGraph
+
+    parsed = KerasGraph(graph, "graph")
+    visit, finished = {}, []
+
+    def walk(name):
+        if name in visit:
+            return
+        visit[name] = len(visit)
+        for above, _ in parsed.layers[name].inputs:
+            walk(above)
+        finished.append(name)
+
+    for name, _ in parsed.outputs:
+        walk(name)
+    depth = dict.fromkeys(visit, 0)
+    for name in reversed(finished):
+        for above, _ in parsed.layers[name].inputs:
+            depth[above] = max(depth[above], depth[name] + 1)
+    return sorted(visit, key=lambda name: (-depth[name], visit[name]))
+
+
+@pytest.mark.parametrize("num_modalities", [1, 2, 3])
+def test_groups_are_numbered_as_keras_sorts_layers(num_modalities):
+    """Two modalities are also checked by the authors' files; three have none."""
+    from drifa_jax.interop import keras
+    from drifa_jax.interop.keras_graph import KerasGraph, place_layers
+
     network = NetworkDescription(
-        {"a": 3, "b": 1}, {"cell": 5, "skin": 2}, NetworkOptions(width=2, backbone="resnet10")
+        dict.fromkeys("abc"[:num_modalities], 3), {"cell": 5, "skin": 2}, NetworkOptions(width=2)
+    )
+    graph = keras_graph(network, 3)
+    layers = {layer["name"]: layer for layer in graph["config"]["layers"]}
+    graph["config"]["layers"] = [layers[name] for name in in_keras_order(graph)]
+    parsed = KerasGraph(graph, "graph")
+    groups = keras._groups_of_graph(parsed)
+    places = place_layers(parsed, num_modalities)
+    found = {place: groups[layer] for place, layer in places.items()}
+    assert found == keras._canonical_places(network)
+
+
+MODALITIES = [{"a": 3, "b": 1}, {"a": 3, "b": 1, "c": 3}]
+
+
+@pytest.mark.parametrize("modalities", MODALITIES, ids=["two", "three"])
+@pytest.mark.parametrize("generation", [2, 3])
+def test_an_archive_is_read_by_its_graph(generation, modalities, tmp_path):
+    network = NetworkDescription(
+        modalities, {"cell": 5, "skin": 2}, NetworkOptions(width=2, backbone="resnet10")
     )
     tensors = random_tensors(network)
     write_weights(tmp_path / "w.h5", network, tensors)

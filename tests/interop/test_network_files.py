@@ -145,6 +145,48 @@ def test_a_fresh_head_is_said_aloud(twin_file, tmp_path, capsys):
         drifa(convert, *arguments, tmp_path / "no", "--fresh-head", "stage")
 
 
+CONFIG = """
+from drifa_jax.config import default_config, modality
+
+def get_config(variant=""):
+    config = default_config()
+    config.data.modalities = {
+        "mri": modality(height=16, width=16, channels=1),
+        "ct": modality(height=32, width=32, channels=1),
+    }
+    config.data.phantoms.num_train = config.data.phantoms.num_validation = 4
+    config.data.phantoms.num_test = 4
+    config.model.width, config.model.backbone = 2, "resnet10"
+    config.model.padding = "symmetric"
+    return config
+"""
+
+
+def test_a_training_config_describes_the_network(tmp_path, capsys):
+    """`--config FILE.py` takes modalities, tasks and options from what a run would train."""
+    from drifa_jax.cli import main
+
+    file = tmp_path / "study.py"
+    file.write_text(CONFIG)
+    network = NetworkDescription({"mri": 1, "ct": 1}, {"tumour": 4, "stroke": 3}, TINY.options)
+    drawn = np.random.default_rng(0)
+    tensors = {
+        path: drawn.standard_normal(shape).astype(np.float32)
+        for path, shape in network.shapes.items()
+    }
+    write_torch(tmp_path / "twin.pth", network, *network.assemble(tensors))
+    arguments = ["convert", "--from", "torch", "--input", str(tmp_path / "twin.pth")]
+    arguments += ["--config", str(file), "--output", str(tmp_path / "net")]
+    # An override reaches the description: it no longer fits the file.
+    assert main([*arguments, "--config.model.width=4"]) == 1
+    assert "does not fit the network" in capsys.readouterr().err
+    assert main(arguments) == 0
+    _, params, _, found = load_network(tmp_path / "net")
+    assert found == network
+    path = "heads/tumour/linear/kernel"
+    np.testing.assert_array_equal(flatten(params)[path], tensors[path])
+
+
 class Payload:
     """Unpickling it would write a file."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from drifa_jax.interop import torch_drifa_net
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import flatten, read_slots
@@ -21,7 +22,7 @@ from drifa_jax.interop.torch_weights import (
     torch_twin,
     write_torch,
 )
-from drifa_jax.models.backbone import RESNET_PLANS
+from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions
 
@@ -68,6 +69,9 @@ def assert_same(found, wanted, tolerance):
 
 # A plan of three blocks, which compiles in a third of the time of a ResNet-18.
 RESNET_PLANS["three_blocks"] = BLOCKS_PER_RESOLUTION["three_blocks"] = (1, 2)
+RESNET_PLANS["three_bottlenecks"] = BLOCKS_PER_RESOLUTION["three_bottlenecks"] = (1, 2)
+BOTTLENECK_BACKBONES.add("three_bottlenecks")
+torch_drifa_net.BOTTLENECK_BACKBONES.add("three_bottlenecks")
 
 THREE = NetworkDescription(
     {"mri": 1, "ct": 3, "pet": 1},
@@ -92,10 +96,18 @@ DEEP = NetworkDescription(
         layers=LayerOptions(padding="symmetric", batch_norm_epsilon=1e-5),
     ),
 )
+# A first block that projects without a stride, one that projects with it, one that does neither.
+BOTTLENECKS = NetworkDescription(
+    {"mri": 1, "ct": 3}, {"tumour": 3}, NetworkOptions(width=2, backbone="three_bottlenecks")
+)
 SIZES = {"mri": (32, 32), "ct": (33, 48), "pet": (40, 31)}
 
 
-@pytest.mark.parametrize("network", [THREE, DEEP], ids=["three-modalities", "resnet34-symmetric"])
+@pytest.mark.parametrize(
+    "network",
+    [THREE, DEEP, BOTTLENECKS],
+    ids=["three-modalities", "resnet34-symmetric", "bottlenecks"],
+)
 def test_logits_and_intermediates_agree_in_float32(network):
     twin = random_twin(network)
     images = random_images(network, SIZES, np.float32)
@@ -111,14 +123,14 @@ def test_logits_and_intermediates_agree_in_float32(network):
     assert_same(seen, {name: as_nhwc(x) for name, x in wanted_seen.items()}, 1e-5)
 
 
-@pytest.fixture(scope="module")
-def float64_step():
+@pytest.fixture(scope="module", params=["three_blocks", "three_bottlenecks"])
+def float64_step(request):
     """One training step of Adam in both frameworks, in float64."""
     layers = LayerOptions(dtype=jnp.float64, batch_norm_unbiased=True)
     network = NetworkDescription(
         {"mri": 1, "ct": 3},
         {"tumour": 3, "grade": 4},
-        NetworkOptions(width=2, backbone="three_blocks", layers=layers),
+        NetworkOptions(width=2, backbone=request.param, layers=layers),
     )
     labels = {"tumour": np.array([0, 2]), "grade": np.array([3, 1])}
     twin = random_twin(network, torch.float64)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifa_jax.models.pooling import average_pool, max_pool, min_pool
+from drifa_jax.models.pooling import average_pool, max_pool, min_pool, share_of_extreme
 
 
 @pytest.mark.parametrize("space", [(), (4,), (3, 4), (2, 3, 2)], ids=str)
@@ -33,3 +33,14 @@ def test_extremes_map_over_an_ensemble_axis():
 @pytest.mark.parametrize("pool", [max_pool, min_pool, average_pool])
 def test_pools_of_bfloat16_are_float32(pool):
     assert pool(jnp.ones((2, 3, 4), jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_is_not_lost_where_the_map_was_computed_again_with_other_rounding(dtype):
+    """The extreme is the next representable number after the one in the map."""
+    x = jnp.array([[[0.3], [1.5], [-1.5]]], dtype)
+    ulp = jnp.finfo(dtype).eps
+    for extreme, row in ((x[:, 1] + ulp, 1), (x[:, 2] - ulp, 2)):
+        assert extreme[0, 0] != x[0, row, 0]
+        gradient = share_of_extreme(x, extreme, jnp.ones((1, 1), jnp.float32))
+        np.testing.assert_array_equal(gradient[0, :, 0], np.eye(3)[row])

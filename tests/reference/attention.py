@@ -95,3 +95,17 @@ def rra(x, w, statistics, stride):
         x = convolution(x, w["projection"], stride)
         x = batch_norm(x, w["projection_norm"], of("projection_norm"))
     return np.maximum(y + x, 0.0)
+
+
+def bottleneck(x, w, statistics, stride):
+    """Bottleneck RRA block of a batch; batch statistics where `statistics` is None."""
+    of = (lambda name: None) if statistics is None else statistics.get
+    y = mfa(convolution(x, w["conv1"], 1), w["mfa1"])
+    y = np.maximum(batch_norm(y, w["norm1"], of("norm1")), 0.0)
+    y = mfa(convolution(y, w["conv2"], stride), w["mfa2"])
+    y = np.maximum(batch_norm(y, w["norm2"], of("norm2")), 0.0)
+    y = batch_norm(convolution(y, w["conv3"], 1), w["norm3"], of("norm3"))
+    if "projection" in w:
+        x = convolution(x, w["projection"], stride)
+        x = batch_norm(x, w["projection_norm"], of("projection_norm"))
+    return np.maximum(y + x, 0.0)

@@ -111,6 +111,9 @@ class BuiltSource:
     def group_id(self, index: int) -> str:
         return self._groups[index]
 
+    def attributes(self, index: int) -> dict[str, str]:
+        return dict(self.rows[self._ids[index]])
+
 
 def built_splits(
     folder: str | Path,

@@ -20,6 +20,7 @@ from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
 from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
 from drifa_jax.errors import UserError
+from drifa_jax.extras import optional
 
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "brain": (40, 80),
@@ -76,11 +77,7 @@ class _Slice:
 
 
 def _pydicom():
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError('Reading DICOM needs pydicom: pip install "drifa-jax[medical]".') from error
-    return pydicom
+    return optional("pydicom", "Reading DICOM", "medical")
 
 
 def scan_series(

@@ -112,6 +112,7 @@ class ManifestSource:
             TaskSpec(task, _classes(rows, column, (classes or {}).get(task)))
             for task, column in columns.tasks.items()
         )
+        self._described = tuple(name for name in rows[0] if name not in columns.names)
         self._entries = self._read(rows, columns, problems)
         problems.settle("Correct the table.", quarantine)
         if not self._entries:
@@ -144,6 +145,12 @@ class ManifestSource:
 
     def group_id(self, index: int) -> str:
         return self._entries[index].group
+
+    def attributes(self, index: int) -> dict[str, str]:
+        """The cells of the columns that mean nothing else, "" where missing."""
+        row = self._entries[index].row
+        cells = {name: row.get(name) for name in self._described}
+        return {name: "" if is_missing(cell) else cell for name, cell in cells.items()}
 
     @property
     def rows(self) -> dict[str, Row]:

@@ -17,6 +17,7 @@ from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
 from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
 from drifa_jax.errors import UserError
+from drifa_jax.extras import optional
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Plane -> axis of the canonical volume that its slices are counted along."""
@@ -26,11 +27,7 @@ PERCENTILES = (0.5, 99.5)
 
 
 def _nibabel():
-    try:
-        import nibabel
-    except ImportError as error:
-        raise UserError('Reading NIfTI needs nibabel: pip install "drifa-jax[medical]".') from error
-    return nibabel
+    return optional("nibabel", "Reading NIfTI", "medical")
 
 
 def nifti_splits(

@@ -224,6 +224,17 @@ class PhantomSource:
         """
         return self._column(self._evidence, task).copy()
 
+    def attributes(self, index: int) -> dict[str, str]:
+        """Of each task, the modalities that show its lesion, for subgroups."""
+        shown = {}
+        for name, task in TASKS.items():
+            kind = task.spec.classes[self._labels[name][index]]
+            visible = EVIDENCE_KINDS[self._evidence[name][index]]
+            shown[f"{name}/evidence"] = (
+                "no lesion" if kind == task.healthy else " and ".join(visible) or "neither"
+            )
+        return shown
+
     def patient(self, index: int) -> phantom_anatomy.Patient:
         """The numbers behind one record: head and lesions, before any picture is drawn."""
         index = self._checked(index)

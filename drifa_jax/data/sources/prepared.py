@@ -85,7 +85,8 @@ class PreparedSource:
         names = [f"{split}-{number:05d}" for number in range(len(shards))]
         try:
             self._index = pa.concat_tables(
-                [parquet.read_table(folder / f"{name}.parquet") for name in names]
+                [parquet.read_table(folder / f"{name}.parquet") for name in names],
+                promote_options="default",  # older sets have no attributes
             ).combine_chunks()
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
@@ -128,6 +129,11 @@ class PreparedSource:
 
     def group_id(self, index: int) -> str:
         return self._index["group_id"][index].as_py()
+
+    def attributes(self, index: int) -> dict[str, str]:
+        if "attributes" not in self._index.column_names:
+            return {}
+        return json.loads(self._index["attributes"][index].as_py() or "{}")
 
 
 def open_prepared(folder: str | Path) -> dict[str, PreparedSource]:

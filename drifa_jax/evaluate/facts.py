@@ -1,0 +1,186 @@
+"""What a reader must know beside the scores: the data and their splits, the cost, the machine."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from drifa_jax.data.dataset import Dataset
+from drifa_jax.data.splits import class_counts, group_ids, leaking_groups
+from drifa_jax.predict.predictor import Predictor
+from drifa_jax.train.run_directory import environment
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split: its records, groups, and labelled records of each class of each task."""
+
+    description: str
+    num_records: int
+    num_groups: int
+    class_counts: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What could make a test score too good.
+
+    Attributes:
+      shared_records: record ids in more than one split.
+      shared_groups: groups (patients) in more than one split.
+      single_groups: whether every record is its own group, so that nothing is known of patients.
+      duplicates: images of training records that held-out records have as well and that were
+        removed; None where duplicates were not looked for.
+    """
+
+    shared_records: int
+    shared_groups: int
+    single_groups: bool
+    duplicates: int | None
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The splits of a run, and how well they are kept apart."""
+
+    splits: Mapping[str, SplitSummary]
+    leakage: Leakage
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the network costs.
+
+    Attributes:
+      num_parameters: of one member.
+      flops: of one pass of one record through one member, as XLA counts them before it
+        optimises; None where it does not tell.
+      seconds_per_record: of all members and samples, measured in this evaluation.
+      peak_memory_bytes: of the process, or of the accelerator where it tells.
+      training_seconds: None where the log does not tell.
+    """
+
+    num_parameters: int
+    flops: float | None
+    seconds_per_record: float
+    peak_memory_bytes: int
+    training_seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise_data(dataset: Dataset, *, looked_for_duplicates: bool) -> DataSummary:
+    """The splits as they were trained on, read without decoding an image."""
+    sources = {split: getattr(dataset, split) for split in SPLITS}
+    splits = {
+        split: SplitSummary(
+            source.description,
+            len(source),
+            len(set(group_ids(source))),
+            {
+                task.name: dict(
+                    zip(task.classes, class_counts(source, task.name).tolist(), strict=True)
+                )
+                for task in source.tasks
+            },
+        )
+        for split, source in sources.items()
+    }
+    # Pairs of strangers have joined names: people are compared before pairing.
+    parts = list(dataset.parts.values()) or [sources]
+    ids = [
+        [source.record_id(i) for i in range(len(source))]
+        for part in parts
+        for source in part.values()
+    ]
+    groups = [group_ids(source) for part in parts for source in part.values()]
+    return DataSummary(
+        splits,
+        Leakage(
+            shared_records=sum(_shared_records(part) for part in parts),
+            shared_groups=sum(len(leaking_groups(part)) for part in parts),
+            single_groups=all(
+                len(set(group)) == len(one) for group, one in zip(groups, ids, strict=True)
+            ),
+            duplicates=sum(len(found) for found in dataset.duplicates.values())
+            if looked_for_duplicates
+            else None,
+        ),
+        dataset.synthetic,
+    )
+
+
+def measure_cost(
+    predictor: Predictor, *, seconds_per_record: float, training_seconds: float | None
+) -> Cost:
+    """Parameters and operations of a network, and the memory used so far."""
+    params = predictor.restored.params
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    return Cost(
+        num_parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(one)),
+        flops=_flops(predictor),
+        seconds_per_record=seconds_per_record,
+        peak_memory_bytes=_peak_memory(),
+        training_seconds=training_seconds,
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Command, code, versions and devices of this process."""
+    return environment()
+
+
+def training_environment(run: Path) -> dict[str, Any]:
+    """What the training process wrote of itself; empty where it is missing or damaged."""
+    try:
+        found = json.loads((run / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shared_records(splits: Mapping[str, Any]) -> int:
+    names = [{s.record_id(i) for i in range(len(s))} for s in splits.values()]
+    return sum(len(one) for one in names) - len(set().union(*names))
+
+
+def _flops(predictor: Predictor) -> float | None:
+    """Of one record through one member, by lowering alone: nothing is compiled."""
+    restored = predictor.restored
+    params, statistics = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+        (restored.params, restored.statistics),
+    )
+    images = {
+        spec.name: jax.ShapeDtypeStruct((1, *spec.shape), np.float32)
+        for spec in predictor.description.modalities
+    }
+
+    def answer(params, statistics, images):
+        (logits, _), _ = restored.network.apply(params, statistics, images, train=False)
+        return logits
+
+    analysis = jax.jit(answer).lower(params, statistics, images).cost_analysis()
+    flops = (analysis or {}).get("flops")
+    return float(flops) if flops and flops > 0 else None
+
+
+def _peak_memory() -> int:
+    memory = jax.devices()[0].memory_stats()
+    if memory and "peak_bytes_in_use" in memory:
+        return int(memory["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)

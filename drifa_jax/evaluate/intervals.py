@@ -1,0 +1,269 @@
+"""Error bars: a bootstrap that draws groups (patients, lesions), never single images of them.
+
+Images of one patient resemble each other, so a resample takes or leaves whole patients.
+Intervals hold the middle 95 % of the resampled values (the percentile bootstrap), with two
+exceptions. Resampling adds noise to every calibration bin and so always raises ECE; its interval
+is reflected about the estimate (the basic bootstrap). And where all resamples agree, as for a
+class without a single error, they know nothing of what more patients would show: proportions
+then get the exact binomial interval with the groups as trials, other figures none.
+
+Sources: Efron and Tibshirani, 1993 (percentile and basic bootstrap); Field and Welsh, JRSS B
+2007 (resampling clusters); Clopper and Pearson, 1934 (exact interval).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+
+from drifa_jax.evaluate.points import Points, metrics_of
+from drifa_jax.evaluate.weighted import WeightedMetrics
+
+LEVEL = 0.95
+NUM_RESAMPLES = 2000
+RESAMPLES_A_CHUNK = 32
+"""Drawn and measured together; small enough for the processor's cache. Part of the result: each
+chunk has a random stream of its own, so that any number of threads draws the same resamples."""
+
+REFLECTED = ("ece",)
+PROPORTIONS = ("accuracy", "recall_weighted", "sensitivity", "specificity")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its error bar.
+
+    Attributes:
+      value: the estimate; None where it is undefined.
+      low, high: of the interval; None where there is none.
+      method: "percentile", "basic", "exact" or "none".
+      reason: why there is no value or no interval; "" otherwise.
+      num_undefined: resamples in which the figure was undefined, left out.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    method: str = "none"
+    reason: str = ""
+    num_undefined: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value not in ("", 0, None)} | {
+            key: getattr(self, key) for key in ("value", "low", "high")
+        }
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """All metrics of one task with their intervals.
+
+    Attributes:
+      classes: names.
+      num_records: labelled records.
+      num_groups: groups (patients, lesions) that they belong to.
+      scalars: name -> figure.
+      per_class: name -> one figure for each class.
+      support: labelled records of each class.
+      confusion: `[k][k]`, row: truth, column: call.
+      num_resamples: behind the intervals.
+    """
+
+    classes: tuple[str, ...]
+    num_records: int
+    num_groups: int
+    scalars: dict[str, Interval]
+    per_class: dict[str, list[Interval]]
+    support: list[int]
+    confusion: list[list[int]]
+    num_resamples: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "classes": list(self.classes),
+            "num_records": self.num_records,
+            "num_groups": self.num_groups,
+            "level": LEVEL,
+            "num_resamples": self.num_resamples,
+            "metrics": {name: of.to_json() for name, of in self.scalars.items()},
+            "per_class": {
+                name: {c: of.to_json() for c, of in zip(self.classes, values, strict=True)}
+                for name, values in self.per_class.items()
+            },
+            "support": dict(zip(self.classes, self.support, strict=True)),
+            "confusion_matrix": self.confusion,
+        }
+
+
+def group_numbers(groups: Sequence[str]) -> np.ndarray:
+    """`[n]` integers from 0, equal where the names of the groups are."""
+    return np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1].reshape(-1)
+
+
+def resampled_weights(num_groups: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Chunks of resamples `[r, g]` float64: how often each of the groups was drawn."""
+    starts = range(0, num_resamples, RESAMPLES_A_CHUNK)
+    streams = np.random.SeedSequence(seed).spawn(len(starts))
+    for start, stream in zip(starts, streams, strict=True):
+        count = min(RESAMPLES_A_CHUNK, num_resamples - start)
+        draw = np.random.Generator(np.random.Philox(stream))
+        drawn = draw.integers(0, num_groups, (count, num_groups))
+        drawn += np.arange(count)[:, None] * num_groups
+        counts = np.bincount(drawn.reshape(-1), minlength=count * num_groups)
+        yield counts.reshape(count, num_groups).astype(np.float64)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], dict[str, np.ndarray]],
+    num_groups: int,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """The statistics of every resample, `[num_resamples, ...]`, in the order of the draws.
+
+    Args:
+      statistic: weights `[r, g]` to values `[r, ...]` by name; called from several threads.
+      num_groups: g.
+    """
+    chunks = resampled_weights(num_groups, num_resamples, seed)
+    workers = min(len(os.sched_getaffinity(0)), 8)
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(statistic, chunks))
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def task_metrics(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    classes: Sequence[str],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    ranking: bool = True,
+) -> TaskMetrics:
+    """The metrics of one task with grouped intervals.
+
+    Args:
+      probabilities: `[n, k]`.
+      labels: `[n]`, negative where missing; those records are left out.
+      groups: the group of each record.
+      classes: names of the columns.
+      num_resamples: 0 leaves the intervals out.
+      seed: of the resamples.
+      ranking: whether AUROC and average precision get intervals, at most of the cost.
+
+    Raises:
+      ValueError: where no record has a label.
+
+    Test: tests/evaluate/test_intervals.py.
+    """
+    labels = np.asarray(labels)
+    known = labels >= 0
+    points = metrics_of(probabilities, labels, classes)
+    p, y = np.asarray(probabilities, np.float64)[known], labels[known]
+    number = group_numbers(
+        [group for group, is_known in zip(groups, known, strict=True) if is_known]
+    )
+    num_groups = int(number.max()) + 1
+    drawn: dict[str, np.ndarray] = {}
+    if num_resamples and num_groups > 1:
+        weighted = WeightedMetrics(p, y, number, ranking=ranking)
+        drawn = bootstrap(weighted, num_groups, num_resamples=num_resamples, seed=seed)
+    trials = _trials(y, number, len(classes))
+    scalars = {
+        name: _interval(
+            name, value, drawn.get(name), num_groups, num_groups, points.undefined.get(name, "")
+        )
+        for name, value in points.scalars.items()
+    }
+    per_class = {
+        name: [
+            _interval(
+                name,
+                value,
+                None if name not in drawn else drawn[name][:, k],
+                num_groups,
+                int(trials[name == "specificity"][k]),
+                _why_undefined(name, points, k),
+            )
+            for k, value in enumerate(values)
+        ]
+        for name, values in points.per_class.items()
+    }
+    return TaskMetrics(
+        classes=tuple(classes),
+        num_records=len(y),
+        num_groups=num_groups,
+        scalars=scalars,
+        per_class=per_class,
+        support=points.confusion.sum(1).tolist(),
+        confusion=points.confusion.tolist(),
+        num_resamples=num_resamples if num_groups > 1 else 0,
+    )
+
+
+def percentile(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of the values."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def exact_proportion(value: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Clopper and Pearson's interval of `value * trials` successes in `trials`."""
+    successes, tail = round(value * trials), (1 - level) / 2
+    low = beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    return float(low), float(high)
+
+
+def _interval(
+    name: str,
+    value: float | None,
+    drawn: np.ndarray | None,
+    num_groups: int,
+    trials: int,
+    reason: str,
+) -> Interval:
+    if value is None:
+        return Interval(None, reason=reason or "undefined")
+    if drawn is None:
+        why = "there is only one group to resample" if num_groups < 2 else ""
+        return Interval(value, reason=why)
+    known = drawn[np.isfinite(drawn)]
+    missing = len(drawn) - len(known)
+    if len(known) < len(drawn) / 2:
+        why = f"undefined in {missing} of {len(drawn)} resamples"
+        return Interval(value, reason=why, num_undefined=missing)
+    low, high = percentile(known)
+    if low == high:
+        if name in PROPORTIONS and value in (0.0, 1.0):
+            return Interval(value, *exact_proportion(value, trials), "exact", "", missing)
+        return Interval(value, reason="all resamples give the same value", num_undefined=missing)
+    if name in REFLECTED:
+        low, high = max(2 * value - high, 0.0), min(max(2 * value - low, 0.0), 1.0)
+        return Interval(value, low, high, "basic", "", missing)
+    return Interval(value, low, high, "percentile", "", missing)
+
+
+def _why_undefined(name: str, points: Points, k: int) -> str:
+    support, called = points.confusion.sum(1), points.confusion.sum(0)
+    if name == "precision" and not called[k]:
+        return "the class is never called"
+    if not support[k]:
+        return "the class does not occur among the labels"
+    return "no other class occurs among the labels"
+
+
+def _trials(y: np.ndarray, number: np.ndarray, num_classes: int) -> tuple[list[int], list[int]]:
+    """Groups that hold each class, and groups that hold another."""
+    holding = [len(np.unique(number[y == k])) for k in range(num_classes)]
+    others = [len(np.unique(number[y != k])) for k in range(num_classes)]
+    return holding, others
