@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +62,14 @@ def load(path: Path) -> dict[str, Scores]:
       UserError: when the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = dict(file)
         tasks = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
         return {
             task: Scores(*(arrays[f"{task}/{field}"] for field in Scores.__dataclass_fields__))
             for task in tasks
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and the run is tested again."
         ) from error

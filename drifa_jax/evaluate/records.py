@@ -65,7 +65,7 @@ def answer_records(
     source: Source,
     folder: Path,
     *,
-    records_a_chunk: int = RECORDS_A_CHUNK,
+    records_a_chunk: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Predicts all records of a source, going on where an earlier attempt stopped.
@@ -74,7 +74,7 @@ def answer_records(
       predictor: of the run.
       source: of the records.
       folder: for the chunks; made here, removed by who no longer needs it.
-      records_a_chunk: lost at most by an interruption.
+      records_a_chunk: lost at most by an interruption; `RECORDS_A_CHUNK` when None.
       progress: called with the records done and their number.
 
     Test: tests/evaluate/test_records.py.
@@ -82,6 +82,7 @@ def answer_records(
     if not len(source):
         raise UserError(f"{source.description} holds no records.")
     count = len(source)
+    records_a_chunk = records_a_chunk or RECORDS_A_CHUNK
     ids = tuple(source.record_id(i) for i in range(count))
     _prepare_folder(folder, _plan(predictor, source, ids, records_a_chunk))
     chunks, num_resumed = [], 0
@@ -193,7 +194,8 @@ def _save_chunk(path: Path, chunk: Mapping[str, np.ndarray]) -> None:
 
 def _saved_chunk(path: Path) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(path) as stored:
+        # Opened here, because NumPy leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file) as stored:
             return dict(stored)
     except FileNotFoundError:
         return None

@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.record import MISSING_LABEL, Source
 from drifa_jax.errors import UserError
@@ -74,9 +75,10 @@ class Predictor:
         self.decisions = dict(decisions or {})
         self.detector: ForeignDetector | None = None
         self._features = jax.jit(self._fused_features)
-        self._sampler = make_sampler(
+        sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
         )
+        self._sampler = jax.jit(sampler, compiler_options=compiler_options())
 
     @property
     def num_members(self) -> int:
