@@ -74,7 +74,7 @@ class Predictor:
         self.num_samples, self.seed = num_samples, seed
         self.decisions = dict(decisions or {})
         self.detector: ForeignDetector | None = None
-        self._features = jax.jit(self._fused_features)
+        self._features = jax.jit(self._fused_features, compiler_options=compiler_options())
         sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
         )
