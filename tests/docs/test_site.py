@@ -46,7 +46,9 @@ def test_pages_fetch_nothing_from_other_servers(site):
 def test_the_map_of_the_paper_names_files_that_exist():
     text = (ROOT / "docs" / "paper_map.md").read_text()
     named = set(
-        re.findall(r"`((?:models|train|uncertainty|predict|tests)/[\w/]+(?:\.py|/)?)`", text)
+        re.findall(
+            r"`((?:models|train|uncertainty|predict|explain|ablate|tests)/[\w/]+(?:\.py|/)?)`", text
+        )
     )
     assert len(named) > 20
     for name in named:
