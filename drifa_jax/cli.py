@@ -16,6 +16,8 @@ SUBCOMMANDS: dict[str, str] = {
     "convert": "bring weights from Keras, PyTorch or safetensors, and back",
     "parity": "compare a network with its PyTorch twin, intermediate by intermediate",
     "predict": "diagnose images with a trained network, with uncertainty",
+    "evaluate": "metrics with intervals, figures and one HTML report of a run",
+    "compare": "paired statistics of two or more runs on the same records",
     "export": "write a trained network as one portable file",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""

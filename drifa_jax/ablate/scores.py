@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,8 @@ def save(path: Path, by_task: Mapping[str, Scores]) -> None:
         for task, scores in by_task.items()
         for field in Scores.__dataclass_fields__
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    with written_whole(path) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def load(path: Path) -> dict[str, Scores]:
@@ -64,14 +62,14 @@ def load(path: Path) -> dict[str, Scores]:
       UserError: when the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = dict(file)
         tasks = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
         return {
             task: Scores(*(arrays[f"{task}/{field}"] for field in Scores.__dataclass_fields__))
             for task in tasks
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and the run is tested again."
         ) from error

@@ -73,25 +73,26 @@ def run(options: argparse.Namespace) -> int:
             except Interrupted as interruption:
                 _say(f"{interruption}: state saved. The same command again goes on from here.")
                 code = 128 + interruption.number
-        written = _write_table(config, variants, jobs, failed, workdir)
+        written = _write_table(config, seeds, jobs, failed, workdir)
     for line in written:
         _say(line)
     return code or (1 if failed else 0)
 
 
-def _write_table(config, variants, jobs, failed, workdir: Path) -> list[str]:
-    """Writes the table of all finished jobs; returns what to say at the end."""
-    from drifa_jax.ablate import table
-    from drifa_jax.ablate.variants import left_out
+def _write_table(config, seeds, jobs, failed, workdir: Path) -> list[str]:
+    """Writes the table of all that is finished, asked for now or before; returns what to say."""
+    from drifa_jax.ablate import running, table
+    from drifa_jax.ablate.variants import left_out, variants
     from drifa_jax.train.run_directory import environment, write_whole
 
-    finished = [job for job in jobs if job.is_finished]
+    every = variants(config)
+    finished = [job for job in running.jobs(every, seeds, workdir) if job.is_finished]
     if not finished:
         return ["No network is finished yet, so there is no table."]
     tested: dict[str, list] = {}
     for job in finished:
         tested.setdefault(job.variant.name, []).append(job.scores())
-    document = table.document(variants, tested)
+    document = table.document(every, tested)
     costs = {job.variant.name: job.cost() for job in finished}
     for of_task in document["tasks"].values():
         for row in of_task["rows"]:

@@ -146,7 +146,7 @@ def evaluate_tasks(
             own = {
                 name: of
                 for name, of in values.items()
-                # `stroke/evidence` says nothing of the tumour.
+                # `stroke/lesion shows in` says nothing of the tumour.
                 if name.rpartition("/")[0] not in set(tasks) - {task}
             }
             found[task] = _evaluate_task(
@@ -159,6 +159,7 @@ def prediction_rows(answers: Answers, tasks: Mapping[str, TaskEvaluation]) -> li
     """One flat row a record: what is known, the answer, and its uncertainty beside it."""
     columns = list(dict.fromkeys(name for of in answers.attributes for name in of))
     rows = []
+    called = {task: of.answer.labels for task, of in tasks.items()}
     for number, one in enumerate(answers.record_ids):
         row: Row = {"record_id": one, "group_id": answers.group_ids[number]}
         row |= {name: answers.attributes[number].get(name, "") for name in columns}
@@ -167,10 +168,8 @@ def prediction_rows(answers: Answers, tasks: Mapping[str, TaskEvaluation]) -> li
             label = int(answers.labels[task][number])
             answer = of.answer
             row[f"{task}/true"] = of.classes[label] if label >= 0 else None
-            row[f"{task}/predicted"] = answer.labels[number]
-            row[f"{task}/right"] = (
-                of.classes[label] == answer.labels[number] if label >= 0 else None
-            )
+            row[f"{task}/predicted"] = called[task][number]
+            row[f"{task}/right"] = of.classes[label] == called[task][number] if label >= 0 else None
             for name, p in zip(of.classes, answer.probabilities[number], strict=True):
                 row[f"{task}/p({name})"] = float(p)
             for measure in SHOWN_MEASURES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import zipfile
@@ -25,6 +24,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.train.run_directory import write_whole
 from drifa_jax.uncertainty.measures import Uncertainty
+from drifa_jax.whole_files import written_whole
 
 RECORDS_A_CHUNK = 256
 PLAN_FILE = "plan.json"
@@ -65,7 +65,7 @@ def answer_records(
     source: Source,
     folder: Path,
     *,
-    records_a_chunk: int = RECORDS_A_CHUNK,
+    records_a_chunk: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Predicts all records of a source, going on where an earlier attempt stopped.
@@ -74,7 +74,7 @@ def answer_records(
       predictor: of the run.
       source: of the records.
       folder: for the chunks; made here, removed by who no longer needs it.
-      records_a_chunk: lost at most by an interruption.
+      records_a_chunk: lost at most by an interruption; `RECORDS_A_CHUNK` when None.
       progress: called with the records done and their number.
 
     Test: tests/evaluate/test_records.py.
@@ -82,6 +82,7 @@ def answer_records(
     if not len(source):
         raise UserError(f"{source.description} holds no records.")
     count = len(source)
+    records_a_chunk = records_a_chunk or RECORDS_A_CHUNK
     ids = tuple(source.record_id(i) for i in range(count))
     _prepare_folder(folder, _plan(predictor, source, ids, records_a_chunk))
     chunks, num_resumed = [], 0
@@ -184,18 +185,17 @@ def _prepare_folder(folder: Path, plan: Mapping[str, object]) -> None:
 
 
 def _save_chunk(path: Path, chunk: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, **chunk)
-        os.replace(temporary, path)
+        with written_whole(path) as partial:
+            np.savez(partial, **chunk)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def _saved_chunk(path: Path) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(path) as stored:
+        # Opened here, because NumPy leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file) as stored:
             return dict(stored)
     except FileNotFoundError:
         return None

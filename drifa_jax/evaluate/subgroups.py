@@ -8,7 +8,7 @@ not tested: with many of them some always look significant.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ SMALLEST_GROUP = 20
 SHOWN = ("accuracy", "balanced_accuracy", "auroc", "ece")
 MISSING = "unknown"
 WIDTH_OF_AGE_BAND = 20
+OLDEST = 120
 MOST_VALUES = 12
 """Columns with more values than this are names or codes, not subgroups."""
 
@@ -40,7 +41,7 @@ KNOWN_COLUMNS = {
         "institution",
     ),
     "source": ("source", "dataset", "scanner", "manufacturer", "device"),
-    "evidence": ("evidence",),  # of the phantoms: which modalities show the lesion
+    "evidence": ("lesion shows in",),  # of the phantoms
 }
 """What is looked for when nobody names columns -> spellings, in lower case."""
 
@@ -112,7 +113,8 @@ def subgroup_values(values: Sequence[str]) -> list[str]:
     known = [n for n in numbers if n is not None]
     texts = {v for v, n in zip(values, numbers, strict=True) if n is None and not _is_missing(v)}
     if known and not texts and len(set(known)) > MOST_VALUES / 2:
-        return [_band(n, known) for n in numbers]
+        name = _bands(np.array(known))
+        return [MISSING if n is None else name(n) for n in numbers]
     if len({v for v in values if not _is_missing(v)}) > MOST_VALUES:
         return [MISSING] * len(values)
     return [MISSING if _is_missing(v) else str(v) for v in values]
@@ -169,15 +171,23 @@ def _number(value: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _band(number: float | None, known: Sequence[float]) -> str:
-    if number is None:
-        return MISSING
-    if 0 <= min(known) and max(known) <= 120:
-        low = int(number // WIDTH_OF_AGE_BAND) * WIDTH_OF_AGE_BAND
-        return f"{low} to {low + WIDTH_OF_AGE_BAND - 1}"
+def _bands(known: np.ndarray) -> Callable[[float], str]:
+    """Number -> the name of its band; ages have fixed ones, others those of the quarters."""
+    if known.min() >= 0 and known.max() <= OLDEST:
+
+        def band_of_age(number: float) -> str:
+            low = int(number // WIDTH_OF_AGE_BAND) * WIDTH_OF_AGE_BAND
+            return f"{low} to {low + WIDTH_OF_AGE_BAND - 1}"
+
+        return band_of_age
     edges = np.unique(np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
-    place = int(np.clip(np.searchsorted(edges, number, side="right") - 1, 0, len(edges) - 2))
-    return f"{edges[place]:g} to {edges[place + 1]:g}"
+
+    def band(number: float) -> str:
+        place = int(np.searchsorted(edges, number, side="right")) - 1
+        place = min(max(place, 0), len(edges) - 2)
+        return f"{edges[place]:g} to {edges[place + 1]:g}"
+
+    return band
 
 
 def _is_missing(value: Any) -> bool:

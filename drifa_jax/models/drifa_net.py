@@ -224,7 +224,39 @@ class DRIFANet(nnx.Module):
     ) -> tuple[dict[str, Logits], Intermediates]:
         """Logits and intermediates from the features of `before_dropout`."""
         seen: Intermediates = {}
-        for number in range(len(self.stage_widths)):
+        stages = range(len(self.stage_widths))
+        features = self._stages(stages, features, train, dropout_key, present, seen)
+        return self._read(features, dropout_key, present, seen), seen
+
+    def until_stage(
+        self,
+        number: int,
+        images: Mapping[str, Images],
+        *,
+        train: bool,
+        dropout_key: DropoutKey | None = None,
+        present: PresentModalities | None = None,
+    ) -> dict[str, FeatureMap]:
+        """Features of each modality after stage `number` and its fusion."""
+        features = self.before_dropout(images, train=train, present=present)
+        return self._stages(range(number + 1), features, train, dropout_key, present, {})
+
+    def from_stage(
+        self,
+        number: int,
+        features: Mapping[str, FeatureMap],
+        *,
+        train: bool,
+        dropout_key: DropoutKey | None = None,
+        present: PresentModalities | None = None,
+    ) -> dict[str, Logits]:
+        """Logits from what `until_stage` returned; explanations differentiate here."""
+        stages = range(number + 1, len(self.stage_widths))
+        features = self._stages(stages, features, train, dropout_key, present, {})
+        return self._read(features, dropout_key, present, {})
+
+    def _stages(self, stages, features, train, dropout_key, present, seen: Intermediates):
+        for number in stages:
             name = f"stage_{number}"
             if number > 0:
                 features = self._stage(number, features, train, present)
@@ -232,12 +264,15 @@ class DRIFANet(nnx.Module):
             if number < self.num_dropout_stages:
                 features = self._drop(features, dropout_key, name)
             features = self._fuse(name, features, present, seen)
+        return features
+
+    def _read(self, features, dropout_key, present, seen: Intermediates):
         features = zero_absent(self._drop(features, dropout_key, "fused"), present)
         pooled = {m: average_pool(features[m]) for m in self.modalities}
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
         if self.averages:
-            return {task: head(pooled, present) for task, head in self.heads.items()}, seen
-        return {task: head(seen["pooled"]) for task, head in self.heads.items()}, seen
+            return {task: head(pooled, present) for task, head in self.heads.items()}
+        return {task: head(seen["pooled"]) for task, head in self.heads.items()}
 
     def _stage(self, number, features, train, present):
         return {

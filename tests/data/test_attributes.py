@@ -59,11 +59,11 @@ def test_a_pair_of_strangers_says_whose_an_attribute_is(tmp_path):
 
 def test_phantoms_tell_which_modalities_show_the_lesion():
     source = PhantomSource("test", 60, 0, 16)
-    seen = {attributes_of(source, i)["tumour/evidence"] for i in range(60)}
+    seen = {attributes_of(source, i)["tumour/lesion shows in"] for i in range(60)}
     assert {"no lesion", "mri and ct", "mri", "ct"} <= seen
     task = TASKS["tumour"]
     called = [task.spec.classes[k] == task.healthy for k in source.labels("tumour")]
-    told = [attributes_of(source, i)["tumour/evidence"] == "no lesion" for i in range(60)]
+    told = [attributes_of(source, i)["tumour/lesion shows in"] == "no lesion" for i in range(60)]
     assert told == called
 
 

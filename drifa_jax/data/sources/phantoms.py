@@ -230,8 +230,8 @@ class PhantomSource:
         for name, task in TASKS.items():
             kind = task.spec.classes[self._labels[name][index]]
             visible = EVIDENCE_KINDS[self._evidence[name][index]]
-            shown[f"{name}/evidence"] = (
-                "no lesion" if kind == task.healthy else " and ".join(visible) or "neither"
+            shown[f"{name}/lesion shows in"] = (
+                "no lesion" if kind == task.healthy else " and ".join(visible) or "neither modality"
             )
         return shown
 

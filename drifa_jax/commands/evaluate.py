@@ -1,0 +1,77 @@
+"""`drifa evaluate`: metrics with intervals, predictions, figures and one HTML report of a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from drifa_jax.errors import UserError
+
+EPILOG = """\
+Writes metrics.json, predictions.csv and .parquet, figures (PNG and SVG) and report.html, which
+needs no other file and no network. Several run directories are one deep ensemble. Interrupted,
+the same command goes on; the folder is there whole or not at all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, help="folder (default: RUN/evaluation)")
+    parser.add_argument("--samples", type=int, help="Monte Carlo samples of each member")
+    parser.add_argument("--seed", type=int, default=0, help="of samples and resamples")
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)"
+    )
+    parser.add_argument(
+        "--subgroups",
+        metavar="COLUMN,...",
+        help="columns of the records to report by (default: sex, age, site, source where known)",
+    )
+    parser.add_argument(
+        "--no-decisions", action="store_true", help="no calibration, sets or referral rule"
+    )
+    parser.add_argument(
+        "--no-explanations", action="store_true", help="no Grad-CAM gallery and no embedding"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluates; 130 when interrupted."""
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples is {options.samples}; it must be at least 1.")
+    if options.resamples < 100:
+        raise UserError(f"--resamples is {options.resamples}; it must be at least 100.")
+    # Imported late, so that a wrong flag is answered before JAX loads.
+    import absl.logging
+
+    from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.report.evaluation_report import REPORT_FILE
+    from drifa_jax.report.explanations import explanation_sections
+    from drifa_jax.report.run_evaluation import evaluate_run
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    use_compilation_cache()
+    try:
+        folder = evaluate_run(
+            options.runs,
+            options.out,
+            num_samples=options.samples,
+            seed=options.seed,
+            num_resamples=options.resamples,
+            columns=options.subgroups.split(",") if options.subgroups else None,
+            decisions=not options.no_decisions,
+            more_sections=None if options.no_explanations else explanation_sections,
+            say=_say,
+        )
+    except KeyboardInterrupt:
+        _say("Interrupted. The same command goes on with the records that are left.")
+        return 130
+    _say(f"Report: {folder / REPORT_FILE}. Research use only. Not a medical device.")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

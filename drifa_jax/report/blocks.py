@@ -1,0 +1,193 @@
+"""What a report is made of: sections of plain blocks, which the template turns into HTML.
+
+A new section is a function that returns a `Section`; it needs no HTML. All text is escaped by
+the template, so that a class called `<b>` shows as it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drifa_jax.evaluate.intervals import Interval
+from drifa_jax.report.panels import Panel
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+      text: what it says.
+      detail: in small letters below it.
+      bar: (low, value, high) in [0, 1], drawn as a small bar; decoration of what the text says.
+      share: in [0, 1], darkens the cell; likewise.
+      blank: an answer that the authors still owe.
+    """
+
+    text: str
+    detail: str = ""
+    bar: tuple[float, float, float] | None = None
+    share: float | None = None
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+    kind: str = "heading"
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+    kind: str = "prose"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph that must not be overlooked; `alarm` makes it louder."""
+
+    text: str
+    alarm: bool = False
+    kind: str = "note"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Terms and what they are."""
+
+    items: Sequence[tuple[str, str]]
+    kind: str = "facts"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One headline number."""
+
+    label: str
+    value: str
+    interval: str
+    bar: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Headline numbers side by side."""
+
+    title: str
+    numbers: Sequence[Number]
+    kind: str = "numbers"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of each row heads it.
+
+    Attributes:
+      caption: its name.
+      header: of the columns.
+      rows: of cells, plain text or `Cell`.
+      note: below it.
+      wide: text columns, which wrap; otherwise columns of numbers, which do not.
+      corner: what rows and columns are, for a confusion matrix.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    note: str = ""
+    wide: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tables, facts and figures side by side where the page is wide enough."""
+
+    blocks: Sequence[Table | Facts | Panels]
+    kind: str = "row"
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Figures side by side, as many as the width has room for."""
+
+    panels: Sequence[Panel]
+    kind: str = "panels"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of pixels, as `data:` address, with what it shows in words."""
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side."""
+
+    pictures: Sequence[Picture]
+    kind: str = "pictures"
+
+
+Block = Heading | Prose | Note | Facts | Numbers | Table | Row | Panels | Pictures
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report, with an anchor and a place in the contents."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def picture(pixels: np.ndarray, *, alt: str, caption: str) -> Picture:
+    """A picture from `[h, w, 3]`, `[h, w, 1]` or `[h, w]` uint8."""
+    from PIL import Image
+
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels are {pixels.dtype}; give uint8.")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+    return Picture(source, alt, caption, pixels.shape[1], pixels.shape[0])
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval_text(of: Interval) -> str:
+    """The interval in words, or why there is none."""
+    if of.value is None:
+        return f"undefined: {of.reason}"
+    if of.low is None:
+        return f"no interval: {of.reason}" if of.reason else ""
+    return f"{of.low:.3f} to {of.high:.3f}" + (" (exact)" if of.method == "exact" else "")
+
+
+def interval_cell(of: Interval, *, bar: bool = True) -> Cell:
+    """A figure with its interval below."""
+    drawn = None
+    if bar and of.low is not None and 0 <= of.low <= of.high <= 1:
+        drawn = (of.low, of.value, of.high)
+    return Cell(figure(of.value), interval_text(of), drawn)

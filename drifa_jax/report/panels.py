@@ -1,0 +1,484 @@
+"""Small figures, one idea each, that read at the width of a phone; PNG, SVG, and SVG in a page.
+
+A figure in a page is the same SVG with its colours replaced by the page's, so that it follows
+dark mode and print, and with its letters as text. Figures of SYNTHETIC data say so in the
+picture, wherever it is copied to.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.whole_files import written_whole
+
+PAPER, INK, FAINT, GRID = "#fffffe", "#1c2127", "#5b6370", "#dfe3e8"
+SERIES = (
+    "#2563b8",
+    "#b8500f",
+    "#1c7c54",
+    "#7a3fa8",
+    "#b3261e",
+    "#0d7380",
+    "#7a5b1e",
+    "#a8326e",
+    "#5f6b12",
+    "#515964",
+)
+"""At least 4.5:1 on white; the page gives each a lighter twin for the dark."""
+ALARM = SERIES[4]
+WIDTH, HEIGHT = 4.3, 3.4
+MOST_POINTS = 250
+"""Of a curve; more cannot be seen at this size."""
+SYNTHETIC_STAMP = "SYNTHETIC data"
+
+STYLE = {
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "drifa",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure in a page.
+
+    Attributes:
+      name: of its files.
+      svg: to be put into the page.
+      alt: what it shows, in words, for who cannot see it.
+      caption: for everyone.
+    """
+
+    name: str
+    svg: str
+    alt: str
+    caption: str
+
+
+class Canvas:
+    """One pair of axes with the house style, to be drawn on and then saved."""
+
+    def __init__(self, *, width: float = WIDTH, height: float = HEIGHT):
+        import matplotlib
+
+        # The object interface needs no display and keeps no list of figures.
+        from matplotlib.figure import Figure
+
+        with matplotlib.rc_context(STYLE):
+            self.figure = Figure(figsize=(width, height))
+            self.axes = self.figure.add_axes((0.15, 0.145, 0.81, 0.74))
+
+    def label(self, x: str, y: str) -> None:
+        """Names of the axes."""
+        self.axes.set_xlabel(x)
+        self.axes.set_ylabel(y)
+
+    def unit_square(self) -> None:
+        """Axes from 0 to 1, a hair beyond so that lines at the border are seen."""
+        self.axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
+
+    def legend(self, **options: Any) -> None:
+        """The legend: above the axes, where it hides nothing, or where `options` say."""
+        above = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "ncols": 3}
+        options = options or above | {"handlelength": 1.4, "columnspacing": 1.2}
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            self.axes.legend(**options)
+
+    def save(self, folder: Path, name: str, *, alt: str, caption: str, synthetic: bool) -> Panel:
+        """Writes `name.png` and `name.svg`, whole or not at all."""
+        import matplotlib
+
+        if synthetic:
+            self.figure.text(
+                0.99, 0.985, SYNTHETIC_STAMP, ha="right", va="top", fontsize=7.5, color=ALARM
+            )
+        with matplotlib.rc_context(STYLE):
+            png, svg = io.BytesIO(), io.BytesIO()
+            self.figure.savefig(png, dpi=160, format="png")
+            # Without a date the same figure is the same file.
+            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": alt})
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / f"{name}.png", png.getvalue())
+        _write(folder / f"{name}.svg", svg.getvalue())
+        return Panel(name, inline_svg(svg.getvalue().decode(), name, alt), alt, caption)
+
+
+def inline_svg(svg: str, name: str, alt: str) -> str:
+    """An SVG file as an element of a page: its own ids, the page's colours, a name."""
+    from markupsafe import escape
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<title>.*?</title>", "", svg, count=1, flags=re.DOTALL)
+    own = re.sub(r"[^a-zA-Z0-9]+", "-", name)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{own}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{own}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{own}-\1)", svg)
+    colours = {PAPER: "--paper", INK: "--ink", FAINT: "--faint", GRID: "--grid"}
+    colours |= {colour: f"--series-{i}" for i, colour in enumerate(SERIES, start=1)}
+    for colour, variable in colours.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    viewbox = re.search(r'viewBox="[^"]+"', svg).group(0)
+    head = (
+        f'<svg {viewbox} role="img" aria-label="{escape(alt)}" xmlns="http://www.w3.org/2000/svg">'
+    )
+    return head + svg[svg.index(">") + 1 :]
+
+
+def learning_panels(
+    lines: Sequence[Mapping[str, Any]], tasks: Sequence[str], folder: Path, *, synthetic: bool
+) -> list[Panel]:
+    """Loss and accuracy of each task over epochs."""
+    of = {s: [line for line in lines if line["split"] == s] for s in ("train", "validation")}
+    panels = []
+    for task in tasks:
+        for quantity, unit in (("loss", " (nats)"), ("accuracy", "")):
+            key, canvas, ends = f"{task}/{quantity}", Canvas(), []
+            for (split, of_split), colour in zip(of.items(), SERIES, strict=False):
+                points = [(line["epoch"], line[key]) for line in of_split if key in line]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    dots = "o" if len(points) < 30 else None
+                    canvas.axes.plot(x, y, color=colour, marker=dots, markersize=3, label=split)
+                    ends.append(f"{split} ends at {y[-1]:.3f}")
+            if not ends:
+                continue
+            canvas.label("epoch", quantity + unit)
+            canvas.axes.xaxis.get_major_locator().set_params(integer=True)
+            canvas.legend()
+            panels.append(
+                canvas.save(
+                    folder,
+                    f"learning-{task}-{quantity}",
+                    alt=f"Learning curve of {task}, {quantity} by epoch: {', '.join(ends)}.",
+                    caption=f"{task}: {quantity} by epoch",
+                    synthetic=synthetic,
+                )
+            )
+    return panels
+
+
+def roc_panel(
+    task: str,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    areas: Sequence[float | None],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel | None:
+    """ROC of each class against the rest; None where only one class occurs."""
+    from sklearn.metrics import roc_curve
+
+    canvas, drawn = Canvas(), []
+    for k, area in _shown(classes, areas):
+        x, y, _ = roc_curve(labels == k, probabilities[:, k])
+        canvas.axes.plot(
+            *_thinned(x, y), color=SERIES[len(drawn) % 10], label=f"{classes[k]} {area:.3f}"
+        )
+        drawn.append(f"{classes[k]} {area:.3f}")
+    if not drawn:
+        return None
+    canvas.axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=":")
+    canvas.unit_square()
+    canvas.label("1 - specificity", "sensitivity")
+    canvas.legend(loc="lower right", title="area under the curve", title_fontsize=8)
+    return canvas.save(
+        folder,
+        f"roc-{task}",
+        alt=f"ROC curves of {task}, each class against the rest. Areas: {', '.join(drawn)}.",
+        caption=f"{task}: ROC, each class against the rest",
+        synthetic=synthetic,
+    )
+
+
+def precision_recall_panel(
+    task: str,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    precisions: Sequence[float | None],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel | None:
+    """Precision over recall of each class; None where only one class occurs."""
+    from sklearn.metrics import precision_recall_curve
+
+    canvas, drawn = Canvas(), []
+    for k, mean in _shown(classes, precisions):
+        precision, recall, _ = precision_recall_curve(labels == k, probabilities[:, k])
+        canvas.axes.plot(
+            *_thinned(recall[::-1], precision[::-1]),
+            color=SERIES[len(drawn) % 10],
+            label=f"{classes[k]} {mean:.3f}",
+        )
+        drawn.append(f"{classes[k]} {mean:.3f}")
+    if not drawn:
+        return None
+    canvas.unit_square()
+    canvas.label("recall (sensitivity)", "precision")
+    canvas.legend(loc="lower left", title="average precision", title_fontsize=8)
+    return canvas.save(
+        folder,
+        f"precision-recall-{task}",
+        alt=f"Precision over recall of {task}, each class against the rest. Average precision: "
+        f"{', '.join(drawn)}.",
+        caption=f"{task}: precision over recall, each class against the rest",
+        synthetic=synthetic,
+    )
+
+
+def confusion_panel(
+    task: str,
+    confusion: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Counts on shares of each true class."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(3.6, 0.62 * len(classes) + 1.6)
+    canvas = Canvas(width=side, height=side)
+    canvas.axes.grid(False)
+    canvas.axes.set_position((0.3, 0.26, 0.66, 0.66))
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("share", [PAPER, SERIES[0]])
+    canvas.axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for i, j in np.ndindex(counts.shape):
+        ink = PAPER if shares[i, j] > 0.55 else INK
+        canvas.axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=ink)
+    places = range(len(classes))
+    canvas.axes.set_xticks(places, classes, rotation=35, ha="right")
+    canvas.axes.set_yticks(places, classes)
+    canvas.label("called", "truth")
+    return canvas.save(
+        folder,
+        f"confusion-{task}",
+        alt=f"Confusion matrix of {task}: {int(np.trace(counts))} of {int(counts.sum())} right.",
+        caption=f"{task}: confusion matrix",
+        synthetic=synthetic,
+    )
+
+
+def reliability_panel(
+    task: str,
+    curves: Mapping[str, Any],
+    errors: Mapping[str, float],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Accuracy over confidence; `curves` are `uncertainty.calibration.Reliability` by name."""
+    canvas = Canvas()
+    canvas.axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=":")
+    for (name, curve), colour in zip(curves.items(), SERIES, strict=False):
+        canvas.axes.plot(
+            curve.confidence,
+            curve.accuracy,
+            color=colour,
+            linewidth=1,
+            label=f"{name} (ECE {errors[name]:.3f})",
+        )
+        # The area of a dot says how many records it stands for.
+        sizes = 6 + 70 * curve.count / curve.count.max()
+        canvas.axes.scatter(curve.confidence, curve.accuracy, s=sizes, color=colour, alpha=0.75)
+    canvas.unit_square()
+    canvas.label("confidence", "accuracy")
+    canvas.legend()
+    told = ", ".join(f"{name} {errors[name]:.3f}" for name in curves)
+    return canvas.save(
+        folder,
+        f"reliability-{task}",
+        alt=f"Reliability diagram of {task}. Expected calibration error: {told}.",
+        caption=f"{task}: accuracy over confidence; larger dots hold more records",
+        synthetic=synthetic,
+    )
+
+
+def risk_coverage_panel(
+    task: str,
+    curves: Mapping[str, Any],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Error among the answered; `curves` are `uncertainty.selective.RiskCoverage` by name."""
+    canvas = Canvas()
+    for (name, curve), colour in zip(curves.items(), SERIES, strict=False):
+        line = "-" if name != "oracle" else ":"
+        canvas.axes.plot(
+            *_thinned(curve.coverage, curve.risk), color=colour, linestyle=line, label=name
+        )
+    canvas.axes.set(xlim=(0, 1.01), ylim=(-0.005, None))
+    canvas.label("share of records answered", "error among the answered")
+    canvas.legend()
+    first = next(iter(curves.values()))
+    half = float(np.interp(0.5, first.coverage, first.risk))
+    return canvas.save(
+        folder,
+        f"risk-coverage-{task}",
+        alt=f"Risk-coverage curve of {task}: error {first.risk[-1]:.3f} when all records are "
+        f"answered, {half:.3f} when the most certain half is.",
+        caption=f"{task}: error among the records that are answered, most certain first",
+        synthetic=synthetic,
+    )
+
+
+def uncertainty_panel(
+    task: str,
+    entropy: np.ndarray,
+    wrong: np.ndarray,
+    num_classes: int,
+    threshold: float | None,
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Distribution of the predictive entropy of right and wrong records."""
+    canvas = Canvas()
+    edges = np.linspace(0, np.log(num_classes), 25)
+    for name, chosen, colour in (("right", ~wrong, SERIES[0]), ("wrong", wrong, SERIES[1])):
+        if chosen.any():
+            weights = np.full(chosen.sum(), 1 / chosen.sum())
+            canvas.axes.hist(
+                entropy[chosen],
+                edges,
+                weights=weights,
+                histtype="stepfilled",
+                color=colour,
+                alpha=0.55,
+                label=f"{name} ({int(chosen.sum())})",
+            )
+    if threshold is not None and np.isfinite(threshold):
+        canvas.axes.axvline(
+            threshold, color=INK, linewidth=1, linestyle="--", label="referred beyond"
+        )
+    canvas.label("predictive entropy (nats)", "share of the records")
+    canvas.legend()
+    means = [
+        f"mean of {name} records {entropy[chosen].mean():.2f}"
+        for name, chosen in (("right", ~wrong), ("wrong", wrong))
+        if chosen.any()
+    ]
+    return canvas.save(
+        folder,
+        f"uncertainty-{task}",
+        alt=f"Distribution of the predictive entropy of {task}: {', '.join(means)} nats.",
+        caption=f"{task}: uncertainty of right and wrong records",
+        synthetic=synthetic,
+    )
+
+
+def forest_panel(
+    name: str,
+    rows: Sequence[tuple[str, float, float, float]],
+    quantity: str,
+    folder: Path,
+    *,
+    synthetic: bool,
+    reference: float | None = None,
+    title: str = "",
+) -> Panel:
+    """Values with intervals, one below the other: `(label, value, low, high)`."""
+    canvas = Canvas(height=max(1.7, 0.34 * len(rows) + 1.0))
+    left = min(0.5, 0.06 + 0.017 * max(len(label) for label, *_ in rows))
+    bottom = 0.5 / canvas.figure.get_figheight()
+    canvas.axes.set_position((left, bottom, 0.96 - left, 0.92 - bottom))
+    places = np.arange(len(rows))[::-1]
+    for place, (_, value, low, high) in zip(places, rows, strict=True):
+        canvas.axes.plot([low, high], [place, place], color=SERIES[0], linewidth=1.6)
+        canvas.axes.plot([value], [place], marker="o", markersize=4.5, color=SERIES[0])
+    if reference is not None:
+        canvas.axes.axvline(reference, color=FAINT, linewidth=0.9, linestyle=":")
+    canvas.axes.set_yticks(places, [label for label, *_ in rows])
+    canvas.axes.set_ylim(-0.6, len(rows) - 0.4)
+    canvas.axes.tick_params(axis="y", length=0, labelcolor=INK)
+    canvas.axes.set_xlabel(quantity)
+    told = "; ".join(
+        f"{label} {value:.3f} ({low:.3f} to {high:.3f})" for label, value, low, high in rows
+    )
+    return canvas.save(
+        folder,
+        name,
+        alt=f"{title or quantity} with 95 % intervals: {told}.",
+        caption=title or quantity,
+        synthetic=synthetic,
+    )
+
+
+def embedding_panel(
+    task: str,
+    place: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    synthetic: bool,
+) -> Panel:
+    """Records in a plane, `[n, 2]`, coloured by their class; those without a label are faint."""
+    canvas = Canvas()
+    shown = [(k, name, SERIES[k % len(SERIES)]) for k, name in enumerate(classes)]
+    for k, name, colour in [(-1, "no label", FAINT), *shown]:
+        chosen = labels == k
+        if chosen.any():
+            canvas.axes.scatter(
+                *place[chosen].T, s=7, color=colour, alpha=0.7, linewidths=0, label=name
+            )
+    canvas.axes.set(xticks=[], yticks=[])
+    # Below, where there are no ticks: many classes take several rows.
+    canvas.legend(loc="upper left", bbox_to_anchor=(-0.02, 0.0), ncols=4, handletextpad=0.1)
+    counts = ", ".join(f"{int(np.sum(labels == k))} {name}" for k, name, _ in shown)
+    return canvas.save(
+        folder,
+        f"embedding-{task}",
+        alt=f"t-SNE of the fused features, coloured by {task}: {counts} records.",
+        caption=f"{task}: t-SNE of the fused features, by true class",
+        synthetic=synthetic,
+    )
+
+
+def _shown(classes: Sequence[str], values: Sequence[float | None]) -> list[tuple[int, float]]:
+    """The classes that have a figure; the first ten where there are more."""
+    return [(k, value) for k, value in enumerate(values) if value is not None][: len(SERIES)]
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(x) <= MOST_POINTS:
+        return x, y
+    kept = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int))
+    return x[kept], y[kept]
+
+
+def _write(path: Path, data: bytes) -> None:
+    with written_whole(path) as partial:
+        partial.write_bytes(data)
