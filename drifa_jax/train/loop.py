@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from drifa_jax.errors import UserError
-from drifa_jax.processes import is_first
+from drifa_jax.processes import all_say, is_first
 from drifa_jax.rng import stream
 from drifa_jax.sharding import layout_of, put
 from drifa_jax.train import progress, step_times
@@ -100,6 +100,9 @@ def train(
             finally:
                 runner.report(records_per_step)
             checkpoints.wait()
+        # A signal too late for any step: what remains may take longer than the scheduler allows.
+        if not all_say(not arrived):
+            raise Interrupted(arrived[0] if arrived else signal.SIGTERM)
         return checkpoints.best(program.template)[0]
 
 

@@ -197,3 +197,13 @@ def test_run_that_saved_nothing_yet_may_start_with_another_configuration(tmp_pat
     with pytest.raises(UserError, match="there are only 32 training records"):
         train_and_test(toy.toy_config(train={"batch_size": 64}), tmp_path / "run")
     assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
+
+
+def test_signal_during_the_last_step_ends_the_run_before_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "build_network", toy.build_network)
+    with monkeypatch.context() as patch:
+        stop_after(4, signal.SIGTERM, patch)
+        assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 143
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
+    assert (tmp_path / "run" / "metrics.json").exists()

@@ -62,6 +62,8 @@ def toy_config(*, train=None, **groups):
             "model": {"width": 2, "backbone": "resnet10"},
             "train": {"batch_size": 8, "num_epochs": 2, "learning_rate": 0.01, **(train or {})},
             "eval": {"batch_size": 8},
+            # The toy has no part of its own before dropout.
+            "uncertainty": {"fit_decisions": False},
             **groups,
         }
     )
