@@ -141,6 +141,7 @@ class UncertaintyConfig:
     """Monte Carlo dropout at prediction."""
 
     num_mc_samples: int = 20
+    fit_decisions: bool = True  # calibration, sets, thresholds on validation, when training ends
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def tiny_config():
                 "model": {"width": 2, "backbone": "resnet10"},
                 "train": {"batch_size": 8, "num_epochs": 2, **train},
                 "eval": {"batch_size": 8},
+                "uncertainty": {"fit_decisions": False},
             }
         )
 

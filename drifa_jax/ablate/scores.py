@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,8 @@ def save(path: Path, by_task: Mapping[str, Scores]) -> None:
         for task, scores in by_task.items()
         for field in Scores.__dataclass_fields__
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    with written_whole(path) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def load(path: Path) -> dict[str, Scores]:

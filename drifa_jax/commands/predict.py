@@ -11,10 +11,13 @@ from drifa_jax.errors import UserError
 EPILOG = """\
 IMAGES is one case (mri=a.png ct=b.png), folders of cases (mri=FOLDER ct=FOLDER, files of the same
 name belong together), one FOLDER with a subfolder for each modality, or a table
-(CSV, TSV, Parquet) with the columns record_id and one for each modality.
+(CSV, TSV, Parquet) with the columns record_id and one for each modality. Where the run was trained
+on DICOM or NIfTI, the files are those (a volume stands for its slices, scan.nii.gz:43 for one);
+a tabular modality is a table with its columns (mri=a.png mri_table=patient.csv).
 Several run directories before the images are one deep ensemble.
-The first time, calibration, prediction sets and the referral threshold are fitted on the
-validation split of the run's data and saved in the (first) run; later they are read."""
+Calibration, prediction sets, the referral threshold and the distance that tells foreign records
+come from the validation split of the run's data. Training saves them in the run; for other flags
+than the defaults, or an ensemble, they are fitted the first time and then read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             referred_share=options.refer,
         ),
     )
-    cases = find_cases(images, [spec.name for spec in predictor.description.modalities])
+    cases = find_cases(images, predictor.description.readings)
     prediction = predictor(cases.images, cases.record_ids)
     _show(prediction, predictor)
     for path in outputs.values():
@@ -110,15 +113,20 @@ def split_paths(paths: list[str]) -> tuple[list[str], list[str]]:
     return paths[:count], paths[count:]
 
 
+COLUMNS = ("record", "diagnosis", "probability", "uncertainty", "set", "refer", "alike")
+
+
 def _show(prediction, predictor) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from drifa_jax.predict.foreign import FOREIGN_BELOW
 
     console = Console()
     description = predictor.description
     for task, of in prediction.tasks.items():
         table = Table(title=f"{task}" + (" (trained on SYNTHETIC data)" * description.synthetic))
-        for column in ("record", "diagnosis", "probability", "uncertainty", "set", "refer"):
+        for column in COLUMNS:
             table.add_column(column, overflow="fold")
         for row, one in enumerate(prediction.record_ids):
             names = of.set_of(row)
@@ -129,6 +137,7 @@ def _show(prediction, predictor) -> None:
                 f"{of.uncertainty.normalised_entropy[row]:.2f}",
                 "-" if names is None else ", ".join(names) or "none fits",
                 "-" if of.refer is None else ("REFER" if of.refer[row] else "no"),
+                _familiarity(prediction.foreign, row),
             )
         console.print(table)
         decisions = predictor.decisions.get(task)
@@ -139,11 +148,23 @@ def _show(prediction, predictor) -> None:
                 "entropy / log(classes).",
                 highlight=False,
             )
+    if prediction.foreign is not None:
+        console.print(
+            "  Alike: share of validation records at least as far from the known as this one; "
+            f"{FOREIGN_BELOW:.0%} or less is FOREIGN. A large share proves nothing.",
+            highlight=False,
+        )
     console.print(
         f"{prediction.num_members} member(s) x {prediction.num_samples} samples. "
         "Research use only. Not a medical device.",
         highlight=False,
     )
+
+
+def _familiarity(scores, row: int) -> str:
+    if scores is None:
+        return "-"
+    return f"{scores.p_value[row]:.3f}" + (" FOREIGN" if scores.foreign[row] else "")
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from drifa_jax.config import Config, load_config
+from drifa_jax.errors import UserError
 
 TAKES_OVERRIDES = True
 
@@ -89,10 +90,26 @@ def train_and_test(config: Config, workdir: Path) -> int:
         results = testing.test(experiment, predict, state, workdir)
         for line in testing.summary(results):
             _say(line)
+        _fit_decisions(config, dataset, workdir)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
     return 0
+
+
+def _fit_decisions(config: Config, dataset, workdir: Path) -> None:
+    """Calibration, sets, thresholds and what tells foreign records, so that prediction need not."""
+    import jax
+
+    from drifa_jax.predict.predictor import prepare
+
+    # Spread over processes no single one holds the network; the first prediction fits them then.
+    if not config.uncertainty.fit_decisions or jax.process_count() > 1:
+        return
+    try:
+        prepare(workdir, dataset.validation)
+    except UserError as error:
+        _say(f"Nothing was calibrated: {error}")
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,7 @@ from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
 from drifa_jax.data.splits import Concatenated, k_folds, split_source
-from drifa_jax.data.table import TableColumns, add_table, read_table
+from drifa_jax.data.table import TableColumns, TableEncoding, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
 from drifa_jax.data.views import InMemory, OnlyModalities, Regrouped
 from drifa_jax.errors import UserError
@@ -41,6 +41,7 @@ class Dataset:
       parts: modality -> its splits before pairing; empty for the phantoms.
       duplicates: modality -> what was found across its splits and left training.
       split_seed: drew the splits that the data did not bring.
+      tables: tabular modality -> how its rows become numbers, fitted on training rows.
     """
 
     train: Source
@@ -51,6 +52,7 @@ class Dataset:
     parts: Mapping[str, Mapping[str, Source]] = dataclasses.field(default_factory=dict)
     duplicates: Mapping[str, list[Duplicate]] = dataclasses.field(default_factory=dict)
     split_seed: int = 0
+    tables: Mapping[str, TableEncoding] = dataclasses.field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:
@@ -139,6 +141,7 @@ def _files(config: DataConfig) -> Dataset:
     by_split: dict[str, dict[str, Source]] = {name: {} for name in SPLITS}
     parts: dict[str, Mapping[str, Source]] = {}
     duplicates: dict[str, list[Duplicate]] = {}
+    tables: dict[str, TableEncoding] = {}
     only = set(config.only_modalities or modality_names(config))
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
@@ -179,7 +182,8 @@ def _files(config: DataConfig) -> Dataset:
                 )
         parts[name] = splits
         if modality.numeric_columns or modality.categorical_columns:
-            splits = _with_table(name, modality, splits)
+            splits, encoding = _with_table(name, modality, splits)
+            tables[encoding.columns.name] = encoding
         for split in SPLITS:
             source = splits[split]
             if not {spec.name for spec in source.modalities} <= only:
@@ -199,6 +203,7 @@ def _files(config: DataConfig) -> Dataset:
         parts=parts,
         duplicates=duplicates,
         split_seed=config.split_seed,
+        tables=tables,
     )
 
 
@@ -239,7 +244,7 @@ def _fold(name: str, splits: Mapping[str, Source], config: DataConfig) -> Mappin
 
 def _with_table(
     name: str, modality: ModalityConfig, splits: Mapping[str, Source]
-) -> Mapping[str, Source]:
+) -> tuple[Mapping[str, Source], TableEncoding]:
     """The splits of one modality, with columns of its table as another modality."""
     columns = TableColumns(f"{name}_table", modality.numeric_columns, modality.categorical_columns)
     where = f"data.modalities.{name}"
@@ -253,7 +258,7 @@ def _with_table(
                 f"{modality.table}; it has {', '.join(row)}."
             )
         rows.setdefault(row[modality.id_column], row)
-    return add_table(splits, rows, columns)[0]
+    return add_table(splits, rows, columns)
 
 
 def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:

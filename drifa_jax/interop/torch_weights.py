@@ -36,6 +36,10 @@ _LINEAR_LAYERS = ("dense", "linear")
 
 def torch_slots(network: NetworkDescription) -> list[Slot]:
     """Slots of the state dict of `TorchDRIFANet`."""
+    if network.options.readout != "concatenate":
+        raise UserError(
+            f"The PyTorch twin has no readout {network.options.readout!r}, only 'concatenate'."
+        )
     return [_slot(path, shape) for path, shape in network.shapes.items()]
 
 

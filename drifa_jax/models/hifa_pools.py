@@ -1,9 +1,10 @@
-"""The four pooled vectors that HIFA reads from a map, with a gradient written out.
+"""The pooled vectors that HIFA and CLIA read from a map, with gradients written out.
 
-Differentiating the plain formula stores pre-activations, gates and masks of the maxima for each
-of four 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps the
-three gate maps and one byte a pixel for the deepest maximum, and every product contracts arrays
-as they lie. `tests/models/test_mfa.py` compares it with the plain formula.
+Differentiating the plain formulas stores pre-activations, gates and masks of the maxima for each
+of five 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps one
+byte a pixel for HIFA's deepest maximum and computes the gate maps again, which are cheap beside
+what they would occupy, and every product contracts arrays as they lie. `tests/models/test_mfa.py`
+compares them with the plain formulas.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ def _forward(conv1, conv2, conv3, conv4, x):
     holds4 = holds_extreme(fourth, max4)
     dtype = at_least_float32(x)
     pools = average_pool(gate1), max2.astype(dtype), average_pool(gate3), max4.astype(dtype)
-    kernels = [conv[0] for conv in (conv1, conv2, conv3, conv4)]
-    return pools, (kernels, x, gate1, gate2, gate3, max2, holds4)
+    return pools, (conv1, conv2, conv3, conv4[0], x, holds4)
 
 
 def _backward(residuals, cotangents):
-    (kernel1, kernel2, kernel3, kernel4), x, gate1, gate2, gate3, max2, holds4 = residuals
+    conv1, conv2, conv3, kernel4, x, holds4 = residuals
+    kernel1, kernel2, kernel3 = conv1[0], conv2[0], conv3[0]
+    conv1 = _computed_after(cotangents[0], conv1)
+    gate1 = jax.nn.sigmoid(pointwise(x, conv1))
+    gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
+    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
     average1, maximum2, average3, maximum4 = cotangents
     num_pixels = math.prod(x.shape[1:-1])
     count4 = jnp.sum(holds4, spatial_axes(x), dtype=maximum4.dtype)
@@ -65,6 +70,8 @@ def _backward(residuals, cotangents):
     d_gate3 = _times_transposed(d_fourth, kernel4) + over_space(average3 / num_pixels, x)
     d_third = d_gate3 * gate3 * (1 - gate3)
     d_sum = _times_transposed(d_third, kernel3)
+    # Of the map computed here: rounding may have put the forward pass's maximum elsewhere.
+    max2 = jnp.max(gate2, axis=spatial_axes(x))
     d_gate2 = d_sum + share_of_extreme(gate2, max2, maximum2)
     d_second = d_gate2 * gate2 * (1 - gate2)
     d_gate1 = d_sum + _times_transposed(d_second, kernel2) + over_space(average1 / num_pixels, x)
@@ -79,6 +86,39 @@ def _backward(residuals, cotangents):
 
 
 hifa_pools.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def clia_pool(conv: Weights, x: FeatureMap) -> Pooled:
+    """Average over space of `sigmoid(conv x)`, `[b, c]` in at least float32.
+
+    Weights and `x` share one dtype.
+    """
+    return average_pool(jax.nn.sigmoid(pointwise(x, conv)))
+
+
+def _clia_forward(conv, x):
+    return clia_pool(conv, x), (conv, x)
+
+
+def _clia_backward(residuals, average):
+    conv, x = residuals
+    gate = jax.nn.sigmoid(pointwise(x, _computed_after(average, conv)))
+    d_map = over_space(average / math.prod(x.shape[1:-1]), x) * gate * (1 - gate)
+    return weights_cotangent(x, d_map), _times_transposed(d_map, conv[0])
+
+
+clia_pool.defvjp(_clia_forward, _clia_backward)
+
+
+def _computed_after(cotangent: Pooled, conv: Weights) -> Weights:
+    """Equal weights that do not exist before the cotangent does.
+
+    What is computed from them is computed in the backward pass. XLA on CPU drops optimisation
+    barriers early, finds the same product in the forward pass and keeps that one's result.
+    """
+    kernel, bias = conv
+    return kernel + (0 * jnp.sum(cotangent)).astype(kernel.dtype), bias
 
 
 def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:

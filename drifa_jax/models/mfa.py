@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.hifa_pools import hifa_pools
+from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.initial import ones
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
-from drifa_jax.models.pooling import average_pool, over_space
+from drifa_jax.models.pooling import over_space
 from drifa_jax.typing import FeatureMap, Gate
 
 
@@ -84,7 +84,7 @@ def clia_gate(conv1: Weights, conv2: Weights, x: FeatureMap) -> Gate:
     second map over space again, which changes nothing on a map that is one pixel large.
     Test: tests/models/test_mfa.py.
     """
-    first_bc = average_pool(jax.nn.sigmoid(pointwise(x, conv1)))
+    first_bc = clia_pool(conv1, x)
     return first_bc + jax.nn.sigmoid(pointwise(first_bc, conv2))
 
 

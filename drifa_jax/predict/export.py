@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.predict.exported import (
     CARD,
@@ -24,6 +26,7 @@ from drifa_jax.predict.exported import (
     load_exported,
 )
 from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predict.reading import Reading
 from drifa_jax.uncertainty.mc_dropout import make_sampler
 from drifa_jax.whole_files import written_whole
 
@@ -71,7 +74,12 @@ def verify(predictor: Predictor, path: Path) -> float:
     draw = np.random.default_rng(0)
     specs = predictor.description.modalities
     ids = ["first", "second", "third"]
-    pixels = {s.name: draw.integers(0, 256, (3, *s.shape), np.uint8) for s in specs}
+    pixels = {
+        s.name: draw.normal(size=(3, *s.shape)).astype(np.float32)
+        if isinstance(s, TabularSpec)
+        else draw.integers(0, 256, (3, *s.shape), np.uint8)
+        for s in specs
+    }
     present = {s.name: np.ones(3, bool) for s in specs}
     try:
         answers = load_exported(path)(pixels, ids)
@@ -103,12 +111,23 @@ def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
     specs = predictor.description.modalities
     exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(
         [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
-        {s.name: jax.ShapeDtypeStruct((count, *s.shape), jnp.uint8) for s in specs},
+        {s.name: jax.ShapeDtypeStruct((count, *s.shape), s.dtype) for s in specs},
         {s.name: jax.ShapeDtypeStruct((count,), jnp.bool_) for s in specs},
         jax.ShapeDtypeStruct((count, 2), jnp.uint32),
         jax.ShapeDtypeStruct((2,), jnp.uint32),
     )
     return bytes(exported.serialize()), [np.asarray(leaf) for leaf in leaves]
+
+
+def _modality_card(spec: ModalitySpec | TabularSpec, reading: Reading) -> dict[str, Any]:
+    if isinstance(spec, TabularSpec):
+        return {
+            "num_features": spec.num_features,
+            "features": list(reading.encoding.feature_names),
+            "encoding": dataclasses.asdict(reading.encoding),
+        }
+    card = {"height": spec.height, "width": spec.width, "channels": spec.channels}
+    return card | {"fit": reading.fit, "format": reading.format, "window": reading.window}
 
 
 def _card(predictor: Predictor) -> dict[str, Any]:
@@ -120,13 +139,7 @@ def _card(predictor: Predictor) -> dict[str, Any]:
         "synthetic": description.synthetic,
         "trained_on": description.data,
         "modalities": {
-            s.name: {
-                "height": s.height,
-                "width": s.width,
-                "channels": s.channels,
-                "fit": description.fits[s.name],
-            }
-            for s in description.modalities
+            s.name: _modality_card(s, description.readings[s.name]) for s in description.modalities
         },
         "preprocessing": "uint8 0..255 at the size above (area averaging where the image "
         "shrinks, else linear); the program divides by 255",

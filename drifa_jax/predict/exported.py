@@ -80,8 +80,9 @@ class ExportedNetwork:
         """Answers by task.
 
         Args:
-          images: modality -> uint8 `[b, h, w, c]` at the size in the card. Modalities may be
-            left out where the card says so.
+          images: modality -> uint8 `[b, h, w, c]` at the size in the card; of a table, float32
+            `[b, num_features]`, encoded as the card says. Modalities may be left out where the
+            card says so.
           record_ids: names, part of the keys of the samples; "0", "1", ... when None.
 
         Raises:
@@ -111,11 +112,14 @@ class ExportedNetwork:
             raise ValueError(f"Every modality needs equally many records, at least 1: {counts}.")
         pixels, present = {}, {}
         for name, spec in specs.items():
-            shape = (count, spec["height"], spec["width"], spec["channels"])
-            given = np.asarray(images[name]) if name in images else np.zeros(shape, np.uint8)
-            if given.shape != shape or given.dtype != np.uint8:
+            is_table = "num_features" in spec
+            rest = ("num_features",) if is_table else ("height", "width", "channels")
+            shape = (count, *(spec[side] for side in rest))
+            dtype = np.dtype(np.float32 if is_table else np.uint8)
+            given = np.asarray(images[name]) if name in images else np.zeros(shape, dtype)
+            if given.shape != shape or given.dtype != dtype:
                 raise ValueError(
-                    f"{name} is {given.dtype} {given.shape}; it must be uint8 {shape}."
+                    f"{name} is {given.dtype} {given.shape}; it must be {dtype} {shape}."
                 )
             pixels[name], present[name] = given, np.full(count, name in images)
         return pixels, present

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drifa_jax.data.decode import IMAGE_SUFFIXES
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.table import is_missing, read_table
 from drifa_jax.errors import UserError
+from drifa_jax.predict.reading import NIFTI, TABLE, Item, Reading, split_slice
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 ID_COLUMN = "record_id"
+Readings = Mapping[str, Reading]
+Found = dict[str, dict[str, Item]]
+"""Modality -> record id -> what was found of it."""
 
 
 @dataclass(frozen=True)
@@ -21,30 +24,41 @@ class Cases:
 
     Attributes:
       record_ids: unique names.
-      images: modality -> a path a record, None where it lacks the modality.
+      images: modality -> a file or a row a record, None where it lacks the modality.
     """
 
     record_ids: tuple[str, ...]
-    images: Mapping[str, tuple[Path | None, ...]]
+    images: Mapping[str, tuple[Item, ...]]
 
 
-def find_cases(arguments: Sequence[str], modalities: Sequence[str]) -> Cases:
+def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -> Cases:
     """The records that arguments name.
 
     Forms:
 
-    - `mri=a.png ct=b.png`: one case; a modality left out is absent.
-    - `mri=FOLDER ct=FOLDER`: cases are files of the same relative name, whatever their suffix.
-    - `FOLDER`: the same, with one subfolder a modality (or the images themselves where there is
-      one modality).
-    - `TABLE.csv` (or .tsv, .parquet): the column `record_id` and one a modality, with paths
-      relative to the table; an empty cell is an absent modality.
+    - `mri=a.png ct=b.png`: one case; a modality left out is absent. A tabular modality is a table
+      with one row: `clinic_table=patient.csv`.
+    - `mri=FOLDER ct=FOLDER`: cases are files of the same relative name, whatever their suffix; a
+      table (`clinic_table=T.csv`) gives each its row, by the column `record_id` (or the one that
+      named records in training). Rows without an image are left out.
+    - `FOLDER`: the same, with one subfolder a modality, or `clinic_table.csv` (or the images
+      themselves where there is one modality).
+    - `TABLE.csv` (or .tsv, .parquet): the column `record_id`, one a modality of images, with paths
+      relative to the table, and those of a tabular modality; an empty cell is an absent modality.
     - `a.png b.png`: cases of a network of one modality.
+
+    A NIfTI volume stands for the slices that training would take from it, each a record with the
+    case's other modalities beside it; `scan.nii.gz:43` is one slice.
+
+    Args:
+      arguments: as above.
+      modalities: how each is read; names alone are modalities of images.
 
     Raises:
       UserError: naming every argument, column or file that does not fit.
     """
-    modalities = tuple(modalities)
+    if not isinstance(modalities, Mapping):
+        modalities = dict.fromkeys(modalities, Reading())
     if not arguments:
         raise UserError(f"Give images: {_forms(modalities)}.")
     # A path may hold "=", so only a known name (or no file at all) makes it `name=path`.
@@ -54,15 +68,19 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str]) -> Cases:
             f"Some images are named by modality and some are not; {_forms(modalities)}."
         )
     if named:
-        return _named({}, named, modalities)
+        return _expanded(_named(named, modalities), modalities)
+    for argument in arguments:
+        if not split_slice(argument)[0].exists():
+            raise UserError(f"{argument} does not exist; {_forms(modalities)}.")
+    return _expanded(_unnamed(arguments, modalities), modalities)
+
+
+def _unnamed(arguments: Sequence[str], modalities: Readings) -> Cases:
     paths = [Path(argument) for argument in arguments]
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; {_forms(modalities)}.")
     if len(paths) == 1 and paths[0].is_dir():
         return _folder(paths[0], modalities)
     if len(paths) == 1 and paths[0].suffix.lower() in TABLE_SUFFIXES:
-        return _table(paths[0], modalities)
+        return _manifest(paths[0], modalities)
     if len(modalities) > 1:
         raise UserError(
             f"This network reads {len(modalities)} modalities, so files must say which they are: "
@@ -70,77 +88,151 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str]) -> Cases:
         )
     if folders := [path for path in paths if path.is_dir()]:
         raise UserError(f"{folders[0]} is a folder; give one folder, or files only.")
-    return _cases({modalities[0]: {str(path): path for path in paths}})
+    return _cases({next(iter(modalities)): {str(path): path for path in paths}}, modalities)
 
 
-def _forms(modalities: tuple[str, ...]) -> str:
-    files = " ".join(f"{name}=FILE" for name in modalities)
-    return (
-        f"{files}, the same with folders, one FOLDER with {'/, '.join(modalities)}/, or TABLE.csv"
+def _forms(modalities: Readings) -> str:
+    files = " ".join(
+        f"{name}={'TABLE.csv' if of.format == TABLE else 'FILE'}" for name, of in modalities.items()
     )
+    folders = ", ".join(
+        f"{name}.csv" if of.format == TABLE else f"{name}/" for name, of in modalities.items()
+    )
+    return f"{files}, the same with folders, one FOLDER with {folders}, or TABLE.csv"
 
 
-def _named(found: dict, named, modalities) -> Cases:
+def _named(named: Sequence[tuple[str, str, str]], modalities: Readings) -> Cases:
+    given: dict[str, Path] = {}
+    tables: dict[str, Path] = {}
     for name, _, value in named:
-        path = Path(value)
         if name not in modalities:
             raise UserError(
                 f"{name!r} is no modality of this network; it reads {list(modalities)}."
             )
-        if name in found:
+        if name in given or name in tables:
             raise UserError(f"{name} is given twice; several cases go into folders or a table.")
-        if not path.exists():
+        if not split_slice(value)[0].exists():
             raise UserError(f"{name}={value}: there is no such file or folder.")
-        found[name] = path
-    if all(path.is_dir() for path in found.values()):
-        return _cases({name: _images_below(path) for name, path in found.items()}, modalities)
-    if any(path.is_dir() for path in found.values()):
+        (tables if modalities[name].format == TABLE else given)[name] = Path(value)
+    if given and all(path.is_dir() for path in given.values()):
+        found = {name: _files_below(path, modalities[name]) for name, path in given.items()}
+        return _cases(_with_rows(found, tables, modalities), modalities)
+    if any(path.is_dir() for path in given.values()):
         raise UserError("Some modalities name a file and some a folder; give one or the other.")
-    stems = dict.fromkeys(path.stem for path in found.values())
-    record_id = "+".join(stems)
-    return _cases({name: {record_id: path} for name, path in found.items()}, modalities)
+    record_id = "+".join(dict.fromkeys(_case_name(path) for path in given.values()))
+    found = {name: {record_id: path} for name, path in given.items()}
+    for name, table in tables.items():
+        rows = _rows(table, modalities[name])
+        one = rows.get(record_id) if len(rows) > 1 else next(iter(rows.values()), None)
+        if one is None:
+            raise UserError(f"{table}: holds {len(rows)} rows, and none is named {record_id!r}.")
+        found[name] = {record_id or next(iter(rows)): one}
+    return _cases(found, modalities)
 
 
-def _folder(folder: Path, modalities) -> Cases:
-    parts = {name: folder / name for name in modalities if (folder / name).is_dir()}
-    if parts:
-        return _cases({name: _images_below(path) for name, path in parts.items()}, modalities)
-    if len(modalities) > 1:
+def _folder(folder: Path, modalities: Readings) -> Cases:
+    found: Found = {}
+    tables: dict[str, Path] = {}
+    for name, reading in modalities.items():
+        if reading.format == TABLE:
+            files = [folder / f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
+            if found_table := next((file for file in files if file.is_file()), None):
+                tables[name] = found_table
+        elif (folder / name).is_dir():
+            found[name] = _files_below(folder / name, reading)
+    if not found and len(modalities) == 1:
+        ((name, reading),) = modalities.items()
+        found[name] = _files_below(folder, reading)
+    if not found:
         raise UserError(
             f"{folder} has no subfolder named like a modality: {', '.join(modalities)}."
         )
-    return _cases({modalities[0]: _images_below(folder)})
+    return _cases(_with_rows(found, tables, modalities), modalities)
 
 
-def _images_below(folder: Path) -> dict[str, Path]:
+def _files_below(folder: Path, reading: Reading) -> dict[str, Item]:
     """Relative name without suffix -> path."""
-    found: dict[str, Path] = {}
+    found: dict[str, Item] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
+        if reading.accepts(path):
+            name = (path.relative_to(folder).parent / _case_name(path)).as_posix()
             if name in found:
                 raise UserError(f"{found[name]} and {path} would be the same case; rename one.")
             found[name] = path
     if not found:
-        raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        raise UserError(f"{folder} holds no image ({reading.suffixes}).")
     return found
 
 
-def _table(table: Path, modalities) -> Cases:
+def _case_name(path: Path) -> str:
+    """The file's name without suffix; a slice number stays."""
+    file, number = split_slice(path.name)
+    name = Path(file.stem).stem if file.name.lower().endswith(".nii.gz") else file.stem
+    return name if number is None else f"{name}:{number}"
+
+
+def _with_rows(found: Found, tables: Mapping[str, Path], modalities: Readings) -> Found:
+    """Adds the rows of tables to the records that images name."""
+    ids = {one for of in found.values() for one in of}
+    for name, table in tables.items():
+        rows = _rows(table, modalities[name])
+        found[name] = {one: row for one, row in rows.items() if one in ids}
+        if not found[name]:
+            raise UserError(
+                f"{table}: no row is named like an image; rows are named {sorted(rows)[:3]}, "
+                f"images {sorted(ids)[:3]}."
+            )
+    return found
+
+
+def _rows(table: Path, reading: Reading) -> dict[str, Item]:
+    """Record id -> row, of the table of a tabular modality; rows without a value are left out."""
     rows = read_table(table)
     if not rows:
         raise UserError(f"{table}: has no rows.")
+    names = [name for name in (ID_COLUMN, reading.id_column) if name in rows[0]]
+    if not names:
+        if len(rows) > 1:
+            wanted = " or ".join(repr(n) for n in dict.fromkeys((ID_COLUMN, reading.id_column)))
+            raise UserError(f"{table}: has no column {wanted}; it has {', '.join(rows[0])}.")
+        names = [""]
+    if lacking := [column for column in reading.columns if column not in rows[0]]:
+        raise UserError(
+            f"{table}: has no column {', '.join(lacking)}; it has {', '.join(rows[0])}."
+        )
+    found: dict[str, Item] = {}
+    for number, row in enumerate(rows, start=2):
+        one = row.get(names[0], "row")
+        if one in found:
+            raise UserError(f"{table}: line {number} repeats {one!r}.")
+        if not all(is_missing(row[column]) for column in reading.columns):
+            found[one] = row
+    return found
+
+
+def _manifest(table: Path, modalities: Readings) -> Cases:
+    rows = read_table(table)
+    if not rows:
+        raise UserError(f"{table}: has no rows.")
+    columns = {
+        name: of.columns if of.format == TABLE else (name,) for name, of in modalities.items()
+    }
     problems = Problems(f"the table {table}")
-    known = {ID_COLUMN, *modalities}
+    known = {ID_COLUMN, *(column for of in columns.values() for column in of)}
     for column in rows[0]:
         if column not in known:
             problems.add(column, "is an unknown column")
     if ID_COLUMN not in rows[0]:
         problems.add(ID_COLUMN, "is missing")
-    if not set(modalities) & set(rows[0]):
+    held = {name: set(of) & set(rows[0]) for name, of in columns.items()}
+    if not any(held.values()):
         problems.add(", ".join(modalities), "are missing; at least one modality is needed")
-    problems.raise_any(f"The columns are {ID_COLUMN} and {', '.join(modalities)}.")
-    found: dict[str, dict[str, Path]] = {name: {} for name in modalities if name in rows[0]}
+    for name, of in held.items():
+        if of and of != set(columns[name]):
+            lacking = ", ".join(sorted(set(columns[name]) - of))
+            problems.add(lacking, f"is missing, a column of {name}")
+    problems.raise_any(f"The columns are {ID_COLUMN} and {', '.join(sorted(known - {ID_COLUMN}))}.")
+    found: Found = {name: {} for name, of in held.items() if of}
     ids = set()
     for number, row in enumerate(rows, start=2):
         one = row[ID_COLUMN]
@@ -148,20 +240,56 @@ def _table(table: Path, modalities) -> Cases:
             problems.add(f"line {number}", f"repeats {one!r}" if one else f"has no {ID_COLUMN}")
         ids.add(one)
         for name in found:
-            if is_missing(row[name]):
+            if all(is_missing(row[column]) for column in columns[name]):
+                continue
+            if modalities[name].format == TABLE:
+                found[name][one] = row
                 continue
             path = table.parent / row[name]
-            if not path.is_file():
+            if not split_slice(str(path))[0].is_file():
                 problems.add(f"line {number}", f"names {row[name]!r}, but {path} is no file")
             found[name][one] = path
     problems.raise_any("Correct the table.")
     return _cases(found, modalities, order=[row[ID_COLUMN] for row in rows])
 
 
-def _cases(found, modalities=(), order=None) -> Cases:
+def _cases(found: Found, modalities: Readings, order: Sequence[str] | None = None) -> Cases:
     ids = order or sorted({one for of in found.values() for one in of})
     empty = [one for one in ids if not any(one in of for of in found.values())]
     if empty:
         raise UserError(f"{empty[0]!r} has no image in any modality.")
-    names = modalities or tuple(found)
-    return Cases(tuple(ids), {m: tuple(found.get(m, {}).get(one) for one in ids) for m in names})
+    return Cases(
+        tuple(ids), {m: tuple(found.get(m, {}).get(one) for one in ids) for m in modalities}
+    )
+
+
+def _expanded(cases: Cases, modalities: Readings) -> Cases:
+    """Volumes as their slices, with everything else of the case beside each."""
+    volumes = [name for name, of in modalities.items() if of.format == NIFTI]
+    if not volumes:
+        return cases
+    from drifa_jax.data.sources.nifti import slice_numbers
+
+    ids: list[str] = []
+    images: dict[str, list[Item]] = {name: [] for name in modalities}
+    for row, one in enumerate(cases.record_ids):
+        items = {name: of[row] for name, of in cases.images.items()}
+        whole = {
+            name: slice_numbers(Path(items[name]))
+            for name in volumes
+            if items[name] is not None and split_slice(str(items[name]))[1] is None
+        }
+        if len(set(map(len, whole.values()))) > 1:
+            counts = ", ".join(f"{items[name]}: {len(of)}" for name, of in whole.items())
+            raise UserError(
+                f"{one!r} has volumes of different numbers of slices ({counts}), which cannot be "
+                "matched; name single slices, as FILE.nii.gz:NUMBER."
+            )
+        count = len(next(iter(whole.values()))) if whole else 1
+        for place in range(count):
+            numbers = [of[place] for of in whole.values()]
+            ids.append(f"{one}/axial-{numbers[0]:03d}" if whole else one)
+            for name in modalities:
+                item = items[name]
+                images[name].append(f"{item}:{whole[name][place]}" if name in whole else item)
+    return Cases(tuple(ids), {name: tuple(of) for name, of in images.items()})

@@ -14,6 +14,7 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.predict.decisions import REFERRAL_MEASURE, TaskDecisions
+from drifa_jax.predict.foreign import ForeignScores
 from drifa_jax.uncertainty.measures import Uncertainty
 from drifa_jax.whole_files import written_whole
 
@@ -69,12 +70,14 @@ class Prediction:
       record_ids: names of the records, in the order of the axis `b`.
       tasks: task -> its answer.
       num_members, num_samples: the draws behind it.
+      foreign: how unlike the validation records each record is; None without rules.
     """
 
     record_ids: tuple[str, ...]
     tasks: Mapping[str, TaskPrediction]
     num_members: int
     num_samples: int
+    foreign: ForeignScores | None = None
 
     def __getitem__(self, task: str) -> TaskPrediction:
         return self.tasks[task]
@@ -88,6 +91,9 @@ class Prediction:
 
     def _row(self, number: int, record_id: str) -> Row:
         row: Row = {"record_id": record_id}
+        of_record = self.foreign
+        row["ood/distance"] = None if of_record is None else float(of_record.distance[number])
+        row["ood/p_value"] = None if of_record is None else float(of_record.p_value[number])
         for task, of in self.tasks.items():
             row[f"{task}/predicted"] = of.labels[number]
             for name, p in zip(of.classes, of.probabilities[number], strict=True):

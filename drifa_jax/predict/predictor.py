@@ -13,27 +13,32 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import jax
 import numpy as np
 
+from drifa_jax.compilation import compiler_options
 from drifa_jax.data.dataset import open_dataset
-from drifa_jax.data.decode import decode_file, fit_image
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.data.record import MISSING_LABEL, Source
 from drifa_jax.errors import UserError
+from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions, fit_decisions
+from drifa_jax.predict.foreign import ForeignDetector, fit_detector
 from drifa_jax.predict.prediction import Prediction, decide
+from drifa_jax.predict.reading import Item, read_item
 from drifa_jax.predict.restored import Description, Restored, restore
 from drifa_jax.rng import root_key
 from drifa_jax.train.run_directory import write_whole
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sampling_mesh
 from drifa_jax.uncertainty.measures import Uncertainty, from_samples
+from drifa_jax.whole_files import written_whole
 
-DECISIONS_FORMAT = 1
+DECISIONS_FORMAT = 2
 LARGEST_BATCH = 16
 """Records predicted together; smaller batches are padded to a power of two."""
 
-Image = str | Path | np.ndarray | None
-Images = Mapping[str, Sequence[Image] | np.ndarray]
+Images = Mapping[str, Sequence[Item] | np.ndarray]
 
 
 class Predictor:
@@ -51,6 +56,7 @@ class Predictor:
     Attributes:
       description: modalities (with the size that images are brought to) and tasks.
       decisions: task -> frozen rules.
+      detector: tells foreign records; None without rules, or where validation was too small.
     """
 
     def __init__(
@@ -67,9 +73,12 @@ class Predictor:
         self.description: Description = restored.description
         self.num_samples, self.seed = num_samples, seed
         self.decisions = dict(decisions or {})
-        self._sampler = make_sampler(
+        self.detector: ForeignDetector | None = None
+        self._features = jax.jit(self._fused_features)
+        sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
         )
+        self._sampler = jax.jit(sampler, compiler_options=compiler_options())
 
     @property
     def num_members(self) -> int:
@@ -79,10 +88,12 @@ class Predictor:
         """Answers for records.
 
         Args:
-          images: modality -> one image a record: paths, or arrays `[h, w]`, `[h, w, 1]` or
+          images: modality -> one item a record: paths, or arrays `[h, w]`, `[h, w, 1]` or
             `[h, w, 3]` uint8 of any size, or None where the record lacks the modality; or one
-            array `[b, h, w, c]`. Images are brought to the network's size and channels as in
-            training. A modality that no record has may be left out.
+            array `[b, h, w, c]`. Images, DICOM files and slices of NIfTI volumes
+            (`scan.nii.gz:43`) are brought to the network's size and channels as in training; of
+            a table, an item is its row, a mapping of columns to values. A modality that no
+            record has may be left out.
           record_ids: names, part of the keys of the samples; the images' fingerprints when None.
 
         Raises:
@@ -95,6 +106,7 @@ class Predictor:
         if len(record_ids) != count:
             raise UserError(f"There are {count} records but {len(record_ids)} names.")
         uncertainty = self.uncertainty(pixels, present, record_ids)
+        scores = None if self.detector is None else self.detector(self.features(pixels, present))
         return Prediction(
             tuple(record_ids),
             {
@@ -103,10 +115,11 @@ class Predictor:
             },
             self.num_members,
             self.num_samples,
+            scores,
         )
 
     def read(self, images: Images) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Pixels `[b, h, w, c]` uint8 and presence `[b]` bool by modality."""
+        """Pixels `[b, h, w, c]` uint8 (of tables, features) and presence `[b]` bool by modality."""
         specs = {spec.name: spec for spec in self.description.modalities}
         if unknown := [name for name in images if name not in specs]:
             raise UserError(
@@ -125,8 +138,8 @@ class Predictor:
             present[name] = np.array([image is not None for image in given])
             pixels[name] = np.stack(
                 [
-                    _pixels(image, spec, self.description.fits[name], f"{name} {row}")
-                    for row, image in enumerate(given)
+                    read_item(item, spec, self.description.readings[name], f"{name} {row}")
+                    for row, item in enumerate(given)
                 ]
             )
         self._check_present(present)
@@ -159,24 +172,40 @@ class Predictor:
         """Probabilities `[e, s, b, k]` by task."""
         words = record_words(record_ids)
         key = root_key(self.seed)
-        masks = dict(present) if self.description.may_lack_modalities else None
-        size = min(LARGEST_BATCH, 1 << (len(words) - 1).bit_length())
+        state = self.restored.params, self.restored.statistics
         parts = []
-        for start in range(0, len(words), size):
-            rows = np.arange(start, min(start + size, len(words)))
-            # The last row is repeated to fill the one compiled shape, and then cut off.
-            filled = np.pad(rows, (0, size - len(rows)), mode="edge")
-            drawn = self._sampler(
-                self.restored.params,
-                self.restored.statistics,
-                {name: of[filled] for name, of in pixels.items()},
-                key,
-                words[filled],
-                None,
-                None if masks is None else {name: of[filled] for name, of in masks.items()},
-            )
+        for rows, filled in _batches(len(words)):
+            masked = self._masks(present, filled)
+            images = {name: of[filled] for name, of in pixels.items()}
+            drawn = self._sampler(*state, images, key, words[filled], None, masked)
             parts.append({task: np.asarray(p)[:, :, : len(rows)] for task, p in drawn.items()})
         return {task: np.concatenate([part[task] for part in parts], 2) for task in parts[0]}
+
+    def features(
+        self, pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Fused features `[e, b, d]` without dropout."""
+        state = self.restored.params, self.restored.statistics
+        parts = []
+        for rows, filled in _batches(len(next(iter(present.values())))):
+            images = {name: of[filled] for name, of in pixels.items()}
+            fused = self._features(*state, images, self._masks(present, filled))
+            parts.append(np.asarray(fused)[:, : len(rows)])
+        return np.concatenate(parts, 1)
+
+    def _fused_features(self, params, statistics, images, present):
+        def of_member(state):
+            (_, seen), _ = self.restored.network.apply(
+                *state, scale_pixels(images), train=False, present=present
+            )
+            return seen["pooled"]
+
+        return jax.lax.map(of_member, (params, statistics))
+
+    def _masks(self, present: Mapping[str, np.ndarray], rows: np.ndarray):
+        if not self.description.may_lack_modalities:
+            return None
+        return {name: of[rows] for name, of in present.items()}
 
     def _check_present(self, present: Mapping[str, np.ndarray]) -> None:
         nothing = ~np.any(list(present.values()), axis=0)
@@ -220,25 +249,48 @@ def load(
     if decisions:
         asked = options or DecisionOptions()
         path = restored.runs[0] / _decisions_name(predictor, asked)
-        predictor.decisions = _saved_decisions(path, predictor) or prepare(predictor, path, asked)
+        if not _read_decisions(path, predictor):
+            _fit_and_save(predictor, path, asked, open_dataset(restored.config.data).validation)
     return predictor
 
 
-def prepare(predictor: Predictor, path: Path, options: DecisionOptions) -> dict[str, TaskDecisions]:
-    """Fits the rules on the validation split of the run's data and saves them.
+def prepare(run: str | Path, validation: Source) -> None:
+    """Fits the rules of a finished run and saves them in it, so that `load` reads them.
+
+    Args:
+      run: its directory.
+      validation: the validation split of its data.
 
     Raises:
-      UserError: where the data cannot be opened or say too little.
+      UserError: where the validation records say too little.
     """
-    dataset = open_dataset(predictor.restored.config.data)
-    decisions = decisions_from(predictor, dataset.validation, options)
+    restored = restore([run])
+    predictor = Predictor(restored, num_samples=restored.config.uncertainty.num_mc_samples)
+    options = DecisionOptions()
+    path = restored.runs[0] / _decisions_name(predictor, options)
+    if not _read_decisions(path, predictor):
+        _fit_and_save(predictor, path, options, validation)
+
+
+def _fit_and_save(
+    predictor: Predictor, path: Path, options: DecisionOptions, validation: Source
+) -> None:
+    pixels, present, labels, names = _read_source(predictor, validation)
+    uncertainty = predictor.uncertainty(pixels, present, names)
+    decisions = _fit_all(predictor, uncertainty, labels, options)
+    detector = fit_detector(predictor.features(pixels, present), present)
     document = {
         "format": DECISIONS_FORMAT,
-        "fitted_on": f"validation split of {dataset.validation.description}",
+        "fitted_on": f"validation split of {validation.description}",
+        "tells_foreign_records": detector is not None,
         "decisions": {task: of.to_json() for task, of in decisions.items()},
     }
+    # The rules are written last: whoever finds them finds the arrays too.
+    if detector is not None:
+        with written_whole(path.with_suffix(".npz")) as partial:
+            np.savez(partial, **detector.to_arrays())
     write_whole(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return decisions
+    predictor.decisions, predictor.detector = decisions, detector
 
 
 def decisions_from(
@@ -246,6 +298,15 @@ def decisions_from(
 ) -> dict[str, TaskDecisions]:
     """The rules of every task, fitted on a source that was not trained on."""
     uncertainty, labels, _ = predict_source(predictor, validation)
+    return _fit_all(predictor, uncertainty, labels, options)
+
+
+def _fit_all(
+    predictor: Predictor,
+    uncertainty: Mapping[str, Uncertainty],
+    labels: Mapping[str, np.ndarray],
+    options: DecisionOptions,
+) -> dict[str, TaskDecisions]:
     decisions = {}
     for task in predictor.description.tasks:
         try:
@@ -262,12 +323,18 @@ def predict_source(
     predictor: Predictor, source: Source
 ) -> tuple[dict[str, Uncertainty], dict[str, np.ndarray], list[str]]:
     """Measures and labels by task, and record ids, of all records of a source."""
+    pixels, present, labels, names = _read_source(predictor, source)
+    return predictor.uncertainty(pixels, present, names), labels, names
+
+
+def _read_source(predictor: Predictor, source: Source):
+    """Pixels and presence by modality, labels by task, and record ids."""
     if not len(source):
         raise UserError(f"{source.description} holds no records.")
     specs = predictor.description.modalities
     tasks = predictor.description.tasks
     count = len(source)
-    pixels = {spec.name: np.zeros((count, *spec.shape), np.uint8) for spec in specs}
+    pixels = {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in specs}
     present = {spec.name: np.zeros(count, bool) for spec in specs}
     labels = {task: np.full(count, MISSING_LABEL, np.int32) for task in tasks}
     names = []
@@ -278,7 +345,7 @@ def predict_source(
             pixels[name][row], present[name][row] = image, True
         for task, label in record.labels.items():
             labels[task][row] = label
-    return predictor.uncertainty(pixels, present, names), labels, names
+    return pixels, present, labels, names
 
 
 def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> list[str]:
@@ -293,17 +360,12 @@ def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndar
     return names
 
 
-def _pixels(image: Image, spec: ModalitySpec, fit: str, name: str) -> np.ndarray:
-    if image is None:
-        return np.zeros(spec.shape, np.uint8)
-    if isinstance(image, str | Path):
-        return decode_file(Path(image), spec, fit=fit)
-    array = np.asarray(image)
-    if array.dtype != np.uint8:
-        raise UserError(
-            f"{name}: has pixels of type {array.dtype}; give uint8 from 0 to 255, or a file."
-        )
-    return fit_image(array, spec, fit=fit, name=name)
+def _batches(count: int):
+    """Rows of each batch, and the same with the last repeated to fill the one compiled shape."""
+    size = min(LARGEST_BATCH, 1 << (count - 1).bit_length())
+    for start in range(0, count, size):
+        rows = np.arange(start, min(start + size, count))
+        yield rows, np.pad(rows, (0, size - len(rows)), mode="edge")
 
 
 def _decisions_name(predictor: Predictor, options: DecisionOptions) -> str:
@@ -315,22 +377,30 @@ def _decisions_name(predictor: Predictor, options: DecisionOptions) -> str:
         predictor.num_samples,
         predictor.seed,
         dataclasses.astuple(options),
+        DECISIONS_FORMAT,
     ]
     digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
     return f"decisions-{digest}.json"
 
 
-def _saved_decisions(path: Path, predictor: Predictor) -> dict[str, TaskDecisions] | None:
+def _read_decisions(path: Path, predictor: Predictor) -> bool:
+    """Gives a predictor its saved rules; whether there are any."""
     if not path.is_file():
-        return None
+        return False
     try:
         document = json.loads(path.read_text())
         if document["format"] != DECISIONS_FORMAT:
             raise ValueError(f"its format is {document['format']}, not {DECISIONS_FORMAT}")
         if set(document["decisions"]) != set(predictor.description.tasks):
             raise ValueError("its tasks are not the run's")
-        return {t: TaskDecisions.from_json(of) for t, of in document["decisions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        predictor.decisions = {
+            task: TaskDecisions.from_json(of) for task, of in document["decisions"].items()
+        }
+        if document["tells_foreign_records"]:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+                predictor.detector = ForeignDetector.from_arrays(arrays)
+        return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and the rules are fitted anew."
         ) from error

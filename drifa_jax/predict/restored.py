@@ -13,9 +13,10 @@ import numpy as np
 
 from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
-from drifa_jax.data.record import ModalitySpec
+from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import Functional
+from drifa_jax.predict.reading import Reading, readings_of
 from drifa_jax.sharding import data_mesh, replicated
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.experiment import build_network
@@ -31,16 +32,16 @@ class Description:
     """What goes into a network and what comes out, by name.
 
     Attributes:
-      modalities: size and channels that every image is brought to, by `data.decode`.
-      fits: modality -> how another aspect ratio is fitted, a key of `data.decode.FITS`.
+      modalities: size and channels that every image is brought to; of a table, its features.
+      readings: modality -> how its files or rows are read.
       tasks: task -> class names.
       may_lack_modalities: whether it was trained on records that lack some.
       synthetic: whether it was trained on drawn data.
       data: where the training records came from, in words.
     """
 
-    modalities: tuple[ModalitySpec, ...]
-    fits: Mapping[str, str]
+    modalities: tuple[ModalitySpec | TabularSpec, ...]
+    readings: Mapping[str, Reading]
     tasks: Mapping[str, tuple[str, ...]]
     may_lack_modalities: bool
     synthetic: bool
@@ -51,9 +52,17 @@ class Description:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Description:
+        specs = tuple(
+            (TabularSpec if "num_features" in spec else ModalitySpec)(**spec)
+            for spec in values["modalities"]
+        )
+        if "readings" in values:
+            readings = {s.name: Reading.from_json(values["readings"][s.name]) for s in specs}
+        else:  # of runs that read images alone
+            readings = {s.name: Reading(fit=values["fits"][s.name]) for s in specs}
         return cls(
-            tuple(ModalitySpec(**spec) for spec in values["modalities"]),
-            {spec["name"]: values["fits"][spec["name"]] for spec in values["modalities"]},
+            specs,
+            readings,
             {task: tuple(classes) for task, classes in values["tasks"].items()},
             bool(values["may_lack_modalities"]),
             bool(values["synthetic"]),
@@ -84,18 +93,12 @@ class Restored:
     steps: tuple[int, ...]
 
 
-def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description | None:
-    """Writes what the network reads and answers beside its checkpoints; returns it.
-
-    A dataset with a modality that is no image has no description, because predicting from files
-    reads images only; nothing is written and the result is None.
-    """
+def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description:
+    """Writes what the network reads and answers beside its checkpoints; returns it."""
     source = dataset.train
-    if not all(isinstance(spec, ModalitySpec) for spec in source.modalities):
-        return None
     description = Description(
         tuple(source.modalities),
-        {spec.name: config.modalities[spec.name].fit for spec in source.modalities},
+        readings_of(config, source.modalities, dataset.tables),
         {task.name: tuple(task.classes) for task in source.tasks},
         bool(dataset.may_lack_modalities),
         bool(source.synthetic),
@@ -125,15 +128,16 @@ def restore(runs: Sequence[str | Path]) -> Restored:
                 f"{path} and {paths[0]} are different networks: {config.model} against "
                 f"{configs[0].model}. Members of an ensemble share config.model."
             )
-        for field in ("modalities", "fits", "tasks"):
+        for field in ("modalities", "readings", "tasks"):
             theirs, ours = getattr(description, field), getattr(descriptions[0], field)
             if theirs != ours:
                 raise UserError(f"{path} and {paths[0]} differ in their {field}: {theirs}, {ours}.")
     first = descriptions[0]
     network = build_network(
         configs[0].model,
-        {spec.name: spec.channels for spec in first.modalities},
+        {m.name: m.channels for m in first.modalities if isinstance(m, ModalitySpec)},
         {task: len(classes) for task, classes in first.tasks.items()},
+        {m.name: m.num_features for m in first.modalities if isinstance(m, TabularSpec)},
     )
     states = [_best(path, c, network) for path, c in zip(paths, configs, strict=True)]
     params, statistics = jax.tree.map(
@@ -147,10 +151,7 @@ def _description(run: Path, config: Config) -> Description:
     path = run / DESCRIPTION_FILE
     if not path.is_file():
         # A run that is older than this file: its data say the same.
-        description = save_description(run, config.data, open_dataset(config.data))
-        if description is None:
-            raise UserError(f"{run} reads a table; predicting and exporting read images only.")
-        return description
+        return save_description(run, config.data, open_dataset(config.data))
     try:
         return Description.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -212,7 +212,9 @@ class _Runner:
     def _end_epoch(self, state: TrainState, members: list[MemberProgress], step: int) -> TrainState:
         """Validates, adjusts the learning rates, saves, and reports."""
         epoch = step // self.experiment.steps_per_epoch
-        with self.times.spent_on("validation"):
+        # The first one of an attempt compiles.
+        again = self.times.count("first validation")
+        with self.times.spent_on("validation" if again else "first validation"):
             validation = self.predict.split(
                 state.params,
                 state.statistics,

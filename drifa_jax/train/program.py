@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -116,11 +116,11 @@ def _over_mesh(experiment: Experiment, layout: Layout):
 
 
 def _flops(lowered: Any) -> float | None:
-    return (lowered.cost_analysis() or {}).get("flops")
+    return (_analysed(lowered.cost_analysis) or {}).get("flops")
 
 
 def _planned_bytes(compiled: Any) -> dict[str, int]:
-    memory = compiled.memory_analysis()
+    memory = _analysed(compiled.memory_analysis)
     if memory is None:
         return {}
     return {
@@ -128,3 +128,11 @@ def _planned_bytes(compiled: Any) -> dict[str, int]:
         "temporary": memory.temp_size_in_bytes,
         "outputs_not_donated": memory.output_size_in_bytes - memory.alias_size_in_bytes,
     }
+
+
+def _analysed(analyse: Callable[[], Any]) -> Any:
+    """What the backend knows of a program; not every one can say."""
+    try:
+        return analyse()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None

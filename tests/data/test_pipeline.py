@@ -200,7 +200,7 @@ def test_class_balanced_weights_give_each_class_the_same_total():
     assert (weights[labels == MISSING_LABEL] == 0).all()
 
 
-@pytest.mark.parametrize(("size", "process_count"), [(8, 1), (9, 1), (3, 2), (13, 2)])
+@pytest.mark.parametrize(("size", "process_count"), [(8, 1), (9, 1), (3, 2), (13, 2), (5, 4)])
 def test_evaluation_reads_every_record_once_and_pads_the_last_batch(size, process_count):
     rows = []
     for process in range(process_count):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
+from drifa_jax.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("docs/python_api.md",)
+DOCUMENTS = ("docs/python_api.md", "docs/tutorials/attention_in_your_model.md")
 MODULES = ("models.mfa", "models.mifa", "models.drifa_net", "models.functional")
 
 
@@ -23,8 +27,31 @@ def test_python_blocks_of_a_document_run_in_order(document, finished_run, tmp_pa
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.S)
     assert blocks
     scope: dict = {}
-    for block in blocks:
-        exec(compile(block, document, "exec"), scope)
+    # As readers have it; Optax raises a float to an integer power, which strict dtypes forbid.
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(compile(block, document, "exec"), scope)
+
+
+def test_the_tutorial_of_folders_runs_as_it_stands(tmp_path, monkeypatch):
+    """Python is executed, a block that names a file is written there, `drifa` lines are run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+    text = (ROOT / "docs/tutorials/train_on_folders.md").read_text()
+    scope: dict = {}
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", text, flags=re.S):
+        first, _, rest = block.partition("\n")
+        if language == "bash":
+            for line in block.splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "drifa"
+                with jax.numpy_dtype_promotion("standard"):
+                    assert main(arguments) == 0, line
+        elif file := re.fullmatch(r"# (\w+\.py)", first):
+            Path(file[1]).write_text(rest)
+        else:
+            exec(compile(block, "train_on_folders.md", "exec"), scope)
+    assert Path("runs/study/metrics.json").is_file()
 
 
 @pytest.mark.parametrize("module", MODULES)

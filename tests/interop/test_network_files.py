@@ -20,7 +20,7 @@ from drifa_jax.interop.network_files import (
 )
 from drifa_jax.interop.parity import compare, first_divergence, jax_values, torch_values
 from drifa_jax.interop.tensors import flatten, unflatten
-from drifa_jax.interop.torch_weights import to_torch, write_torch
+from drifa_jax.interop.torch_weights import to_torch, torch_slots, write_torch
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions
 
@@ -288,6 +288,13 @@ def test_parity_reads_folders_of_images(folder, tmp_path):
     options.batch = 2
     with pytest.raises(UserError, match="holds 1 images but --batch is 2"):
         parity.read_images(TINY, options)
+
+
+def test_a_readout_that_the_twin_lacks_is_named(tmp_path):
+    options = NetworkOptions(width=2, backbone="resnet10", readout="average")
+    network = NetworkDescription({"mri": 1, "ct": 1}, {"tumour": 3}, options)
+    with pytest.raises(UserError, match="no readout 'average'"):
+        torch_slots(network)
 
 
 def test_twin_state_is_complete(weights):

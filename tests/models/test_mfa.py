@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from drifa_jax.models.functional import Functional
-from drifa_jax.models.hifa_pools import hifa_pools
+from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.mfa import MFA
 from drifa_jax.models.pooling import average_pool
 
@@ -83,6 +83,30 @@ def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant):
             (values, back(cotangents)),
             (plain_values, plain_back(cotangents)),
         )
+
+
+def test_clia_pool_has_the_gradient_of_the_plain_formula():
+    def plain(conv, x):
+        return average_pool(jax.nn.sigmoid(jnp.einsum("bhwi,io->bhwo", x, conv[0]) + conv[1]))
+
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        (conv, *_), x, (cotangent, *_) = pool_arguments(jnp.float64)
+        value, back = jax.vjp(clia_pool, conv, x)
+        plain_value, plain_back = jax.vjp(plain, conv, x)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13),
+            (value, back(cotangent)),
+            (plain_value, plain_back(cotangent)),
+        )
+
+
+def test_gate_maps_are_computed_again_and_not_stored():
+    # The saved residuals of one MFA: weights and the map itself, but no map of a gate.
+    convs, x, _ = pool_arguments(jnp.float32)
+    for function, weights in ((hifa_pools, convs), (clia_pool, convs[:1])):
+        _, back = jax.vjp(function, *weights, x)
+        maps = [leaf for leaf in jax.tree.leaves(back) if leaf.shape == x.shape]
+        assert sum(leaf.dtype == x.dtype for leaf in maps) == 1
 
 
 def test_hifa_pools_map_over_an_ensemble_axis():

@@ -39,6 +39,11 @@ def make_run(folder: Path, *seeds: int) -> Path:
             "ensemble": {"num_members": len(seeds)},
         }
     )
+    return write_run(config, folder, *seeds)
+
+
+def write_run(config, folder: Path, *seeds: int) -> Path:
+    """An untrained run of a configuration."""
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.to_json())
     experiment = build_experiment(config, open_dataset(config.data))
@@ -62,6 +67,12 @@ def small_batches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor_module, "LARGEST_BATCH", 4)
         yield
+
+
+@pytest.fixture(scope="session")
+def untrained_run():
+    """`untrained_run(config, folder)`."""
+    return write_run
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,8 @@ def test_the_card_says_what_it_is(network):
         "width": 16,
         "channels": 1,
         "fit": "stretch",
+        "format": "image",
+        "window": "",
     }
     assert card["tasks"]["stroke"]["classes"] == ["normal", "ischaemic", "haemorrhagic"]
 

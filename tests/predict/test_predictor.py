@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -90,6 +91,58 @@ def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
     monkeypatch.setattr("drifa_jax.predict.predictor.open_dataset", gone)
     monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
     assert load(run).decisions == predictor.decisions
+
+
+def test_rules_prepared_at_the_end_of_training_are_those_of_the_first_prediction(
+    run, predictor, tmp_path
+):
+    from drifa_jax.data.dataset import open_dataset
+    from drifa_jax.predict.predictor import prepare
+
+    folder = tmp_path / "fresh"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("decisions-*"))
+    prepare(folder, open_dataset(predictor.restored.config.data).validation)
+    (rules,) = folder.glob("decisions-*.json")
+    assert rules.read_text() == (run / rules.name).read_text()
+    assert rules.with_suffix(".npz").is_file()
+    before = rules.stat().st_mtime_ns
+    assert load(folder).decisions == predictor.decisions
+    assert rules.stat().st_mtime_ns == before
+
+
+def test_training_ends_with_the_rules_and_survives_their_failure(monkeypatch, capsys, tmp_path):
+    from drifa_jax.commands.train import _fit_decisions
+    from drifa_jax.config import Config, UncertaintyConfig
+
+    asked = []
+
+    def prepare(run, validation):
+        asked.append((run, validation))
+        raise UserError("one class only")
+
+    monkeypatch.setattr("drifa_jax.predict.predictor.prepare", prepare)
+    dataset = types.SimpleNamespace(validation="validation")
+    _fit_decisions(Config(), dataset, tmp_path)
+    assert asked == [(tmp_path, "validation")]
+    assert "Nothing was calibrated: one class only" in capsys.readouterr().err
+    _fit_decisions(Config(uncertainty=UncertaintyConfig(fit_decisions=False)), dataset, tmp_path)
+    assert len(asked) == 1
+
+
+def test_foreign_images_are_further_than_known_ones(predictor):
+    """White noise against the phantoms that the untrained network was fitted on."""
+    from drifa_jax.data.dataset import open_dataset
+
+    test = open_dataset(predictor.restored.config.data).test
+    records = [test[i].images for i in range(4)]
+    known = predictor({m: [of[m] for of in records] for m in ("mri", "ct")})
+    draw = np.random.default_rng(0)
+    noise = {m: draw.integers(0, 256, (4, 16, 16, 1), np.uint8) for m in ("mri", "ct")}
+    foreign = predictor(noise)
+    assert foreign.foreign.distance.min() > 2 * known.foreign.distance.max()
+    rows = foreign.rows()
+    assert rows[0]["ood/p_value"] == pytest.approx(1 / 25)
+    assert rows[0]["ood/distance"] == pytest.approx(foreign.foreign.distance[0])
 
 
 def test_the_temperature_leaves_the_diagnosis(prediction):
@@ -236,7 +289,10 @@ def test_damaged_files_are_named(run, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(run, folder)
     (rules,) = folder.glob("decisions-*.json")
-    rules.write_text('{"format": 1, "decisions": {}}')
+    rules.with_suffix(".npz").write_bytes(b"no arrays")
+    with pytest.raises(UserError, match=r"decisions-.*damaged"):
+        load(folder)
+    rules.write_text('{"format": 2, "decisions": {}}')
     with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")

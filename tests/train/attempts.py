@@ -165,6 +165,14 @@ def attempt(request) -> int:
         return 1
 
 
+def keep_all_programs() -> None:
+    """In place of `compilation.use_compilation_cache`, which leaves out the quickly compiled."""
+    import jax
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
     from tests.train import toy
@@ -174,6 +182,7 @@ if __name__ == "__main__":
         "matplotlib.figure",
         "tensorboardX",
         "drifa_jax.commands.train",
+        "drifa_jax.compilation",
         "drifa_jax.evaluate.testing",
         "drifa_jax.predict.restored",
         "drifa_jax.report.figures",
@@ -182,4 +191,7 @@ if __name__ == "__main__":
     ):
         importlib.import_module(name)
     sys.modules["drifa_jax.train.experiment"].build_network = toy.build_network
+    # A second of drawing, and hundreds of tiny programs, in every attempt.
+    sys.modules["drifa_jax.report.figures"].learning_curves = lambda *_, **__: None
+    sys.modules["drifa_jax.compilation"].use_compilation_cache = keep_all_programs
     sys.exit(serve())

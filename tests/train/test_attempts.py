@@ -81,6 +81,12 @@ def unfinished_write(workdir):
     return folder.is_dir() and any("tmp" in name for name in os.listdir(folder))
 
 
+def damage(checkpoint):
+    for part in (checkpoint / "state").rglob("*"):
+        if part.is_file():
+            part.write_bytes(part.read_bytes()[:20])
+
+
 def test_run_killed_at_random_moments_equals_the_undisturbed_one(attempts, undisturbed, tmp_path):
     workdir, moments = tmp_path / "run", random.Random(5)
     in_a_write = 0
@@ -136,18 +142,20 @@ def test_run_goes_on_with_other_devices(attempts, undisturbed, tmp_path):
 def test_several_processes_give_the_run_of_one(count, options, attempts, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     members = options.get("ensemble", {}).get("num_members", 1)
-    started = attempts.together(workdir, processes=count, train=EVERY_STEP, **options)
+    started = attempts.together(workdir, processes=count, **options)
     assert [attempt.wait() for attempt in started] == [0] * count, started[0].said()
     assert all(attempt.said().count("epoch 1/2") == 0 for attempt in started[1:])
     if members == 1:
         assert_close_run(workdir, undisturbed)
     else:
-        attempts.run(tmp_path / "one", train=EVERY_STEP, ensemble={"num_members": members})
+        attempts.run(tmp_path / "one", ensemble={"num_members": members})
         assert_close_run(workdir, tmp_path / "one")
 
 
 @pytest.mark.parametrize("lost", (0, 1))
-def test_lost_process_is_named_and_the_restart_goes_on(lost, attempts, undisturbed, tmp_path):
+def test_lost_process_is_named_and_the_restart_goes_on_from_a_whole_checkpoint(
+    lost, attempts, undisturbed, tmp_path
+):
     workdir = tmp_path / "run"
     options = {"processes": 2, "train": EVERY_STEP}
     started = attempts.together(workdir, **options)
@@ -159,8 +167,12 @@ def test_lost_process_is_named_and_the_restart_goes_on(lost, attempts, undisturb
     # The limit, two beats of the watch, and the start of the last write.
     assert time.monotonic() - begin < LOST_SECONDS + 5
     assert f"Process {lost} of 2 is lost" in other.said()
+    if lost:
+        newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+        damage(workdir / "checkpoints" / str(newest))
     started = attempts.together(workdir, **options)
     assert [attempt.wait() for attempt in started] == [0, 0], started[0].said()
+    assert ("cannot be read" in started[0].said()) == bool(lost)
     assert_close_run(workdir, undisturbed)
 
 

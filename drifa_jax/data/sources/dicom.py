@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
 from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
@@ -207,12 +208,27 @@ def dicom_source(
     )
 
 
+def read_image(path: Path, spec: ModalitySpec, *, window: str = "", fit: str) -> np.ndarray:
+    """`[height, width, channels]` uint8 of one file, as a record of `dicom_source` holds it."""
+    windows = None if not window else [_window(name) for name in window.split(",")]
+    return fit_image(read_slice(path, windows), spec, fit=fit, name=str(path))
+
+
+def is_dicom_name(path: Path) -> bool:
+    """Whether a file may be DICOM by its name: `.dcm`, `.ima` or no suffix."""
+    return _may_be_dicom(path)
+
+
 def read_slice(path: Path, windows: Sequence[tuple[float, float]] | None) -> np.ndarray:
     """`[h, w]` or, with several windows, `[h, w, c]` uint8 of one file."""
     pydicom = _pydicom()
     try:
         data = pydicom.dcmread(path, specific_tags=[*READ_TAGS, *PIXEL_TAGS])
         values = data.pixel_array
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except pydicom.errors.InvalidDicomError as error:
+        raise UserError(f"{path}: is not a DICOM file.") from error
     except (AttributeError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         # The text of the library may quote header values; it is not passed on.
         raise UserError(f"{path}: its pixel data cannot be decoded.") from error

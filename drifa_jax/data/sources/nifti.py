@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
 from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
@@ -24,6 +25,9 @@ PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 PERCENTILES = (0.5, 99.5)
 """Percentiles of a volume that become black and white; MRI has no absolute scale."""
+
+SLICE_RANGE = (0.25, 0.75)
+"""Share of a volume, from its lower end, whose slices are taken unless said otherwise."""
 
 
 def _nibabel():
@@ -49,7 +53,7 @@ def nifti_source(
     task: str,
     *,
     plane: str = "axial",
-    slice_range: tuple[float, float] = (0.25, 0.75),
+    slice_range: tuple[float, float] = SLICE_RANGE,
     group_pattern: str | None = None,
     fit: str = "stretch",
     quarantine: str | Path | None = None,
@@ -99,11 +103,9 @@ def nifti_source(
             if isinstance(modality, VolumeSpec):
                 entries.append(SliceEntry(one, group, label, (path, None, 0)))
                 continue
-            count = shape[PLANES[plane]]
-            first, last = (round(share * (count - 1)) for share in slice_range)
             entries += [
                 SliceEntry(f"{one}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
-                for k in range(first, last + 1)
+                for k in _numbers(shape[PLANES[plane]], slice_range)
             ]
     problems.settle("Move these files away, or repair them.", quarantine)
     if not entries:
@@ -112,6 +114,43 @@ def nifti_source(
     return SliceSource(
         entries, modality, TaskSpec(task, classes), _read, description=description, fit=fit
     )
+
+
+def slice_numbers(
+    path: Path, plane: str = "axial", slice_range: tuple[float, float] = SLICE_RANGE
+) -> range:
+    """The slices of one file that `nifti_source` makes records of."""
+    return _numbers(_checked_shape(path)[PLANES[plane]], slice_range)
+
+
+def read_image(
+    path: Path, number: int, spec: ModalitySpec, *, fit: str, plane: str = "axial"
+) -> np.ndarray:
+    """`[height, width, channels]` uint8 of one slice, as a record of `nifti_source` holds it."""
+    count = _checked_shape(path)[PLANES[plane]]
+    if not 0 <= number < count:
+        raise UserError(f"{path}: has the {plane} slices 0 to {count - 1}, but not {number}.")
+    pixels = _read((path, PLANES[plane], number))
+    return fit_image(pixels, spec, fit=fit, name=f"{path}:{number}")
+
+
+def is_nifti_name(path: Path) -> bool:
+    """Whether a file is NIfTI by its name: `.nii` or `.nii.gz`."""
+    return _is_nifti(path)
+
+
+def _numbers(count: int, slice_range: tuple[float, float]) -> range:
+    first, last = (round(share * (count - 1)) for share in slice_range)
+    return range(first, last + 1)
+
+
+def _checked_shape(path: Path) -> tuple[int, ...]:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file.")
+    problems = Problems(f"the volume {path}")
+    shape = _canonical_shape(path, problems)
+    problems.raise_any()
+    return shape
 
 
 def read_volume(path: Path) -> np.ndarray:

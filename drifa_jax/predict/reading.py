@@ -1,0 +1,177 @@
+"""How the files and rows of one modality become what the network reads, exactly as in training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.config import DataConfig
+from drifa_jax.data.decode import IMAGE_SUFFIXES, decode_file, fit_image
+from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.table import TableColumns, TableEncoding
+from drifa_jax.errors import UserError
+
+IMAGE, DICOM, NIFTI, TABLE = "image", "dicom", "nifti", "table"
+FORMATS = (IMAGE, DICOM, NIFTI, TABLE)
+
+Row = Mapping[str, str | float | None]
+Item = str | Path | np.ndarray | Row | None
+"""One record's part of a modality: a file (a slice of a volume as `FILE.nii.gz:NUMBER`), pixels,
+a row of a table, or None where the record lacks it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one modality is read.
+
+    Attributes:
+      format: a name in `FORMATS`.
+      fit: of images, how another aspect ratio is fitted.
+      window: of DICOM, a preset; "" takes the window of the file.
+      encoding: of tables, how a row becomes numbers.
+      id_column: of tables, the column that named records in training.
+    """
+
+    format: str = IMAGE
+    fit: str = "stretch"
+    window: str = ""
+    encoding: TableEncoding | None = None
+    id_column: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reading:
+        """Raises TypeError, KeyError or ValueError where the values are not those of a reading."""
+        values = dict(values)
+        encoding = values.pop("encoding")
+        reading = cls(**values, encoding=None if encoding is None else _encoding(encoding))
+        if reading.format not in FORMATS or (reading.format == TABLE) != (encoding is not None):
+            raise ValueError(f"the format is {reading.format!r}")
+        return reading
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of tables, the columns that are read."""
+        of = self.encoding.columns
+        return (*of.numeric, *of.categorical)
+
+    def accepts(self, path: Path) -> bool:
+        """Whether a file may hold this modality, by its name."""
+        if self.format == DICOM:
+            from drifa_jax.data.sources.dicom import is_dicom_name
+
+            return is_dicom_name(path)
+        if self.format == NIFTI:
+            from drifa_jax.data.sources.nifti import is_nifti_name
+
+            return is_nifti_name(path)
+        return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+
+    @property
+    def suffixes(self) -> str:
+        """What files of this modality are called, for messages."""
+        return {DICOM: ".dcm, .ima", NIFTI: ".nii, .nii.gz"}.get(
+            self.format, ", ".join(IMAGE_SUFFIXES)
+        )
+
+
+def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
+    """Modality -> its reading, from the configuration that a run was trained by."""
+    readings = {}
+    for spec in specs:
+        if isinstance(spec, TabularSpec):
+            owner = config.modalities[spec.name.removesuffix("_table")]
+            readings[spec.name] = Reading(
+                TABLE, encoding=tables[spec.name], id_column=owner.id_column
+            )
+            continue
+        of = config.modalities[spec.name]
+        # Other formats hold images; "prepared" holds pixels that were windowed when it was made.
+        kind = of.format if config.source == "files" and of.format in (DICOM, NIFTI) else IMAGE
+        readings[spec.name] = Reading(kind, of.fit, of.window if kind == DICOM else "")
+    return readings
+
+
+def read_item(
+    item: Item, spec: ModalitySpec | TabularSpec, reading: Reading, name: str
+) -> np.ndarray:
+    """One record's array of one modality, shaped and typed as `spec`; zeros where it is None.
+
+    Raises:
+      UserError: naming the file, or `name`, and what does not fit.
+    """
+    if item is None:
+        return np.zeros(spec.shape, spec.dtype)
+    if reading.format == TABLE:
+        return _read_row(item, spec, reading, name)
+    if isinstance(item, str | Path):
+        return _read_file(str(item), spec, reading)
+    if isinstance(item, Mapping):
+        raise UserError(f"{name}: is a row of a table, but this modality is of images.")
+    array = np.asarray(item)
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"{name}: has pixels of type {array.dtype}; give uint8 from 0 to 255, or a file."
+        )
+    return fit_image(array, spec, fit=reading.fit, name=name)
+
+
+def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
+    if reading.format == DICOM:
+        from drifa_jax.data.sources import dicom
+
+        return dicom.read_image(Path(text), spec, window=reading.window, fit=reading.fit)
+    if reading.format == NIFTI:
+        from drifa_jax.data.sources import nifti
+
+        path, number = split_slice(text)
+        if number is None:
+            numbers = nifti.slice_numbers(path)
+            raise UserError(
+                f"{path} is a volume, and the network reads slices: name one, as "
+                f"{path}:{numbers[len(numbers) // 2]}."
+            )
+        return nifti.read_image(path, number, spec, fit=reading.fit)
+    return decode_file(Path(text), spec, fit=reading.fit)
+
+
+def split_slice(text: str) -> tuple[Path, int | None]:
+    """`scan.nii.gz:43` as path and slice; the slice is None where there is none."""
+    match = re.fullmatch(r"(.+\.nii(?:\.gz)?):(\d+)", text, flags=re.I)
+    return (Path(match[1]), int(match[2])) if match else (Path(text), None)
+
+
+def _read_row(item: Item, spec: TabularSpec, reading: Reading, name: str) -> np.ndarray:
+    if not isinstance(item, Mapping):
+        raise UserError(
+            f"{name}: give a row of the table, a mapping of the columns "
+            f"{', '.join(reading.columns)} to values."
+        )
+    if lacking := [column for column in reading.columns if column not in item]:
+        raise UserError(
+            f"{name}: the row lacks the column {', '.join(lacking)}. A value that is not known "
+            "stays empty, but its column must be there."
+        )
+    cells = {column: _cell(item[column]) for column in reading.columns}
+    features = reading.encoding.encode(cells)
+    if features is None:
+        raise UserError(f"{name}: every value of the row is missing; give None instead of a row.")
+    return features
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _encoding(values: Mapping[str, Any]) -> TableEncoding:
+    columns = values["columns"]
+    return TableEncoding(
+        TableColumns(columns["name"], tuple(columns["numeric"]), tuple(columns["categorical"])),
+        tuple(values["means"]),
+        tuple(values["deviations"]),
+        tuple(tuple(known) for known in values["categories"]),
+    )
