@@ -410,7 +410,7 @@ def cost(of: Evaluated, folder: Path) -> Section:
                 [
                     (
                         "Parameters",
-                        f"{found.num_parameters:,} in each of {_several(of.num_members, 'network')}",
+                        f"{found.num_parameters:,} each of {_several(of.num_members, 'network')}",
                     ),
                     (
                         "Operations",
