@@ -44,7 +44,7 @@ def explanation_sections(
 ) -> list[Section]:
     """The gallery and the embedding of the test records.
 
-    Test: tests/report/test_explanations.py.
+    Test: tests/report/test_run_evaluation.py.
     """
     return [
         _gallery(predictor, dataset.test, answers, evaluated),
