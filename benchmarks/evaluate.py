@@ -115,6 +115,7 @@ def written(answers: Answers, tasks) -> int:
     ]
     of = Evaluated(
         runs=(Path("drawn"),),
+        num_members=MEMBERS,
         config=from_mapping({"data": {"modalities": {"mri": modality(), "ct": modality()}}}),
         description=Description(specs, {}, TASKS, False, True, "drawn records"),
         steps=(1,),

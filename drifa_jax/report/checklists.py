@@ -194,7 +194,7 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         f"{max((t.metrics.num_resamples for t in of.tasks.values()), default=0):,} resamples of "
         "whole groups; paired tests by `drifa compare`.",
         "updating": "None.",
-        "calculation": f"Mean of {len(of.runs)} member(s) x {of.num_samples} dropout samples"
+        "calculation": f"Mean of {of.num_members} member(s) x {of.num_samples} dropout samples"
         + (f", then {' and '.join(sorted(calibrated))} calibration." if calibrated else "."),
         "imbalance": f"Class weights: {config.train.class_weights}; focal gamma "
         f"{config.train.focal_gamma:g}; balanced sampling: "
@@ -215,10 +215,10 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         else f"Random, seed {config.train.seed}.",
         "training": f"Up to {config.train.num_epochs} epochs, batch {config.train.batch_size}, "
         f"Adam, learning rate {config.train.learning_rate:g} ({config.train.schedule}); "
-        f"{augmented}; {len(of.runs)} network(s) trained for this report.",
+        f"{augmented}; {of.num_members} network(s) trained for this report.",
         "selection": f"Lowest validation loss, at step {', '.join(map(str, of.steps))}.",
-        "ensemble": f"{len(of.runs)} members, probabilities averaged."
-        if len(of.runs) > 1
+        "ensemble": f"{of.num_members} members, probabilities averaged."
+        if of.num_members > 1
         else "None; dropout samples of one network.",
         "failures": "See Uncertainty and referral; predictions.csv names every wrong record.",
     }

@@ -18,10 +18,11 @@ class Evaluated:
     """An evaluation and everything a reader should know of it.
 
     Attributes:
-      runs: directories of the members.
+      runs: directories; a run may hold several members.
+      num_members: networks whose answers are averaged.
       config: of the (first) run.
       description: of what the network reads and answers.
-      steps: training step of each member.
+      steps: training step of each run's weights.
       num_samples, seed: of the Monte Carlo samples; the seed is the bootstrap's too.
       num_records: test records.
       tasks: task -> its evaluation; tasks without a labelled record are absent.
@@ -32,6 +33,7 @@ class Evaluated:
     """
 
     runs: tuple[Path, ...]
+    num_members: int
     config: Config
     description: Description
     steps: tuple[int, ...]

@@ -36,7 +36,7 @@ def metrics_document(of: Evaluated) -> dict[str, Any]:
         "split": "test",
         "data": of.data.splits["test"].description,
         "num_records": of.num_records,
-        "num_members": len(of.runs),
+        "num_members": of.num_members,
         "num_samples": of.num_samples,
         "seed": of.seed,
         "tasks": {task: found.to_json() for task, found in of.tasks.items()},

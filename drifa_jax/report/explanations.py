@@ -44,7 +44,7 @@ def explanation_sections(
 ) -> list[Section]:
     """The gallery and the embedding of the test records.
 
-    Test: tests/report/test_explanations.py.
+    Test: tests/report/test_run_evaluation.py.
     """
     return [
         _gallery(predictor, dataset.test, answers, evaluated),
@@ -123,7 +123,7 @@ def _embedding(
         "coloured by the truth. Neighbours are alike; distances between clusters, their sizes and "
         "their places mean nothing."
     )
-    if len(evaluated.runs) > 1:
+    if evaluated.num_members > 1:
         text += " Of the first member."
     return Section("embedding", "Embedding of the fused features", [Prose(text), Panels(drawn)])
 

@@ -54,7 +54,7 @@ def model_card(of: Evaluated, folder: Path) -> Section:
         (
             "Network",
             f"DRIFA-Net ({config.model.backbone}, width {config.model.width}), "
-            f"{of.cost.num_parameters:,} parameters, number of networks: {len(of.runs)}, dropout "
+            f"{of.cost.num_parameters:,} parameters, number of networks: {of.num_members}, dropout "
             f"{config.model.dropout_rate:g} with {of.num_samples} Monte Carlo samples.",
         ),
         ("Reads", f"{reads}. {absent}"),

@@ -97,6 +97,7 @@ def evaluate_run(
             raise UserError(f"No test record of {dataset.test.description} has a label.")
         evaluated = Evaluated(
             runs=tuple(runs),
+            num_members=predictor.num_members,
             config=config,
             description=predictor.description,
             steps=predictor.restored.steps,

@@ -85,7 +85,7 @@ def headline(of: Evaluated, folder: Path) -> Section:
         Prose(
             f"Below each number is its 95 % interval from {resamples:,} bootstrap resamples of "
             f"whole {_groups(of)}. "
-            f"The answer to each record is the mean of {_several(len(of.runs), 'network')} times "
+            f"The answer to each record is the mean of {_several(of.num_members, 'network')} times "
             f"{of.num_samples} Monte Carlo dropout samples, {_calibrated(of)}."
         )
     )
@@ -171,7 +171,7 @@ def learning(of: Evaluated, folder: Path) -> Section:
     )
     if not drawn:
         return Section("learning", "Learning curves")
-    several = f" of the first of {len(of.runs)} members" if len(of.runs) > 1 else ""
+    several = f" of the first of {of.num_members} members" if of.num_members > 1 else ""
     text = (
         f"Training and validation{several}. The weights evaluated here are those of step "
         f"{of.steps[0]:,}, where the validation loss was lowest."
@@ -401,7 +401,7 @@ def cost(of: Evaluated, folder: Path) -> Section:
     found = of.cost
     device = of.evaluated_by.get("device_kind", "unknown device")
     count = len(of.evaluated_by.get("devices", ())) or 1
-    draws = len(of.runs) * of.num_samples
+    draws = of.num_members * of.num_samples
     return Section(
         "cost",
         "Cost",
@@ -410,7 +410,7 @@ def cost(of: Evaluated, folder: Path) -> Section:
                 [
                     (
                         "Parameters",
-                        f"{found.num_parameters:,} in each of {_several(len(of.runs), 'network')}",
+                        f"{found.num_parameters:,} each of {_several(of.num_members, 'network')}",
                     ),
                     (
                         "Operations",

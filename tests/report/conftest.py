@@ -66,6 +66,7 @@ def make_evaluated(*, synthetic=True, num_records=240, labels=None, groups=2, at
     }
     evaluated = Evaluated(
         runs=(Path("runs/drawn"),),
+        num_members=1,
         config=from_mapping({"data": {"modalities": {"mri": modality(), "ct": modality()}}}),
         description=Description(
             (ModalitySpec("mri", 16, 16, 1), ModalitySpec("ct", 16, 16, 1)),
