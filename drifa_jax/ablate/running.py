@@ -80,6 +80,15 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     """
     if (workdir / "checkpoints").exists():
         raise UserError(f"--workdir {workdir} holds a run, not an ablation; choose another.")
+    if any(workdir.glob("*/seed-*")):
+        saved = json.loads(run_directory.saved_config(workdir).essence().to_json())
+        lines = list(run_directory.differences(saved, json.loads(config.essence().to_json())))
+        if lines:
+            raise UserError(
+                f"--workdir {workdir} holds an ablation of another configuration:\n"
+                + "\n".join(lines)
+                + "\nGive that configuration to go on with it, or choose another --workdir."
+            )
     with run_directory.opened(workdir, config):
         yield
 

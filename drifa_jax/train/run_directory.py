@@ -109,13 +109,13 @@ def _write_identity(workdir: Path, config: Config) -> None:
     elif (
         _has_checkpoint(workdir) and (saved := saved_config(workdir)).essence() != config.essence()
     ):
-        differences = "\n".join(
-            _differences(
+        listed = "\n".join(
+            differences(
                 json.loads(saved.essence().to_json()), json.loads(config.essence().to_json())
             )
         )
         raise UserError(
-            f"--workdir {workdir} holds a run with another configuration:\n{differences}\n"
+            f"--workdir {workdir} holds a run with another configuration:\n{listed}\n"
             "To resume that run, give the configuration that it was started with; "
             "for this configuration, choose another --workdir."
         )
@@ -129,10 +129,11 @@ def _has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(of.name.isdecimal() for of in folder.iterdir())
 
 
-def _differences(saved: Any, asked: Any, where: str = "") -> Iterator[str]:
+def differences(saved: Any, asked: Any, where: str = "") -> Iterator[str]:
+    """One line for each field in which two configurations, as plain values, differ."""
     if isinstance(saved, Mapping) and isinstance(asked, Mapping):
         for key in sorted(set(saved) | set(asked)):
-            yield from _differences(saved.get(key), asked.get(key), f"{where}.{key}".lstrip("."))
+            yield from differences(saved.get(key), asked.get(key), f"{where}.{key}".lstrip("."))
     elif saved != asked:
         yield f"  {where}: the run has {saved!r}, this configuration {asked!r}"
 
