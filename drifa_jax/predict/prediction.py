@@ -87,15 +87,16 @@ class Prediction:
 
     def rows(self) -> list[Row]:
         """One flat row a record: plain numbers and text, the columns named `task/what`."""
-        return [self._row(number, one) for number, one in enumerate(self.record_ids)]
+        labels = {task: of.labels for task, of in self.tasks.items()}
+        return [self._row(number, one, labels) for number, one in enumerate(self.record_ids)]
 
-    def _row(self, number: int, record_id: str) -> Row:
+    def _row(self, number: int, record_id: str, labels: Mapping[str, Sequence[str]]) -> Row:
         row: Row = {"record_id": record_id}
         of_record = self.foreign
         row["ood/distance"] = None if of_record is None else float(of_record.distance[number])
         row["ood/p_value"] = None if of_record is None else float(of_record.p_value[number])
         for task, of in self.tasks.items():
-            row[f"{task}/predicted"] = of.labels[number]
+            row[f"{task}/predicted"] = labels[task][number]
             for name, p in zip(of.classes, of.probabilities[number], strict=True):
                 row[f"{task}/p({name})"] = float(p)
             for measure in SHOWN_MEASURES:

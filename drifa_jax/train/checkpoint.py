@@ -28,6 +28,9 @@ from drifa_jax.sharding import ENSEMBLE_AXIS, is_large, put
 from drifa_jax.train.state import TrainState, steps_done
 
 VALIDATION_LOSS = "validation_loss"
+LINES_SHOWN = 10
+"""Of the difference between a checkpoint's parameters and a network's."""
+
 Progress = dict[str, Any]
 """What the host remembers beside the state: plain JSON values."""
 
@@ -316,10 +319,13 @@ def _shapes(state: TrainState) -> dict[str, list[int]]:
 
 
 def _difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
-    """Names and shapes that differ, `-` for those stored and `+` for those wanted."""
+    """The first names and shapes that differ, `-` for those stored and `+` for those wanted."""
     lines = [f"  - {n} {shape}" for n, shape in stored.items() if wanted.get(n) != shape]
     lines += [f"  + {n} {shape}" for n, shape in wanted.items() if stored.get(n) != shape]
-    return "\n".join(lines)
+    shown = lines[:LINES_SHOWN]
+    if len(lines) > LINES_SHOWN:
+        shown.append(f"  and {len(lines) - LINES_SHOWN} more")
+    return "\n".join(shown)
 
 
 def _first_line(error: Exception) -> str:
