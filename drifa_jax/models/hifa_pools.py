@@ -28,6 +28,9 @@ from drifa_jax.typing import FeatureMap, Pooled
 
 HIFAPools = tuple[Pooled, Pooled, Pooled, Pooled]
 
+LARGE_MAP = 2**20
+"""Bytes from which gate maps are computed again instead of stored; below, operations cost more."""
+
 
 @jax.custom_vjp
 def hifa_pools(
@@ -44,25 +47,27 @@ def hifa_pools(
     return _forward(conv1, conv2, conv3, conv4, x)[0]
 
 
-def _forward(conv1, conv2, conv3, conv4, x):
+def _gates(conv1, conv2, conv3, x):
     gate1 = jax.nn.sigmoid(pointwise(x, conv1))
     gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
-    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
+    return gate1, gate2, jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
+
+
+def _forward(conv1, conv2, conv3, conv4, x):
+    gate1, gate2, gate3 = gates = _gates(conv1, conv2, conv3, x)
     fourth = pointwise(gate3, conv4)
     max2, max4 = (jnp.max(m, axis=spatial_axes(x)) for m in (gate2, fourth))
     holds4 = holds_extreme(fourth, max4)
     dtype = at_least_float32(x)
     pools = average_pool(gate1), max2.astype(dtype), average_pool(gate3), max4.astype(dtype)
-    return pools, (conv1, conv2, conv3, conv4[0], x, holds4)
+    stored = None if _is_large(x) else gates
+    return pools, (conv1, conv2, conv3, conv4[0], x, stored, holds4)
 
 
 def _backward(residuals, cotangents):
-    conv1, conv2, conv3, kernel4, x, holds4 = residuals
+    conv1, conv2, conv3, kernel4, x, stored, holds4 = residuals
     kernel1, kernel2, kernel3 = conv1[0], conv2[0], conv3[0]
-    conv1 = _computed_after(cotangents[0], conv1)
-    gate1 = jax.nn.sigmoid(pointwise(x, conv1))
-    gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
-    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
+    gate1, gate2, gate3 = stored or _gates(_computed_after(cotangents[0], conv1), conv2, conv3, x)
     average1, maximum2, average3, maximum4 = cotangents
     num_pixels = math.prod(x.shape[1:-1])
     count4 = jnp.sum(holds4, spatial_axes(x), dtype=maximum4.dtype)
@@ -94,21 +99,27 @@ def clia_pool(conv: Weights, x: FeatureMap) -> Pooled:
 
     Weights and `x` share one dtype.
     """
-    return average_pool(jax.nn.sigmoid(pointwise(x, conv)))
+    return _clia_forward(conv, x)[0]
 
 
 def _clia_forward(conv, x):
-    return clia_pool(conv, x), (conv, x)
+    gate = jax.nn.sigmoid(pointwise(x, conv))
+    return average_pool(gate), (conv, x, None if _is_large(x) else gate)
 
 
 def _clia_backward(residuals, average):
-    conv, x = residuals
-    gate = jax.nn.sigmoid(pointwise(x, _computed_after(average, conv)))
+    conv, x, gate = residuals
+    if gate is None:
+        gate = jax.nn.sigmoid(pointwise(x, _computed_after(average, conv)))
     d_map = over_space(average / math.prod(x.shape[1:-1]), x) * gate * (1 - gate)
     return weights_cotangent(x, d_map), _times_transposed(d_map, conv[0])
 
 
 clia_pool.defvjp(_clia_forward, _clia_backward)
+
+
+def _is_large(x: FeatureMap) -> bool:
+    return x.size * x.dtype.itemsize >= LARGE_MAP
 
 
 def _computed_after(cotangent: Pooled, conv: Weights) -> Weights:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from drifa_jax.compilation import compiler_options
+from drifa_jax.compilation import compiler_options, give_back_freed_memory
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
@@ -72,6 +72,7 @@ class Program:
         if self._compiled is None:
             lowered = self._step.lower(state, batch, self._keys, flags)
             self._compiled = lowered.compile()
+            give_back_freed_memory()
             self.flops = _flops(lowered)
             self.device_bytes = _planned_bytes(self._compiled)
         return self._compiled(state, batch, self._keys, flags)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -43,15 +44,17 @@ def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation
     """An optimiser that treats every number alike, run on stacks; the same updates come out.
 
     Args:
-      inner: elementwise, or reading global norms; what it takes from the shape of a leaf, it
-        takes from one with a leading axis more.
+      inner: elementwise, or reading global norms; its initial state depends on shapes alone, and
+        what it takes from the shape of a leaf, it takes from one with a leading axis more.
     """
 
     def init(params):
-        stacks = stack(params)
-        longest = max(values.shape[0] for values in stacks.values())
+        shapes = jax.eval_shape(stack, params)
+        # Stacking the values themselves would compile a program for each shape.
+        zeros = jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), shapes)
+        longest = max(like.shape[0] for like in shapes.values())
         rows = tuple(jnp.asarray(row, jnp.int32) for row in range(longest))
-        return StackedState(inner.init(stacks), rows)
+        return StackedState(inner.init(zeros), rows)
 
     def update(gradients, state, params=None):
         stacked_params = None if params is None else stack(params)

@@ -73,7 +73,7 @@ def pool_arguments(dtype, constant=False):
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["random", "every pixel a maximum"])
-def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant):
+def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant, gate_maps):
     with jax.enable_x64(True):
         convs, x, cotangents = pool_arguments(jnp.float64, constant)
         values, back = jax.vjp(hifa_pools, *convs, x)
@@ -85,7 +85,14 @@ def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant):
         )
 
 
-def test_clia_pool_has_the_gradient_of_the_plain_formula():
+@pytest.fixture(params=["stored", "computed again"])
+def gate_maps(request, monkeypatch):
+    monkeypatch.setattr(
+        "drifa_jax.models.hifa_pools.LARGE_MAP", 0 if "again" in request.param else 1e9
+    )
+
+
+def test_clia_pool_has_the_gradient_of_the_plain_formula(gate_maps):
     def plain(conv, x):
         return average_pool(jax.nn.sigmoid(jnp.einsum("bhwi,io->bhwo", x, conv[0]) + conv[1]))
 
@@ -100,7 +107,8 @@ def test_clia_pool_has_the_gradient_of_the_plain_formula():
         )
 
 
-def test_gate_maps_are_computed_again_and_not_stored():
+def test_large_gate_maps_are_computed_again_and_not_stored(monkeypatch):
+    monkeypatch.setattr("drifa_jax.models.hifa_pools.LARGE_MAP", 0)
     # The saved residuals of one MFA: weights and the map itself, but no map of a gate.
     convs, x, _ = pool_arguments(jnp.float32)
     for function, weights in ((hifa_pools, convs), (clia_pool, convs[:1])):
