@@ -27,19 +27,14 @@ def use_compilation_cache() -> Path:
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit` of large programs: on CPU, what halves the time to a first step.
+    """Options for `jax.jit` of large programs: on CPU, a shorter time to the first step.
 
-    XLA's preset for fast compilation makes the same training step as fast. Fusions of its YNN
-    library are left out because loading one from the compilation cache searches the whole
-    program, which took half of a warm start, and matrix products are no slower without. See
-    docs/performance.md. Empty on accelerators, and where this XLA does not know an option.
+    XLA's preset for fast compilation makes the same training step as fast; see
+    docs/performance.md. Empty on accelerators, and where this XLA does not know the option.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {
-        "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
-        "xla_cpu_experimental_ynn_fusion_type": "",
-    }
+    options = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
