@@ -28,8 +28,8 @@ from drifa_jax.typing import FeatureMap, Pooled
 
 HIFAPools = tuple[Pooled, Pooled, Pooled, Pooled]
 
-LARGE_MAP = 2**20
-"""Bytes from which gate maps are computed again instead of stored; below, operations cost more."""
+LARGE_MAP = 2**16
+"""Bytes of one record's map from which gates are computed again; below, operations cost more."""
 
 
 @jax.custom_vjp
@@ -119,7 +119,8 @@ clia_pool.defvjp(_clia_forward, _clia_backward)
 
 
 def _is_large(x: FeatureMap) -> bool:
-    return x.size * x.dtype.itemsize >= LARGE_MAP
+    # Of one record: the batch may be symbolic in an export.
+    return math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
 
 
 def _computed_after(cotangent: Pooled, conv: Weights) -> Weights:
