@@ -17,7 +17,7 @@ from drifa_jax.evaluate.subgroups import (
     subgroup_table,
 )
 from drifa_jax.predict.decisions import REFERRAL_MEASURE, TaskDecisions
-from drifa_jax.predict.prediction import SHOWN_MEASURES, Row, TaskPrediction, decide
+from drifa_jax.predict.prediction import Row, TaskPrediction, decide
 from drifa_jax.uncertainty.calibration import calibration_metrics
 from drifa_jax.uncertainty.conformal import coverage, mean_size
 from drifa_jax.uncertainty.selective import (
@@ -166,17 +166,10 @@ def prediction_rows(answers: Answers, tasks: Mapping[str, TaskEvaluation]) -> li
         row |= {f"{name}/present": bool(of[number]) for name, of in answers.present.items()}
         for task, of in tasks.items():
             label = int(answers.labels[task][number])
-            answer = of.answer
             row[f"{task}/true"] = of.classes[label] if label >= 0 else None
             row[f"{task}/predicted"] = called[task][number]
             row[f"{task}/right"] = of.classes[label] == called[task][number] if label >= 0 else None
-            for name, p in zip(of.classes, answer.probabilities[number], strict=True):
-                row[f"{task}/p({name})"] = float(p)
-            for measure in SHOWN_MEASURES:
-                row[f"{task}/{measure}"] = float(getattr(answer.uncertainty, measure)[number])
-            names = answer.set_of(number)
-            row[f"{task}/set"] = None if names is None else "|".join(names)
-            row[f"{task}/refer"] = None if answer.refer is None else bool(answer.refer[number])
+            row |= of.answer.columns(task, number)
         rows.append(row)
     return rows
 

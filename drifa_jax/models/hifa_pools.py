@@ -2,7 +2,7 @@
 
 Differentiating the plain formulas stores pre-activations, gates and masks of the maxima for each
 of five 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps one
-byte a pixel for HIFA's deepest maximum and computes the gate maps again, which are cheap beside
+byte a pixel for HIFA's deepest maximum and computes large gate maps again, which are cheap beside
 what they would occupy, and every product contracts arrays as they lie. `tests/models/test_mfa.py`
 compares them with the plain formulas.
 """

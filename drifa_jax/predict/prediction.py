@@ -52,6 +52,19 @@ class TaskPrediction:
         """Name of the most probable class of each record."""
         return tuple(self.classes[k] for k in np.argmax(self.probabilities, -1))
 
+    def columns(self, task: str, row: int) -> Row:
+        """Probabilities, uncertainty, prediction set and referral of one record, `task/what`."""
+        columns: Row = {
+            f"{task}/p({name})": float(p)
+            for name, p in zip(self.classes, self.probabilities[row], strict=True)
+        }
+        for measure in SHOWN_MEASURES:
+            columns[f"{task}/{measure}"] = float(getattr(self.uncertainty, measure)[row])
+        names = self.set_of(row)
+        columns[f"{task}/set"] = None if names is None else "|".join(names)
+        columns[f"{task}/refer"] = None if self.refer is None else bool(self.refer[row])
+        return columns
+
     def set_of(self, row: int) -> tuple[str, ...] | None:
         """Names in the prediction set of one record; None without rules.
 
@@ -97,13 +110,7 @@ class Prediction:
         row["ood/p_value"] = None if of_record is None else float(of_record.p_value[number])
         for task, of in self.tasks.items():
             row[f"{task}/predicted"] = labels[task][number]
-            for name, p in zip(of.classes, of.probabilities[number], strict=True):
-                row[f"{task}/p({name})"] = float(p)
-            for measure in SHOWN_MEASURES:
-                row[f"{task}/{measure}"] = float(getattr(of.uncertainty, measure)[number])
-            names = of.set_of(number)
-            row[f"{task}/set"] = None if names is None else "|".join(names)
-            row[f"{task}/refer"] = None if of.refer is None else bool(of.refer[number])
+            row |= of.columns(task, number)
         return row
 
     def write(self, path: Path) -> None:
