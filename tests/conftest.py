@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the developers' data folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """`tests/reference/attention.py`, the attention in NumPy."""
+    path = Path(__file__).parent / "reference" / "attention.py"
+    spec = importlib.util.spec_from_file_location("attention_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,16 @@ then one stage after another, and fuses the modalities between them; it never lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from flax import nnx
 
 from drifa_jax.models.bottleneck import EXPANSION, BottleneckRRABlock
 from drifa_jax.models.convolution import Convolution, LayerOptions
-from drifa_jax.models.rra import RRABlock, optional_mfa
+from drifa_jax.models.rra import RRABlock, attended, optional_mfa
 from drifa_jax.models.window_pool import max_pool_3x3
-from drifa_jax.typing import FeatureMap, Images, Present
+from drifa_jax.typing import FeatureMap, Gate, Images, Present
 
 RESNET_PLANS: dict[str, tuple[int, ...]] = {
     "resnet10": (1, 1, 1, 1),
@@ -59,6 +59,26 @@ class Branch(Protocol):
         ...
 
 
+@runtime_checkable
+class GatedBranch(Branch, Protocol):
+    """A branch with gates inside, which explanations read; to offer this is voluntary.
+
+    Both methods are those of `Branch`, and return the gates by name as well, `[b, c]` float32.
+    """
+
+    def attend_stem(
+        self, images: Images, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """From pixels to the first features, and gates by name."""
+        ...
+
+    def attend_stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """Features after stage `number`, and gates by name."""
+        ...
+
+
 class Stem(nnx.Module):
     """7x7 convolution with stride 2, MFA, batch norm, ReLU, 3x3 max pool with stride 2."""
 
@@ -78,11 +98,15 @@ class Stem(nnx.Module):
 
     def __call__(self, images: Images, *, train: bool, present: Present | None = None):
         """`[b, h, w, num_in] -> [b, h / 4, w / 4, num_out]`."""
-        x = self.conv(images)
-        if self.mfa is not None:
-            x = self.mfa(x)
+        return self.attend(images, train=train, present=present)[0]
+
+    def attend(
+        self, images: Images, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """What calling the stem returns, and the gate of `mfa`."""
+        x, gates = attended(self.mfa, self.conv(images), "mfa")
         x = jax.nn.relu(self.norm(x, train=train, present=present))
-        return max_pool_3x3(x, self.options.window_padding(3))
+        return max_pool_3x3(x, self.options.window_padding(3)), gates
 
 
 class ResidualBranch(nnx.Module):
@@ -137,3 +161,15 @@ class ResidualBranch(nnx.Module):
     ) -> FeatureMap:
         """Features after RRA block `number`, counted from 0."""
         return self.stages[f"stage_{number}"](x, train=train, present=present)
+
+    def attend_stem(
+        self, images: Images, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """As `stem`, with the gate inside it."""
+        return self.stem.attend(images, train=train, present=present)
+
+    def attend_stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """As `stage`, with the gates inside the block."""
+        return self.stages[f"stage_{number}"].attend(x, train=train, present=present)

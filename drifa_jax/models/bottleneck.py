@@ -8,8 +8,8 @@ import jax
 from flax import nnx
 
 from drifa_jax.models.convolution import Convolution, LayerOptions
-from drifa_jax.models.rra import optional_mfa
-from drifa_jax.typing import FeatureMap, Present
+from drifa_jax.models.rra import attended, optional_mfa
+from drifa_jax.typing import FeatureMap, Gate, Present
 
 EXPANSION = 4
 """Channels after a bottleneck block over the channels inside it."""
@@ -68,16 +68,17 @@ class BottleneckRRABlock(nnx.Module):
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, h, w, num_in] -> [b, h / stride, w / stride, 4 * num_inside]`."""
-        y = x
-        for conv, mfa, norm in (
-            (self.conv1, self.mfa1, self.norm1),
-            (self.conv2, self.mfa2, self.norm2),
-        ):
-            y = conv(y)
-            if mfa is not None:
-                y = mfa(y)
-            y = jax.nn.relu(norm(y, train=train, present=present))
+        return self.attend(x, train=train, present=present)[0]
+
+    def attend(
+        self, x: FeatureMap, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
+        y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
+        y = jax.nn.relu(self.norm1(y, train=train, present=present))
+        y, gates2 = attended(self.mfa2, self.conv2(y), "mfa2")
+        y = jax.nn.relu(self.norm2(y, train=train, present=present))
         y = self.norm3(self.conv3(y), train=train, present=present)
         if self.projection is not None:
             x = self.projection_norm(self.projection(x), train=train, present=present)
-        return jax.nn.relu(y + x)
+        return jax.nn.relu(y + x), gates1 | gates2

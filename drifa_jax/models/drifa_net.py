@@ -14,6 +14,7 @@ from drifa_jax.models.backbone import (
     BOTTLENECK_BACKBONES,
     RESNET_PLANS,
     Branch,
+    GatedBranch,
     ResidualBranch,
     stage_widths,
 )
@@ -201,18 +202,7 @@ class DRIFANet(nnx.Module):
         present: PresentModalities | None = None,
     ) -> dict[str, FeatureMap]:
         """Features after the first stage: all that Monte Carlo samples of one image share."""
-        if set(images) != set(self.modalities):
-            raise ValueError(
-                f"The network reads the modalities {sorted(self.modalities)} but got "
-                f"{sorted(images)}."
-            )
-        images = {m: images[m].astype(self.dtype) for m in self.modalities}
-        images = zero_absent(images, present)
-        features = {
-            m: self.branches[m].stem(x, train=train, present=_of(present, m))
-            for m, x in images.items()
-        }
-        return self._stage(0, features, train, present)
+        return self._stage(0, self._stem(images, train, present), train, present)
 
     def from_dropout(
         self,
@@ -255,11 +245,34 @@ class DRIFANet(nnx.Module):
         features = self._stages(stages, features, train, dropout_key, present, {})
         return self._read(features, dropout_key, present, {})
 
-    def _stages(self, stages, features, train, dropout_key, present, seen: Intermediates):
+    def observe(
+        self,
+        images: Mapping[str, Images],
+        *,
+        train: bool,
+        present: PresentModalities | None = None,
+    ) -> Intermediates:
+        """Every intermediate without dropout, and the gates that branches hold inside.
+
+        Beside those that calling the network returns: `stem/<m>/mfa` and
+        `stage_k/rra/<m>/mfa1` (and `mfa2`), `[b, c]` float32.
+        """
+        seen: Intermediates = {}
+        inside: Intermediates = {}
+        features = self._stem(images, train, present, inside)
+        features = self._stage(0, features, train, present, inside)
+        stages = range(len(self.stage_widths))
+        features = self._stages(stages, features, train, None, present, seen, inside)
+        self._read(features, None, present, seen)
+        return inside | seen
+
+    def _stages(
+        self, stages, features, train, dropout_key, present, seen: Intermediates, inside=None
+    ):
         for number in stages:
             name = f"stage_{number}"
             if number > 0:
-                features = self._stage(number, features, train, present)
+                features = self._stage(number, features, train, present, inside)
             seen |= {f"{name}/rra/{m}": x for m, x in features.items()}
             if number < self.num_dropout_stages:
                 features = self._drop(features, dropout_key, name)
@@ -274,11 +287,34 @@ class DRIFANet(nnx.Module):
             return {task: head(pooled, present) for task, head in self.heads.items()}
         return {task: head(seen["pooled"]) for task, head in self.heads.items()}
 
-    def _stage(self, number, features, train, present):
-        return {
-            m: self.branches[m].stage(number, x, train=train, present=_of(present, m))
-            for m, x in features.items()
-        }
+    def _stem(self, images, train, present, inside: Intermediates | None = None):
+        if set(images) != set(self.modalities):
+            raise ValueError(
+                f"The network reads the modalities {sorted(self.modalities)} but got "
+                f"{sorted(images)}."
+            )
+        images = {m: images[m].astype(self.dtype) for m in self.modalities}
+        images = zero_absent(images, present)
+        features = {}
+        for m, x in images.items():
+            branch, options = self.branches[m], {"train": train, "present": _of(present, m)}
+            if inside is None or not isinstance(branch, GatedBranch):
+                features[m] = branch.stem(x, **options)
+            else:
+                features[m], gates = branch.attend_stem(x, **options)
+                inside |= {f"stem/{m}/{name}": gate for name, gate in gates.items()}
+        return features
+
+    def _stage(self, number, features, train, present, inside: Intermediates | None = None):
+        after = {}
+        for m, x in features.items():
+            branch, options = self.branches[m], {"train": train, "present": _of(present, m)}
+            if inside is None or not isinstance(branch, GatedBranch):
+                after[m] = branch.stage(number, x, **options)
+            else:
+                after[m], gates = branch.attend_stage(number, x, **options)
+                inside |= {f"stage_{number}/rra/{m}/{name}": g for name, g in gates.items()}
+        return after
 
     def _drop(self, features, dropout_key, site):
         if dropout_key is None:

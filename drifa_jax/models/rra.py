@@ -9,7 +9,7 @@ from flax import nnx
 
 from drifa_jax.models.convolution import Convolution, LayerOptions
 from drifa_jax.models.mfa import MFA
-from drifa_jax.typing import FeatureMap, Present
+from drifa_jax.typing import FeatureMap, Gate, Present
 
 
 class RRABlock(nnx.Module):
@@ -57,17 +57,27 @@ class RRABlock(nnx.Module):
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, h, w, num_in] -> [b, h / stride, w / stride, num_out]`."""
-        y = self.conv1(x)
-        if self.mfa1 is not None:
-            y = self.mfa1(y)
+        return self.attend(x, train=train, present=present)[0]
+
+    def attend(
+        self, x: FeatureMap, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, Gate]]:
+        """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
+        y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
         y = jax.nn.relu(self.norm1(y, train=train, present=present))
-        y = self.conv2(y)
-        if self.mfa2 is not None:
-            y = self.mfa2(y)
+        y, gates2 = attended(self.mfa2, self.conv2(y), "mfa2")
         y = self.norm2(y, train=train, present=present)
         if self.projection is not None:
             x = self.projection_norm(self.projection(x), train=train, present=present)
-        return jax.nn.relu(y + x)
+        return jax.nn.relu(y + x), gates1 | gates2
+
+
+def attended(mfa: MFA | None, x: FeatureMap, name: str) -> tuple[FeatureMap, dict[str, Gate]]:
+    """The map refined and its gate under a name; as it is, and none, where there is no MFA."""
+    if mfa is None:
+        return x, {}
+    refined, gates = mfa.attend(x)
+    return refined, {name: gates["gate"]}
 
 
 def optional_mfa(

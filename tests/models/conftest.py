@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -12,17 +9,6 @@ import pytest
 from drifa_jax.models.backbone import ResidualBranch
 from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
 from drifa_jax.models.functional import Functional
-
-REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "attention.py"
-
-
-@pytest.fixture(scope="session")
-def reference():
-    """`tests/reference/attention.py`."""
-    spec = importlib.util.spec_from_file_location("attention_reference", REFERENCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
