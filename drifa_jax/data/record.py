@@ -8,7 +8,7 @@ the label of a task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -71,6 +71,9 @@ class TabularSpec:
         return np.dtype(np.float32)
 
 
+Spec = ModalitySpec | VolumeSpec | TabularSpec
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """One classification task and its class names; a label is an index into `classes`."""
@@ -113,7 +116,7 @@ class Source(Protocol):
 
     description: str
     synthetic: bool
-    modalities: tuple[ModalitySpec | VolumeSpec | TabularSpec, ...]
+    modalities: tuple[Spec, ...]
     tasks: tuple[TaskSpec, ...]
 
     def __len__(self) -> int: ...
@@ -125,3 +128,18 @@ class Source(Protocol):
     def record_id(self, index: int) -> str: ...
 
     def group_id(self, index: int) -> str: ...
+
+
+def stack_records(
+    records: Sequence[Record], specs: Sequence[Spec]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Records as arrays: modality -> `[b, *shape]` of its dtype, and modality -> `[b]` presence.
+
+    The place of an absent modality is filled with zeros.
+    """
+    arrays = {spec.name: np.zeros((len(records), *spec.shape), spec.dtype) for spec in specs}
+    present = {spec.name: np.zeros(len(records), bool) for spec in specs}
+    for row, record in enumerate(records):
+        for name, image in record.images.items():
+            arrays[name][row], present[name][row] = image, True
+    return arrays, present

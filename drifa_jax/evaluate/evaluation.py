@@ -166,6 +166,8 @@ def prediction_rows(answers: Answers, tasks: Mapping[str, TaskEvaluation]) -> li
         row |= {f"{name}/present": bool(of[number]) for name, of in answers.present.items()}
         for task, of in tasks.items():
             label = int(answers.labels[task][number])
+            if task in answers.task_groups:
+                row[f"{task}/group_id"] = answers.task_groups[task][number]
             row[f"{task}/true"] = of.classes[label] if label >= 0 else None
             row[f"{task}/predicted"] = called[task][number]
             row[f"{task}/right"] = of.classes[label] == called[task][number] if label >= 0 else None
@@ -194,7 +196,7 @@ def _evaluate_task(
     raw = answers.uncertainty[task].probabilities[rows]
     wrong = p.argmax(1) != y
     entropy = getattr(answers.uncertainty[task], REFERRAL_MEASURE)[rows]
-    groups = list(answers.group_ids)
+    groups = list(answers.groups_of(task))
     options = {"num_resamples": num_resamples, "seed": seed}
     return TaskEvaluation(
         classes=tuple(classes),

@@ -13,13 +13,14 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from drifa_jax.data.attributes import attributes_of
-from drifa_jax.data.record import MISSING_LABEL, Source
+from drifa_jax.data.pairing import labelled_parts
+from drifa_jax.data.record import MISSING_LABEL, Source, stack_records
 from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.train.run_directory import write_whole
@@ -28,7 +29,7 @@ from drifa_jax.whole_files import written_whole
 
 RECORDS_A_CHUNK = 256
 PLAN_FILE = "plan.json"
-MEASURES = tuple(field.name for field in fields(Uncertainty))
+MEASURES = tuple(one.name for one in fields(Uncertainty))
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Answers:
       network_seconds: time that the network took, without reading the images.
       reading_seconds: time that reading and decoding took.
       num_resumed: records whose answers an interrupted evaluation had left.
+      task_groups: task -> groups of the records that its labels belong to, where strangers are
+        paired: a pair's own group is that of two people, and no patient would recur in it.
     """
 
     record_ids: tuple[str, ...]
@@ -55,6 +58,11 @@ class Answers:
     network_seconds: float
     reading_seconds: float
     num_resumed: int
+    task_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def groups_of(self, task: str) -> tuple[str, ...]:
+        """Groups `[n]` to resample for a task."""
+        return self.task_groups.get(task, self.group_ids)
 
     def __len__(self) -> int:
         return len(self.record_ids)
@@ -102,9 +110,10 @@ def answer_records(
         for name in chunks[0]
         if not name.startswith("seconds/")
     }
+    group_ids = tuple(source.group_id(i) for i in range(count))
     return Answers(
         record_ids=ids,
-        group_ids=tuple(source.group_id(i) for i in range(count)),
+        group_ids=group_ids,
         attributes=tuple(attributes_of(source, i) for i in range(count)),
         present={m.name: joined[f"present/{m.name}"] for m in predictor.description.modalities},
         labels={task: joined[f"label/{task}"] for task in predictor.description.tasks},
@@ -115,6 +124,11 @@ def answer_records(
         network_seconds=float(sum(chunk["seconds/network"] for chunk in chunks)),
         reading_seconds=float(sum(chunk["seconds/reading"] for chunk in chunks)),
         num_resumed=num_resumed,
+        task_groups={
+            task: tuple(groups)
+            for task in predictor.description.tasks
+            if (groups := labelled_parts(source, task)[1]) != list(group_ids)
+        },
     )
 
 
@@ -122,19 +136,14 @@ def _answer_chunk(
     predictor: Predictor, source: Source, rows: Sequence[int]
 ) -> dict[str, np.ndarray]:
     began = time.perf_counter()
-    specs, tasks = predictor.description.modalities, predictor.description.tasks
-    pixels = {spec.name: np.zeros((len(rows), *spec.shape), np.uint8) for spec in specs}
-    present = {spec.name: np.zeros(len(rows), bool) for spec in specs}
-    labels = {task: np.full(len(rows), MISSING_LABEL, np.int32) for task in tasks}
-    names = []
-    for place, index in enumerate(rows):
-        record = source[index]
-        names.append(record.record_id)
-        for name, image in record.images.items():
-            pixels[name][place], present[name][place] = image, True
-        for task, label in record.labels.items():
-            labels[task][place] = label
+    records = [source[index] for index in rows]
+    pixels, present = stack_records(records, predictor.description.modalities)
+    labels = {
+        task: np.array([record.labels.get(task, MISSING_LABEL) for record in records], np.int32)
+        for task in predictor.description.tasks
+    }
     read = time.perf_counter()
+    names = [record.record_id for record in records]
     uncertainty = predictor.uncertainty(pixels, present, names)
     done = time.perf_counter()
     return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,17 @@ def test_only_labelled_records_count(answers):
     p = answers.uncertainty["stroke"].probabilities
     right = p.argmax(1)[answers.labels["stroke"] >= 0] == found["stroke"].labels
     assert found["stroke"].metrics.scalars["accuracy"].value == pytest.approx(right.mean())
+
+
+def test_intervals_of_a_task_resample_the_groups_of_its_own_part(answers):
+    """Of pairs of strangers: 30 patients of three scans each were paired with 90 others."""
+    patients = tuple(f"ct:p{i // 3}" for i in range(90))
+    paired = dataclasses.replace(answers, task_groups={"tumour": patients})
+    found = evaluate_tasks(paired, TASKS, {}, num_resamples=20)
+    assert found["tumour"].metrics.num_groups == 30
+    assert found["stroke"].metrics.num_groups == 60
+    rows = prediction_rows(paired, found)
+    assert rows[4]["tumour/group_id"] == "ct:p1" and "stroke/group_id" not in rows[4]
 
 
 def test_a_task_without_labels_is_left_out(answers):
