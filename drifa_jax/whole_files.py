@@ -31,3 +31,27 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         else:
             partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def folder_replaced(folder: str | Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` and all that is in it, in one step.
+
+    When the block raises, what it wrote is removed and an older `folder` stays as it was. One
+    process at a time: what a killed one left behind is removed here.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise

@@ -6,7 +6,7 @@ import pytest
 
 from drifa_jax.errors import UserError
 from drifa_jax.extras import optional
-from drifa_jax.whole_files import written_whole
+from drifa_jax.whole_files import folder_replaced, written_whole
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -41,6 +41,21 @@ def test_folders_are_whole_too(tmp_path):
         partial.mkdir()
         (partial / "weights").write_text("whole")
     assert (path / "weights").read_text() == "whole"
+
+
+def test_a_folder_takes_the_place_of_an_older_one_or_leaves_it(tmp_path):
+    path = tmp_path / "evaluation"
+    for text in ("first", "second"):
+        with folder_replaced(path) as fresh:
+            (fresh / text).write_text(text)
+        assert [one.name for one in path.iterdir()] == [text]
+    (tmp_path / ".evaluation.new").mkdir()  # of a killed process
+    with pytest.raises(KeyboardInterrupt), folder_replaced(path) as fresh:
+        assert not list(fresh.iterdir())
+        (fresh / "third").write_text("half")
+        raise KeyboardInterrupt
+    assert [one.name for one in path.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_extra_is_named():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from drifa_jax.train.run_directory import write_whole
 
 PERFORMANCE_FILE = "performance.json"
 TRACE_FOLDER = "profile"
+MEASURED = ("first step", "step", "validation", "first validation", "checkpoint")
+"""What the loop spends its time on; waiting for input is part of a step."""
 
 PEAK_FLOPS = {
     # Substring of `device_kind` -> dtype -> FLOP/s of one device, dense, from the vendors' sheets.
@@ -114,7 +118,17 @@ def performance(
         "flops_utilisation": rate / (peak * len(devices)) if rate and peak else None,
         "device_bytes_planned": planned,
         "device_bytes_peak": (stats or {}).get("peak_bytes_in_use"),
+        "host_bytes_peak": process_peak_bytes(),
+        "training_seconds": sum(times.total(what) for what in MEASURED),
+        "num_attempts": 1,
     }
+
+
+def process_peak_bytes() -> int:
+    """Most memory that this process held so far, on the host."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
 def summary(of: dict[str, Any]) -> str:
@@ -138,8 +152,14 @@ def summary(of: dict[str, Any]) -> str:
 
 
 def save(of: dict[str, Any], workdir: Path) -> None:
-    """Writes `performance.json`."""
-    write_whole(workdir / PERFORMANCE_FILE, json.dumps(of, indent=2) + "\n")
+    """Writes `performance.json`; time and attempts of earlier attempts are added to its own."""
+    path = workdir / PERFORMANCE_FILE
+    try:
+        before = json.loads(path.read_text())
+        of = of | {name: of[name] + before[name] for name in ("training_seconds", "num_attempts")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the first attempt, or an earlier one that did not say
+    write_whole(path, json.dumps(of, indent=2) + "\n")
 
 
 class Tracer:

@@ -40,6 +40,16 @@ def test_time_is_shared_out_completely():
     assert of["step_seconds"] == 2.0
     assert of["records_per_second"] == 32.0
     assert of["first_step_seconds"] == 30.0
+    assert of["training_seconds"] == 10.0 + 1.0 + 9.0 + 30.0
+    assert of["host_bytes_peak"] > 10_000_000
+
+
+def test_attempts_add_up(tmp_path):
+    for _ in range(2):
+        step_times.save(of_four_steps(), tmp_path)
+    of = json.loads((tmp_path / step_times.PERFORMANCE_FILE).read_text())
+    assert (of["num_attempts"], of["training_seconds"]) == (2, 100.0)
+    assert of["step_seconds"] == 2.0
 
 
 def test_utilisation_is_of_the_peak_of_all_devices(monkeypatch):
