@@ -95,7 +95,7 @@ def written(answers: Answers, tasks) -> int:
     """Writes the folder; the report's size in bytes."""
     from drifa_jax.config import from_mapping, modality
     from drifa_jax.data.record import ModalitySpec
-    from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary
+    from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
     from drifa_jax.predict.restored import Description
     from drifa_jax.report.evaluated import Evaluated
     from drifa_jax.report.evaluation_report import REPORT_FILE, write_evaluation
@@ -126,7 +126,7 @@ def written(answers: Answers, tasks) -> int:
         data=DataSummary(
             dict.fromkeys(("train", "validation", "test"), split), Leakage(0, 0, False, 0), True
         ),
-        cost=Cost(1, 1.0, 1.0, 1, None),
+        cost=Cost(1, 1.0, 1.0, 1, TrainingCost()),
         learning=lines,
         trained_by={},
         evaluated_by={},

@@ -142,6 +142,22 @@ class TableEncoding:
             features += [float(missing), float(not missing and cell not in known)]
         return np.array(features, np.float32)
 
+    def decode(self, features: np.ndarray) -> dict[str, str]:
+        """Column -> value of features `[num_features]`, in words, for people."""
+        values, place = {}, 0
+        for name, mean, deviation in zip(
+            self.columns.numeric, self.means, self.deviations, strict=True
+        ):
+            scaled, missing = features[place : place + 2]
+            values[name] = "missing" if missing else f"{scaled * deviation + mean:.4g}"
+            place += 2
+        for name, known in zip(self.columns.categorical, self.categories, strict=True):
+            shares = features[place : place + len(known) + 2]
+            words = (*known, "missing", "not seen in training")
+            values[name] = words[int(np.argmax(shares))]
+            place += len(words)
+        return values
+
 
 def fit_table(columns: TableColumns, rows: Sequence[Row]) -> TableEncoding:
     """The encoding of training rows; rows of other splits must not be passed.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from drifa_jax.config import DataConfig
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.splits import class_counts, group_ids, leaking_groups
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.train.run_directory import environment
+from drifa_jax.train.step_times import PERFORMANCE_FILE, process_peak_bytes
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,22 +40,60 @@ class Leakage:
       shared_groups: groups (patients) in more than one split.
       single_groups: whether every record is its own group, so that nothing is known of patients.
       duplicates: images of training records that held-out records have as well and that were
-        removed; None where duplicates were not looked for.
+        removed; None where they were not removed.
+      duplicates_share_a_split: whether splits were drawn so that near duplicates share one.
     """
 
     shared_records: int
     shared_groups: int
     single_groups: bool
     duplicates: int | None
+    duplicates_share_a_split: bool = False
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One modality of one split before strangers were paired."""
+
+    num_records: int
+    num_groups: int
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The splits of a run, and how well they are kept apart."""
+    """The splits of a run, and how well they are kept apart.
+
+    Attributes:
+      splits: split -> its records.
+      leakage: what could make a score too good.
+      synthetic: whether the data were drawn.
+      parts: modality -> split -> what was paired; empty where nobody was paired.
+    """
 
     splits: Mapping[str, SplitSummary]
     leakage: Leakage
     synthetic: bool
+    parts: Mapping[str, Mapping[str, PartSummary]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What training cost, of all runs together, as they logged it; None where one did not.
+
+    Attributes:
+      seconds: with compilation, validation and saving, over all attempts of the runs.
+      num_runs, num_attempts: an interrupted run took several attempts.
+      records_per_second: of the last attempt, after its first step; the mean over runs.
+      peak_memory_bytes: of the accelerator where it tells, else of the process; the largest.
+      devices: number and kind.
+    """
+
+    seconds: float | None = None
+    num_runs: int = 1
+    num_attempts: int = 1
+    records_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    devices: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,21 +106,22 @@ class Cost:
         optimises; None where it does not tell.
       seconds_per_record: of all members and samples, measured in this evaluation.
       peak_memory_bytes: of the process, or of the accelerator where it tells.
-      training_seconds: None where the log does not tell.
+      training: what training cost.
     """
 
     num_parameters: int
     flops: float | None
     seconds_per_record: float
     peak_memory_bytes: int
-    training_seconds: float | None
+    training: TrainingCost
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def summarise_data(dataset: Dataset, *, looked_for_duplicates: bool) -> DataSummary:
+def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
     """The splits as they were trained on, read without decoding an image."""
+    drawn_here = config.source == "files" and not config.split_folder
     sources = {split: getattr(dataset, split) for split in SPLITS}
     splits = {
         split: SplitSummary(
@@ -115,15 +154,24 @@ def summarise_data(dataset: Dataset, *, looked_for_duplicates: bool) -> DataSumm
                 len(set(group)) == len(one) for group, one in zip(groups, ids, strict=True)
             ),
             duplicates=sum(len(found) for found in dataset.duplicates.values())
-            if looked_for_duplicates
+            if drawn_here and config.duplicates == "remove"
             else None,
+            duplicates_share_a_split=drawn_here and config.duplicates == "group",
         ),
         dataset.synthetic,
+        {
+            name: {
+                split: PartSummary(len(source), len(set(group_ids(source))))
+                for split, source in of.items()
+            }
+            for name, of in dataset.parts.items()
+            if len(dataset.parts) > 1
+        },
     )
 
 
 def measure_cost(
-    predictor: Predictor, *, seconds_per_record: float, training_seconds: float | None
+    predictor: Predictor, *, seconds_per_record: float, training: TrainingCost
 ) -> Cost:
     """Parameters and operations of a network, and the memory used so far."""
     params = predictor.restored.params
@@ -133,7 +181,30 @@ def measure_cost(
         flops=_flops(predictor),
         seconds_per_record=seconds_per_record,
         peak_memory_bytes=_peak_memory(),
-        training_seconds=training_seconds,
+        training=training,
+    )
+
+
+def training_cost(runs: Sequence[Path]) -> TrainingCost:
+    """What the runs wrote in `performance.json` of their training."""
+    found = [_logged(run / PERFORMANCE_FILE) for run in runs]
+
+    def all_of(name: str) -> list[float] | None:
+        values = [of.get(name) for of in found]
+        return None if any(value is None for value in values) else values
+
+    seconds, rates = all_of("training_seconds"), all_of("records_per_second")
+    peaks = all_of("device_bytes_peak") or all_of("host_bytes_peak")
+    kinds = dict.fromkeys(
+        f"{of['num_devices']} x {of['device_kind']}" for of in found if "device_kind" in of
+    )
+    return TrainingCost(
+        seconds=None if seconds is None else sum(seconds),
+        num_runs=len(runs),
+        num_attempts=sum(of.get("num_attempts", 1) for of in found),
+        records_per_second=None if rates is None else float(np.mean(rates)),
+        peak_memory_bytes=None if peaks is None else int(max(peaks)),
+        devices=", ".join(kinds),
     )
 
 
@@ -144,8 +215,13 @@ def machine() -> dict[str, Any]:
 
 def training_environment(run: Path) -> dict[str, Any]:
     """What the training process wrote of itself; empty where it is missing or damaged."""
+    return _logged(run / "environment.json")
+
+
+def _logged(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing or damaged."""
     try:
-        found = json.loads((run / "environment.json").read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -181,6 +257,4 @@ def _peak_memory() -> int:
     memory = jax.devices()[0].memory_stats()
     if memory and "peak_bytes_in_use" in memory:
         return int(memory["peak_bytes_in_use"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kibibytes, macOS bytes.
-    return int(peak) * (1 if sys.platform == "darwin" else 1024)
+    return process_peak_bytes()

@@ -9,14 +9,13 @@ Nothing is drawn here; the results are small arrays with names, for reports and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from drifa_jax.data.record import MISSING_LABEL, Record, Source
-from drifa_jax.explain.contribution import contributions
-from drifa_jax.explain.grad_cam import grad_cam
+from drifa_jax.data.record import MISSING_LABEL, Record, Source, stack_records
+from drifa_jax.explain.explanation import Explanation, explain_records
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.uncertainty.measures import Uncertainty
 
@@ -28,53 +27,20 @@ CELLS = (
 )
 """The order of the gallery."""
 
-
-@dataclass(frozen=True)
-class ExampleMap:
-    """Grad-CAM of one modality of one record, for the predicted class.
-
-    Attributes:
-      mean: `[h, w]` float32 in 0..1, over the members, at the size of the image.
-      spread: `[h, w]`, standard deviation over the members; zero of a single network.
-    """
-
-    mean: np.ndarray
-    spread: np.ndarray
+FIELDS = fields(Uncertainty)
 
 
 @dataclass(frozen=True)
-class Example:
-    """One record of the gallery.
+class Example(Explanation):
+    """One record of the gallery: the explanation of what it was called, and what it is.
 
     Attributes:
       cell: ("certain" or "uncertain", "right" or "wrong").
-      record_id: of the record.
-      task: whose answer is shown.
-      true, predicted: class names.
-      probability: of the predicted class.
-      predictive_entropy, mutual_information: of the record, in nats.
-      images: modality -> `[h, w, c]` uint8 at the network's size; absent ones are missing.
-      maps: modality -> Grad-CAM of the predicted class.
-      shapley: modality -> contribution to the probability of the predicted class, mean over
-        members, starting from equally probable classes.
-      shapley_spread: the same, standard deviation over members.
-      trained_without: whether the network ever saw records that lack a modality; if not, the
-        contributions are extrapolations and should be shown as such, or not at all.
+      true: class name.
     """
 
     cell: tuple[str, str]
-    record_id: str
-    task: str
     true: str
-    predicted: str
-    probability: float
-    predictive_entropy: float
-    mutual_information: float
-    images: Mapping[str, np.ndarray]
-    maps: Mapping[str, ExampleMap]
-    shapley: Mapping[str, float]
-    shapley_spread: Mapping[str, float]
-    trained_without: bool
 
 
 def gallery(
@@ -120,39 +86,26 @@ def gallery(
         )
     else:
         known, measured = kept, uncertainty
-    probabilities = np.asarray(measured.probabilities)[known]
+    called = np.asarray(measured.probabilities)[known].argmax(-1)
     entropy = np.asarray(measured.predictive_entropy)[known]
-    information = np.asarray(measured.mutual_information)[known]
-    called = probabilities.argmax(-1)
     chosen = choose(entropy, called == labels[kept], per_cell)
     if not chosen:
         return []
     places = np.array([place for _, place in chosen])
     shown = [records[int(kept[place])] for place in places]
-    pixels, present = _stack(predictor, shown)
-    maps = grad_cam(predictor.restored, pixels, task, called[places], present=present)
-    shares = contributions(predictor.restored, pixels, task, called[places], present=present)
-    examples = []
-    for row, (cell, place) in enumerate(chosen):
-        held = [m for m in pixels if present[m][row]]
-        examples.append(
-            Example(
-                cell=cell,
-                record_id=shown[row].record_id,
-                task=task,
-                true=names[task][labels[kept[place]]],
-                predicted=names[task][called[place]],
-                probability=float(probabilities[place, called[place]]),
-                predictive_entropy=float(entropy[place]),
-                mutual_information=float(information[place]),
-                images={m: pixels[m][row] for m in held},
-                maps={m: ExampleMap(maps[m].mean[row], maps[m].spread[row]) for m in held},
-                shapley={m: float(shares.shapley[m][:, row].mean()) for m in held},
-                shapley_spread={m: float(shares.shapley[m][:, row].std()) for m in held},
-                trained_without=shares.trained_for_it,
-            )
-        )
-    return examples
+    explanations = explain_records(
+        predictor,
+        [record.record_id for record in shown],
+        *stack_records(shown, predictor.description.modalities),
+        task,
+        uncertainty=Uncertainty(
+            **{f.name: np.asarray(getattr(measured, f.name))[known[places]] for f in FIELDS}
+        ),
+    )
+    return [
+        Example(**vars(explanation), cell=cell, true=names[task][labels[kept[place]]])
+        for explanation, (cell, place) in zip(explanations, chosen, strict=True)
+    ]
 
 
 def choose(
@@ -174,7 +127,7 @@ def predict_records(
 ) -> dict[str, Uncertainty]:
     """Measures by task of some of the records, in the order of `rows`."""
     shown = [records[int(row)] for row in rows]
-    pixels, present = _stack(predictor, shown)
+    pixels, present = stack_records(shown, predictor.description.modalities)
     return predictor.uncertainty(pixels, present, [record.record_id for record in shown])
 
 
@@ -182,20 +135,3 @@ def _labels(records: Source | Sequence[Record], task: str) -> np.ndarray:
     if isinstance(records, Source):
         return np.asarray(records.labels(task))
     return np.array([record.labels.get(task, MISSING_LABEL) for record in records], np.int32)
-
-
-def _stack(
-    predictor: Predictor, records: Sequence[Record]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Pixels and presence of records, by modality."""
-    pixels, present = {}, {}
-    for spec in predictor.description.modalities:
-        held = [spec.name in record.images for record in records]
-        present[spec.name] = np.array(held)
-        pixels[spec.name] = np.stack(
-            [
-                record.images[spec.name] if has else np.zeros(spec.shape, spec.dtype)
-                for record, has in zip(records, held, strict=True)
-            ]
-        )
-    return pixels, present

@@ -63,9 +63,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms and what they are."""
+    """Terms and what they are; `wide` where the texts are long, one to a line."""
 
     items: Sequence[tuple[str, str]]
+    wide: bool = False
     kind: str = "facts"
 
 
@@ -144,7 +145,32 @@ class Pictures:
     kind: str = "pictures"
 
 
-Block = Heading | Prose | Note | Facts | Numbers | Table | Row | Panels | Pictures
+@dataclass(frozen=True)
+class Case:
+    """One record: its pictures, and what is known and said of it.
+
+    Attributes:
+      title: in a few words.
+      pictures: one below the other.
+      facts: terms and what they are.
+      note: in small letters at the end.
+    """
+
+    title: str
+    pictures: Sequence[Picture]
+    facts: Sequence[tuple[str, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases side by side."""
+
+    cases: Sequence[Case]
+    kind: str = "cases"
+
+
+Block = Heading | Prose | Note | Facts | Numbers | Table | Row | Panels | Pictures | Cases
 
 
 @dataclass(frozen=True)

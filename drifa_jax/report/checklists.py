@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from drifa_jax.data.record import TabularSpec
 from drifa_jax.report.blocks import Cell, Prose, Section, Table
 from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.model_card import OWED
@@ -148,8 +149,14 @@ def known_facts(of: Evaluated) -> dict[str, str]:
     """What the run itself can tell, by name."""
     config, leak = of.config, of.data.leakage
     splits = ", ".join(f"{s} {x.num_records:,}" for s, x in of.data.splits.items())
-    modalities = ", ".join(
-        f"{m.name} at {m.height} x {m.width} pixels" for m in of.description.modalities
+    tables = [m for m in of.description.modalities if isinstance(m, TabularSpec)]
+    images = ", ".join(
+        f"{m.name} at {m.height} x {m.width} pixels"
+        for m in of.description.modalities
+        if m not in tables
+    )
+    columns = ", ".join(
+        f"{m.name} ({', '.join(of.description.readings[m.name].columns)})" for m in tables
     )
     augmented = (
         "no augmentation"
@@ -161,13 +168,14 @@ def known_facts(of: Evaluated) -> dict[str, str]:
     commit = of.evaluated_by.get("git_commit")
     facts = {
         "sources": f"{prefix}{of.description.data}. Why they represent the target: open.",
-        "preparation": f"Images brought to {modalities}, scaled to 0..1; {augmented}.",
+        "preparation": f"Images brought to {images}, scaled to 0..1; {augmented}."
+        + (f" Tables standardised by the training records: {columns}." if tables else ""),
         "outcome": "Labels as in the data: "
         + "; ".join(f"{t} ({', '.join(c)})" for t, c in of.description.tasks.items())
         + ". How they were obtained: open.",
-        "predictors": f"Images only: {modalities}."
-        if all(hasattr(m, "height") for m in of.description.modalities)
-        else "",
+        "predictors": f"Images: {images}. Tables, with their columns: {columns}."
+        if tables
+        else f"Images only: {images}.",
         "size": f"{splits} records, all that there were; no calculation of size was made.",
         "missing": "Records without a label of a task are left out of that task. "
         + (

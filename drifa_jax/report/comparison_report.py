@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,12 @@ from drifa_jax.report.evaluation_report import (
     REPORT_FILE,
     check_replaceable,
     made_line,
-    replace_folder,
 )
 from drifa_jax.report.html import render, write_report
 from drifa_jax.report.run_evaluation import EVALUATION_FOLDER
 from drifa_jax.report.sections import TITLES
 from drifa_jax.train.run_directory import write_whole
+from drifa_jax.whole_files import folder_replaced
 
 PREDICTIONS_FILE = "predictions.parquet"
 SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "mcc", "auroc", "brier", "nll", "ece")
@@ -63,6 +62,7 @@ class RunPredictions:
       probabilities: task -> `[n, k]`.
       synthetic: whether the data were drawn.
       data: in words.
+      task_groups: task -> groups to resample, where they are not `group_ids`.
     """
 
     name: str
@@ -74,6 +74,11 @@ class RunPredictions:
     probabilities: Mapping[str, np.ndarray]
     synthetic: bool
     data: str
+    task_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def groups_of(self, task: str) -> tuple[str, ...]:
+        """Groups `[n]` to resample for a task."""
+        return self.task_groups.get(task, self.group_ids)
 
 
 def find_evaluation(path: Path) -> Path:
@@ -119,6 +124,11 @@ def read_predictions(folder: Path, name: str) -> RunPredictions:
             probabilities,
             bool(document["synthetic"]),
             str(document["data"]),
+            {
+                task: tuple(table[f"{task}/group_id"].to_pylist())
+                for task in classes
+                if f"{task}/group_id" in table.column_names
+            },
         )
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(
@@ -167,8 +177,9 @@ def aligned(first: RunPredictions, second: RunPredictions) -> RunPredictions:
         {task: of[order] for task, of in second.probabilities.items()},
         second.synthetic,
         second.data,
+        {task: tuple(of[i] for i in order) for task, of in second.task_groups.items()},
     )
-    if moved.group_ids != first.group_ids:
+    if any(moved.groups_of(task) != first.groups_of(task) for task in first.classes):
         raise UserError(f"{pair} put the same records into different groups.")
     for task, labels in first.labels.items():
         if differ := int(np.sum(labels != moved.labels[task])):
@@ -235,12 +246,11 @@ def compare(
     if len(runs) < 2:
         raise UserError("Give at least two runs to compare.")
     together = (runs[0], *(aligned(runs[0], run) for run in runs[1:]))
-    groups = list(runs[0].group_ids)
     options = {"num_resamples": num_resamples, "seed": seed}
     metrics: dict[str, list[TaskMetrics]] = {}
     pairs: dict[str, list[TaskComparison]] = {}
     for task, classes in runs[0].classes.items():
-        labels = runs[0].labels[task]
+        labels, groups = runs[0].labels[task], list(runs[0].groups_of(task))
         of_task = [run.probabilities[task] for run in together]
         metrics[task] = [task_metrics(p, labels, groups, classes, **options) for p in of_task]
         pairs[task] = [
@@ -252,26 +262,23 @@ def compare(
 def write_comparison(of: Comparison, out: Path) -> None:
     """Writes metrics.json, differences.csv, figures and the report, all or nothing."""
     check_replaceable(out)
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        fresh.mkdir(parents=True)
-        document = json.dumps(of.to_json(), indent=2, allow_nan=False) + "\n"
-        write_whole(fresh / METRICS_FILE, document)
-        WRITERS[".csv"](_difference_rows(of), fresh / "differences.csv")
-        made = [make(of, fresh / FIGURES_FOLDER) for make in SECTIONS]
-        page = render(
-            " against ".join([of.runs[0].name, ", ".join(run.name for run in of.runs[1:])]),
-            f"Paired comparison on {len(of.runs[0].record_ids):,} test records: {of.runs[0].data}",
-            made,
-            synthetic=of.synthetic,
-            made=made_line(),
-        )
-        write_report(fresh / REPORT_FILE, page)
+        with folder_replaced(out) as fresh:
+            document = json.dumps(of.to_json(), indent=2, allow_nan=False) + "\n"
+            write_whole(fresh / METRICS_FILE, document)
+            WRITERS[".csv"](_difference_rows(of), fresh / "differences.csv")
+            made = [make(of, fresh / FIGURES_FOLDER) for make in SECTIONS]
+            page = render(
+                " against ".join([of.runs[0].name, ", ".join(run.name for run in of.runs[1:])]),
+                f"Paired comparison on {len(of.runs[0].record_ids):,} test records: "
+                f"{of.runs[0].data}",
+                made,
+                synthetic=of.synthetic,
+                made=made_line(),
+            )
+            write_report(fresh / REPORT_FILE, page)
     except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
         raise UserError(f"{out} cannot be written ({error.strerror}).") from error
-    replace_folder(fresh, out)
 
 
 def headline(of: Comparison, folder: Path) -> Section:

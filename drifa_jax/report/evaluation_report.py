@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,23 +78,6 @@ def made_line() -> str:
     """When and by what a report was made."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"Made by drifa_jax {importlib.metadata.version('drifa-jax')} on {now}."
-
-
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of an older one; nobody ever sees half of it.
-
-    Raises:
-      UserError: when the folder holds anything that no evaluation wrote.
-    """
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
 
 
 def check_replaceable(folder: Path) -> None:

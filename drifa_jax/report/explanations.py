@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from drifa_jax.data.dataset import Dataset
-from drifa_jax.data.record import Source
+from drifa_jax.data.record import Source, TabularSpec, stack_records
 from drifa_jax.evaluate.records import Answers
 from drifa_jax.explain.embedding import FEWEST_RECORDS, embed, fused_features
+from drifa_jax.explain.explanation import RecordMap
 from drifa_jax.explain.gallery import CELLS, Example, gallery
+from drifa_jax.explain.gates import gate_rows, gates
+from drifa_jax.predict.prediction import WRITERS
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
     Block,
+    Case,
+    Cases,
     Heading,
     Note,
     Panels,
-    Picture,
-    Pictures,
     Prose,
     Section,
     picture,
@@ -30,7 +35,12 @@ from drifa_jax.report.evaluated import Evaluated
 MOST_EMBEDDED = 1000
 """Test records in the plane, evenly spaced among all: t-SNE takes long and points cover points."""
 
-RECORDS_A_PASS = 16
+MOST_GATED = 128
+"""Test records whose gates are read, evenly spaced."""
+
+RECORDS_A_PASS = 256
+"""Images held at once."""
+
 SIDE = 176
 """Pixels of the longer side of a picture in the report."""
 
@@ -42,61 +52,125 @@ def explanation_sections(
     evaluated: Evaluated,
     folder: Path,
 ) -> list[Section]:
-    """The gallery and the embedding of the test records.
+    """The gallery, the gates and the embedding of the test records.
 
     Test: tests/report/test_run_evaluation.py.
     """
     return [
         _gallery(predictor, dataset.test, answers, evaluated),
+        _gates(predictor, dataset.test, evaluated, folder),
         _embedding(predictor, dataset.test, answers, evaluated, folder),
     ]
 
 
-def gallery_pictures(example: Example) -> list[Picture]:
-    """One picture a modality: the image, and beside it the same under its map."""
-    shown = []
-    for modality, image in example.images.items():
-        grey = _fitted(image)
-        heat = _fitted_map(example.maps[modality].mean, grey.shape[:2])
-        pair = np.concatenate([grey, _overlaid(grey, heat)], axis=1)
-        verdict = "right" if example.true == example.predicted else "wrong"
-        shown.append(
-            picture(
-                pair,
-                alt=f"{modality} of {example.record_id}, left as it is, right under the Grad-CAM "
-                f"of {example.predicted} ({verdict}).",
-                caption=f"{modality}: {example.predicted} {example.probability:.2f}, truth "
-                f"{example.true}, entropy {example.predictive_entropy:.2f} nats. "
-                f"{_contribution(example, modality)}{example.record_id}",
-            )
+def example_case(example: Example, num_members: int) -> Case:
+    """One record of the gallery: a picture for each image, and the contribution of each modality.
+
+    Beside the image stands the same under its map and, of an ensemble, the spread of the map.
+    """
+    verdict = "right" if example.true == example.predicted else "wrong"
+    pictures = [
+        picture(
+            np.concatenate(
+                [x for x, _ in map_pictures(image, example.maps[modality], num_members)], axis=1
+            ),
+            alt=f"{modality} of {example.record_id}: as it is, then under the Grad-CAM of "
+            f"{example.predicted} ({verdict})"
+            + (f", then the spread of {num_members} members." if num_members > 1 else "."),
+            caption=modality,
         )
-    return shown
+        for modality, image in example.images.items()
+    ]
+    facts = [
+        (m, ", ".join(f"{column} {value}" for column, value in row.items()))
+        for m, row in example.rows.items()
+    ]
+    for m, share in example.shapley.items():
+        spread = f" ± {example.shapley_spread[m]:.2f}" if num_members > 1 else ""
+        facts.append((f"{m} adds", f"{share:+.2f}{spread}"))
+    return Case(
+        f"{example.predicted}, {example.probability:.2f}; truth: {example.true}",
+        pictures,
+        [*facts, ("entropy", f"{example.predictive_entropy:.2f} nats")],
+        example.record_id,
+    )
+
+
+def map_pictures(
+    image: np.ndarray, of: RecordMap, num_members: int
+) -> list[tuple[np.ndarray, str]]:
+    """The image, the image under its map, and under the spread of the map over several members.
+
+    Returns:
+      `[h, w, 3]` uint8 each, with a title.
+    """
+    shown = _fitted(image)
+    mean = _overlaid(shown, _fitted_map(of.mean, shown.shape[:2]))
+    found = [(shown, "image"), (mean, "Grad-CAM")]
+    if num_members > 1:
+        spread = _overlaid(shown, _fitted_map(of.spread, shown.shape[:2]))
+        found.append((spread, f"spread over {num_members} members"))
+    return found
 
 
 def _gallery(
     predictor: Predictor, source: Source, answers: Answers, evaluated: Evaluated
 ) -> Section:
-    blocks: list[Block] = [
-        Prose(
-            "Grad-CAM colours what raised the class that was called: warm is more. Uncertain means "
-            "above the median entropy. Probabilities here are uncalibrated. A map shows where the "
-            "network looked, not whether it was right to."
+    text = (
+        "Grad-CAM colours what raised the class that was called: warm is more. "
+        + (
+            "The third picture is the standard deviation of the map over the members. "
+            if predictor.num_members > 1
+            else ""
         )
-    ]
+        + "Uncertain means above the median entropy. Probabilities here are uncalibrated. What a "
+        "modality adds is its Shapley value: how far it moves the probability of that class, "
+        "without dropout, from equally probable classes. A map shows where the network looked, "
+        "not whether it was right to."
+    )
+    if any(isinstance(spec, TabularSpec) for spec in predictor.description.modalities):
+        text += " A table has no places to map; its values stand with the case."
+    blocks: list[Block] = [Prose(text)]
     for task in evaluated.tasks:
         examples = gallery(predictor, source, task, uncertainty=answers.uncertainty[task])
         for cell in CELLS:
-            pictures = [p for e in examples if e.cell == cell for p in gallery_pictures(e)]
-            if pictures:
-                blocks += [Heading(f"{task}: {cell[0]} and {cell[1]}"), Pictures(pictures)]
+            cases = [example_case(e, predictor.num_members) for e in examples if e.cell == cell]
+            if cases:
+                blocks += [Heading(f"{task}: {cell[0]} and {cell[1]}"), Cases(cases)]
         if examples and not examples[0].trained_without:
             blocks.append(
                 Note(
-                    "This network never saw a record without one of its modalities: the "
-                    "contributions of modalities are extrapolations."
+                    "This network never saw a record without one of its modalities: what a "
+                    "modality adds is an extrapolation."
                 )
             )
     return Section("gallery", "Grad-CAM gallery", blocks if len(blocks) > 1 else [])
+
+
+def _gates(predictor: Predictor, source: Source, evaluated: Evaluated, folder: Path) -> Section:
+    """How strongly MFA and MIFA let each modality through, from the stem to the last stage."""
+    rows = np.unique(np.linspace(0, len(source) - 1, MOST_GATED).round().astype(int))
+    pixels, present = stack_records(
+        [source[int(row)] for row in rows], predictor.description.modalities
+    )
+    table = gate_rows(gates(predictor.restored, pixels, present=present))
+    if not table:
+        return Section("gates", "Gates of the attention")
+    folder.mkdir(parents=True, exist_ok=True)
+    WRITERS[".csv"](table, folder / "gates.csv")
+    drawn = [
+        panels.gates_panel(table, quantity, title, folder, synthetic=evaluated.synthetic)
+        for quantity, title in (
+            ("mean", "mean weight of the channels"),
+            ("between_records", "deviation of a weight between records"),
+        )
+    ]
+    text = (
+        f"Each gate multiplies every channel by one weight. Left: how open they are on average "
+        f"over {len(rows):,} test records. Right: how much a weight differs from record to record; "
+        "near zero, a gate selects nothing by what it sees. figures/gates.csv holds the figures."
+    )
+    return Section("gates", "Gates of the attention", [Prose(text), Panels(drawn)])
 
 
 def _embedding(
@@ -129,26 +203,21 @@ def _embedding(
 
 
 def _features(predictor: Predictor, source: Source, rows: Sequence[int]) -> np.ndarray:
-    """`[n, features]` of the first member, in passes of one compiled shape."""
-    specs, parts = predictor.description.modalities, []
-    for start in range(0, len(rows), RECORDS_A_PASS):
-        some = rows[start : start + RECORDS_A_PASS]
-        pixels = {s.name: np.zeros((RECORDS_A_PASS, *s.shape), np.uint8) for s in specs}
-        present = {s.name: np.zeros(RECORDS_A_PASS, bool) for s in specs}
-        for place, row in enumerate(some):
-            for name, image in source[int(row)].images.items():
-                pixels[name][place], present[name][place] = image, True
-        # Rows that fill the pass hold every modality and are cut off.
-        for held in present.values():
-            held[len(some) :] = True
-        found = fused_features(predictor.restored, pixels, present=present)
-        parts.append(np.asarray(found)[0, : len(some)])
+    """`[n, features]` of the first member; images are read a part at a time."""
+    restored = predictor.restored
+    first = dataclasses.replace(
+        restored,
+        params=jax.tree.map(lambda leaf: leaf[:1], restored.params),
+        statistics=jax.tree.map(lambda leaf: leaf[:1], restored.statistics),
+    )
+    parts = []
+    # Even parts, so that none is small enough to need a compilation of its own.
+    for some in np.array_split(rows, -(-len(rows) // RECORDS_A_PASS)):
+        pixels, present = stack_records(
+            [source[int(row)] for row in some], predictor.description.modalities
+        )
+        parts.append(fused_features(first, pixels, present=present)[0])
     return np.concatenate(parts)
-
-
-def _contribution(example: Example, modality: str) -> str:
-    share = example.shapley.get(modality)
-    return "" if share is None else f"Contributes {share:+.2f}. "
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drifa_jax.data.record import Spec, TabularSpec
 from drifa_jax.report.blocks import Cell, Note, Section, Table
 from drifa_jax.report.evaluated import Evaluated
 
@@ -18,10 +19,7 @@ OWED = Cell("to be written by the authors", blank=True)
 def model_card(of: Evaluated, folder: Path) -> Section:
     """The card."""
     config = of.config
-    reads = ", ".join(
-        f"{m.name} ({m.height} x {m.width}, {'colour' if m.channels == 3 else 'grey'})"
-        for m in of.description.modalities
-    )
+    reads = ", ".join(map(_reads, of.description.modalities))
     answers = "; ".join(
         f"{task}: {', '.join(classes)}" for task, classes in of.description.tasks.items()
     )
@@ -84,6 +82,13 @@ def model_card(of: Evaluated, folder: Path) -> Section:
             Table("Model card", ("topic", "what is known"), rows, wide=True),
         ],
     )
+
+
+def _reads(modality: Spec) -> str:
+    if isinstance(modality, TabularSpec):
+        return f"{modality.name} (a table, {modality.num_features} numbers a record)"
+    colour = "colour" if modality.channels == 3 else "grey"
+    return f"{modality.name} ({modality.height} x {modality.width}, {colour})"
 
 
 def _has_subgroups(of: Evaluated) -> bool:

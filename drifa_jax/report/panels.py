@@ -436,6 +436,47 @@ def forest_panel(
     )
 
 
+def gates_panel(
+    rows: Sequence[Mapping[str, Any]], quantity: str, title: str, folder: Path, *, synthetic: bool
+) -> Panel:
+    """One figure of every gate along the network: rows of `explain.gates.gate_rows`."""
+    # MIFA stands at the place of the MFA after a stage.
+    stages = {row["place"]: row["stage"] for row in rows}
+    places = list(stages)
+    canvas, ends = Canvas(), []
+    series = list(dict.fromkeys((row["kind"], row["modality"]) for row in rows))
+    modalities = list(dict.fromkeys(modality for _, modality in series))
+    colours = {m: SERIES[i % len(SERIES)] for i, m in enumerate(modalities)}
+    for kind, modality in series:
+        own = [row for row in rows if (row["kind"], row["modality"]) == (kind, modality)]
+        x, y = [places.index(row["place"]) for row in own], [row[quantity] for row in own]
+        canvas.axes.plot(
+            x,
+            y,
+            color=colours[modality],
+            linewidth=1.2 if kind == "mfa" else 0,
+            marker="o" if kind == "mfa" else "D",
+            markersize=3 if kind == "mfa" else 4.5,
+            markerfacecolor=colours[modality] if kind == "mfa" else PAPER,
+            label=f"{kind.upper()}, {modality}",
+        )
+        ends.append(f"{kind.upper()} of {modality} {min(y):.3f} to {max(y):.3f}")
+    first = {stage: places.index(place) for place, stage in reversed(stages.items())}
+    names = ["stem" if stage < 0 else str(stage) for stage in first]
+    canvas.axes.set_xticks(list(first.values()), names)
+    canvas.axes.margins(y=0.12)
+    canvas.axes.set_ylim(bottom=0)
+    canvas.label("stage, in the order of the features", title)
+    canvas.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, handlelength=1.4)
+    return canvas.save(
+        folder,
+        f"gates-{quantity.replace('_', '-')}",
+        alt=f"Gates from the stem to the last stage, {title}: {'; '.join(ends)}.",
+        caption=f"gates: {title}; circles MFA within a modality, diamonds MIFA across them",
+        synthetic=synthetic,
+    )
+
+
 def embedding_panel(
     task: str,
     place: np.ndarray,
@@ -456,7 +497,9 @@ def embedding_panel(
             )
     canvas.axes.set(xticks=[], yticks=[])
     # Below, where there are no ticks: many classes take several rows.
-    canvas.legend(loc="upper left", bbox_to_anchor=(-0.02, 0.0), ncols=4, handletextpad=0.1)
+    longest = max(len(name) for name in ("no label", *classes))
+    columns = max(1, min(4, 56 // (longest + 4)))
+    canvas.legend(loc="upper left", bbox_to_anchor=(-0.02, 0.0), ncols=columns, handletextpad=0.1)
     counts = ", ".join(f"{int(np.sum(labels == k))} {name}" for k, name, _ in shown)
     return canvas.save(
         folder,

@@ -11,7 +11,13 @@ from pathlib import Path
 from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.evaluation import evaluate_tasks, prediction_rows
-from drifa_jax.evaluate.facts import machine, measure_cost, summarise_data, training_environment
+from drifa_jax.evaluate.facts import (
+    machine,
+    measure_cost,
+    summarise_data,
+    training_cost,
+    training_environment,
+)
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES
 from drifa_jax.evaluate.records import Answers, answer_records
 from drifa_jax.predict.predictor import Predictor, load
@@ -20,11 +26,11 @@ from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.evaluation_report import (
     FIGURES_FOLDER,
     check_replaceable,
-    replace_folder,
     write_evaluation,
 )
 from drifa_jax.train.metrics_log import read_metrics
 from drifa_jax.train.run_directory import saved_config
+from drifa_jax.whole_files import folder_replaced
 
 EVALUATION_FOLDER = "evaluation"
 MoreSections = Callable[[Predictor, Dataset, Answers, Evaluated, Path], Sequence[Section]]
@@ -75,7 +81,7 @@ def evaluate_run(
     dataset = open_dataset(config.data)
     _check_tasks(predictor, dataset, runs[0])
     with _only_one(out):
-        partial, fresh = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.new")
+        partial = out.with_name(f".{out.name}.partial")
         answers = answer_records(
             predictor,
             dataset.test,
@@ -105,36 +111,28 @@ def evaluate_run(
             seed=seed,
             num_records=len(answers),
             tasks=tasks,
-            data=summarise_data(
-                dataset,
-                looked_for_duplicates=config.data.source == "files"
-                and config.data.duplicates == "remove"
-                and not config.data.split_folder,
-            ),
+            data=summarise_data(dataset, config.data),
             cost=measure_cost(
                 predictor,
                 seconds_per_record=answers.network_seconds / len(answers),
-                training_seconds=None,
+                training=training_cost(runs),
             ),
             learning=read_metrics(runs[0]),
             trained_by=training_environment(runs[0]),
             evaluated_by=machine(),
         )
-        shutil.rmtree(fresh, ignore_errors=True)
         try:
-            fresh.mkdir()
-            figures = fresh / FIGURES_FOLDER
-            extra = (
-                more_sections(predictor, dataset, answers, evaluated, figures)
-                if more_sections
-                else ()
-            )
-            rows = prediction_rows(answers, tasks)
-            write_evaluation(evaluated, rows, fresh, extra=extra)
+            with folder_replaced(out) as fresh:
+                figures = fresh / FIGURES_FOLDER
+                extra = (
+                    more_sections(predictor, dataset, answers, evaluated, figures)
+                    if more_sections
+                    else ()
+                )
+                rows = prediction_rows(answers, tasks)
+                write_evaluation(evaluated, rows, fresh, extra=extra)
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
             raise UserError(f"{out} cannot be written ({error.strerror}).") from error
-        replace_folder(fresh, out)
         shutil.rmtree(partial, ignore_errors=True)
     return out
 

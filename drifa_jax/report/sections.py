@@ -6,10 +6,12 @@ which is left out.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from drifa_jax.evaluate.evaluation import TaskEvaluation
+from drifa_jax.evaluate.facts import TrainingCost
 from drifa_jax.evaluate.intervals import Interval
 from drifa_jax.evaluate.subgroups import SHOWN, SMALLEST_GROUP
 from drifa_jax.report import panels
@@ -108,6 +110,20 @@ def data(of: Evaluated, folder: Path) -> Section:
         note="A group is a patient, lesion or slide, as the data name them; "
         "all records of a group are in one split.",
     )
+    parts = [
+        Table(
+            f"Records of {name}, before pairing",
+            ("split", "records", "groups"),
+            [
+                (split, f"{part.num_records:,}", f"{part.num_groups:,}")
+                for split, part in of_part.items()
+            ],
+            note="Intervals resample these groups, not pairs of strangers."
+            if of.config.data.pairing in ("index", "random")
+            else "",
+        )
+        for name, of_part in of.data.parts.items()
+    ]
     counts = [
         Table(
             f"Labelled records of {task}",
@@ -132,12 +148,7 @@ def data(of: Evaluated, folder: Path) -> Section:
         ("Split seed", str(of.config.data.split_seed)),
         ("Record ids in several splits", _count_or_none(leak.shared_records)),
         ("Groups in several splits", _count_or_none(leak.shared_groups)),
-        (
-            "Duplicate images across splits",
-            "not looked for"
-            if leak.duplicates is None
-            else f"{leak.duplicates:,} found and removed from training",
-        ),
+        ("Duplicate images across splits", _duplicates(of)),
     ]
     blocks: list[Block] = [Facts(facts)]
     if leak.shared_records or leak.shared_groups:
@@ -157,11 +168,9 @@ def data(of: Evaluated, folder: Path) -> Section:
                 alarm=True,
             )
         )
-    if leak.duplicates is None and not of.synthetic:
-        blocks.append(
-            Note("Duplicates were kept as distributed (data.duplicates=keep); they may leak.")
-        )
-    return Section("data", "Data, splits and leakage", [*blocks, Row([splits, *counts])])
+    if not of.synthetic and leak.duplicates is None and not leak.duplicates_share_a_split:
+        blocks.append(Note("Duplicate images were not looked for; they may leak."))
+    return Section("data", "Data, splits and leakage", [*blocks, Row([splits, *parts, *counts])])
 
 
 def learning(of: Evaluated, folder: Path) -> Section:
@@ -291,9 +300,13 @@ def calibration(of: Evaluated, folder: Path) -> Section:
                 ],
             )
         )
-    fitted = [found.decisions.num_validation for found in of.tasks.values() if found.decisions]
+    fitted = [
+        f"{found.decisions.num_validation:,}" + f" ({task})" * (len(of.tasks) > 1)
+        for task, found in of.tasks.items()
+        if found.decisions
+    ]
     text = (
-        f"The calibration map was fitted on {fitted[0]:,} validation records and then frozen; "
+        f"The calibration map was fitted on {' and '.join(fitted)} validation records and frozen; "
         "all other figures of this report are of the calibrated probabilities. "
         if fitted
         else "No calibration map was fitted. "
@@ -398,7 +411,7 @@ def subgroups(of: Evaluated, folder: Path) -> Section:
 
 def cost(of: Evaluated, folder: Path) -> Section:
     """Parameters, operations, time and memory."""
-    found = of.cost
+    found, training = of.cost, of.cost.training
     device = of.evaluated_by.get("device_kind", "unknown device")
     count = len(of.evaluated_by.get("devices", ())) or 1
     draws = of.num_members * of.num_samples
@@ -424,11 +437,19 @@ def cost(of: Evaluated, folder: Path) -> Section:
                         f"(with compilation, in this evaluation) on {count} x {device}",
                     ),
                     ("Peak memory", f"{_scaled(found.peak_memory_bytes)}B"),
+                    ("Training time", _training_time(training)),
                     (
-                        "Training time",
+                        "Training speed",
                         "not logged"
-                        if found.training_seconds is None
-                        else f"{found.training_seconds / 60:,.1f} minutes",
+                        if training.records_per_second is None
+                        else f"{training.records_per_second:,.1f} records a second, after the "
+                        f"first step, on {training.devices}",
+                    ),
+                    (
+                        "Peak memory in training",
+                        "not logged"
+                        if training.peak_memory_bytes is None
+                        else f"{_scaled(training.peak_memory_bytes)}B",
                     ),
                 ]
             )
@@ -450,9 +471,16 @@ def reproduction(of: Evaluated, folder: Path) -> Section:
         [
             Facts(
                 [
-                    ("Run", ", ".join(str(run) for run in of.runs)),
                     ("Training command", _command(trained)),
                     ("Evaluation command", _command(evaluated)),
+                    ("Packages, training", packages(trained)),
+                    ("Packages, evaluation", packages(evaluated)),
+                ],
+                wide=True,
+            ),
+            Facts(
+                [
+                    ("Run", ", ".join(str(run) for run in of.runs)),
                     ("Code, training", str(trained.get("git_commit") or "not known")),
                     ("Code, evaluation", str(evaluated.get("git_commit") or "not known")),
                     ("Training seed", str(of.config.train.seed)),
@@ -461,8 +489,6 @@ def reproduction(of: Evaluated, folder: Path) -> Section:
                     ("Python", str(evaluated.get("python", "not known"))),
                     ("Platform", str(evaluated.get("platform", "not known"))),
                     ("Devices", ", ".join(evaluated.get("devices", ())) or "not known"),
-                    ("Packages, training", packages(trained)),
-                    ("Packages, evaluation", packages(evaluated)),
                 ]
             ),
             Prose(
@@ -571,6 +597,21 @@ def _bar(of: Interval) -> tuple[float, float, float] | None:
     return of.low, of.value, of.high
 
 
+def _training_time(training: TrainingCost) -> str:
+    if training.seconds is None:
+        return "not logged"
+    text = f"{_duration(training.seconds)}, with compilation and validation"
+    if training.num_attempts > training.num_runs:
+        text += f", in {training.num_attempts} attempts"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def _test_records(of: Evaluated, found: TaskEvaluation) -> str:
     count = f"{found.metrics.num_records:,} labelled test records"
     if of.data.leakage.single_groups:
@@ -601,6 +642,19 @@ def _pairing(of: Evaluated) -> str:
     return f"{of.config.data.pairing}: {meaning.get(of.config.data.pairing, '')}"
 
 
+def _duplicates(of: Evaluated) -> str:
+    leak = of.data.leakage
+    if of.synthetic:
+        return "none: every image is drawn anew"
+    if leak.duplicates_share_a_split:
+        return "near duplicates share a split (data.duplicates=group)"
+    if leak.duplicates is not None:
+        return f"{leak.duplicates:,} found and removed from training"
+    if of.config.data.split_folder:
+        return "as in the splits that were read (data.split_folder)"
+    return "kept as distributed (data.duplicates=keep)"
+
+
 def _several(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
 
@@ -611,7 +665,11 @@ def _count_or_none(count: int) -> str:
 
 def _command(environment) -> str:
     words: Sequence[str] = environment.get("command", ())
-    return " ".join(words) or "not known"
+    if not words:
+        return "not known"
+    program = Path(words[0]).name
+    named = {"cli.py": "drifa", "main.py": "python -m drifa_jax.main"}.get(program, program)
+    return f"{named} {shlex.join(words[1:])}"
 
 
 def _scaled(value: float) -> str:

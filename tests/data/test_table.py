@@ -53,6 +53,16 @@ def test_constant_columns_stay_finite():
     np.testing.assert_array_equal(encoding.encode({"age": "7"}), [2, 0])
 
 
+def test_features_are_told_in_words_again():
+    encoding = fit_table(COLUMNS, TRAIN)
+    for row, words in (
+        (TRAIN[0], {"age": "40", "sex": "male", "site": "back"}),
+        ({"age": "", "sex": "?", "site": "ear"},
+         {"age": "missing", "sex": "missing", "site": "not seen in training"}),
+    ):  # fmt: skip
+        assert encoding.decode(encoding.encode(row)) == words
+
+
 def test_a_row_without_any_value_is_an_absent_modality():
     assert fit_table(COLUMNS, TRAIN).encode({"age": "", "sex": "?"}) is None
 

@@ -10,7 +10,7 @@ import pytest
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.evaluate.evaluation import evaluate_tasks
-from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary
+from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
 from drifa_jax.evaluate.records import Answers
 from drifa_jax.predict.decisions import DecisionOptions, fit_decisions
 from drifa_jax.predict.restored import Description
@@ -82,7 +82,9 @@ def make_evaluated(*, synthetic=True, num_records=240, labels=None, groups=2, at
         num_records=num_records,
         tasks=evaluate_tasks(answers, TASKS, decisions, num_resamples=100),
         data=DataSummary(splits, Leakage(0, 0, groups == 1, None), synthetic),
-        cost=Cost(1234567, 7.2e7, 0.031, 900_000_000, None),
+        cost=Cost(
+            1234567, 7.2e7, 0.031, 900_000_000, TrainingCost(5400.0, 1, 2, 88.0, 2**31, "1 x cpu")
+        ),
         learning=[
             {
                 "split": s,
@@ -115,14 +117,16 @@ def single_class():
 def evaluation_folder(evaluated, tmp_path_factory) -> Path:
     """The folder that `drifa evaluate` would write, with a picture among its sections."""
     from drifa_jax.evaluate.evaluation import prediction_rows
-    from drifa_jax.report.blocks import Pictures, Section, picture
+    from drifa_jax.report.blocks import Case, Cases, Heading, Pictures, Section, picture
     from drifa_jax.report.evaluation_report import write_evaluation
 
     answers, of = evaluated
     folder = tmp_path_factory.mktemp("evaluation") / "out"
     folder.mkdir()
     pixels = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
-    extra = Section("gallery", "Gallery", [Pictures([picture(pixels, alt="a ramp", caption="c")])])
+    ramp = picture(pixels, alt="a ramp from dark to light", caption="c")
+    case = Case("late, 0.93; truth: no", [ramp], [("mri adds", "+0.40")], "r7")
+    extra = Section("gallery", "Gallery", [Pictures([ramp]), Heading("stroke"), Cases([case] * 3)])
     write_evaluation(of, prediction_rows(answers, of.tasks), folder, extra=[extra])
     return folder
 

@@ -106,6 +106,10 @@ def without(run, record):
             lambda run: dataclasses.replace(run, group_ids=run.record_ids),
             "different groups",
         ),
+        (
+            lambda run: dataclasses.replace(run, task_groups={"stroke": run.record_ids}),
+            "different groups",
+        ),
     ],
 )
 def test_runs_that_cannot_be_compared_say_why(first, change, message):

@@ -1,0 +1,188 @@
+"""Explanations as files: a picture of every case and task, and its figures for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.errors import UserError
+from drifa_jax.explain.explanation import Explanation
+from drifa_jax.predict.prediction import WRITERS
+from drifa_jax.report.explanations import map_pictures
+from drifa_jax.report.html import RESEARCH_NOTE
+from drifa_jax.report.panels import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP
+from drifa_jax.train.run_directory import write_whole
+from drifa_jax.whole_files import folder_replaced
+
+EXPLANATIONS_FILE, CONTRIBUTIONS_FILE = "explanations.json", "contributions.csv"
+INCHES = 2.1
+"""Side of one picture."""
+
+
+def write_explanations(
+    found: Sequence[Explanation], out: Path, *, num_members: int, synthetic: bool
+) -> None:
+    """Writes a PNG an explanation, `explanations.json` and `contributions.csv`, all or nothing.
+
+    Raises:
+      UserError: when the folder holds something else, or cannot be written.
+
+    Test: tests/report/test_explained_cases.py.
+    """
+    check_folder(out)
+    names = [f"{i:03d}-{_file_name(one)}.png" for i, one in enumerate(found, start=1)]
+    document = {
+        "notice": RESEARCH_NOTE,
+        "synthetic": synthetic,
+        "num_members": num_members,
+        "explanations": [_entry(one, name) for one, name in zip(found, names, strict=True)],
+    }
+    try:
+        with folder_replaced(out) as fresh:
+            for one, name in zip(found, names, strict=True):
+                drawn = explanation_png(one, num_members=num_members, synthetic=synthetic)
+                (fresh / name).write_bytes(drawn)
+            WRITERS[".csv"]([row for one in found for row in rows(one)], fresh / CONTRIBUTIONS_FILE)
+            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+            write_whole(fresh / EXPLANATIONS_FILE, text)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}).") from error
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a folder that holds anything but earlier explanations.
+
+    Raises:
+      UserError: naming it.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / EXPLANATIONS_FILE).is_file():
+        raise UserError(
+            f"--out {out} holds files but no {EXPLANATIONS_FILE}; choose an empty or a new folder."
+        )
+
+
+def rows(of: Explanation) -> list[dict[str, Any]]:
+    """One row a modality."""
+    return [
+        {
+            "record_id": of.record_id,
+            "task": of.task,
+            "class": of.predicted,
+            "probability": of.probability,
+            "modality": modality,
+            "shapley": of.shapley[modality],
+            "shapley_spread": of.shapley_spread[modality],
+            "leave_one_out": of.leave_one_out[modality],
+            "trained_without": of.trained_without,
+        }
+        for modality in of.shapley
+    ]
+
+
+def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> bytes:
+    """One case and task as a PNG: a row of pictures for each image, then the values of tables."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    pictures = {m: map_pictures(image, of.maps[m], num_members) for m, image in of.images.items()}
+    columns = 3 if num_members > 1 else 2
+    lines = [*map(_table_line(of), of.rows), _warning(of), RESEARCH_NOTE]
+    lines = [line for line in lines if line]
+    width, below = INCHES * columns + 0.4, 0.19 * len(lines) + 0.15
+    height = 0.75 + (INCHES + 0.3) * len(pictures) + below
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+
+        def write(y: float, text: str, **options: Any) -> None:
+            options = {"va": "top", "fontsize": 8.5, "color": INK} | options
+            figure.text(0.2 / width, 1 - y / height, text, **options)
+
+        write(0.12, f"{of.task}: {of.predicted}, {of.probability:.2f}", fontsize=12, weight="bold")
+        write(0.42, f"{_shortened(of.record_id)}; entropy {of.predictive_entropy:.2f} nats")
+        if synthetic:
+            figure.text(
+                1 - 0.2 / width, 1 - 0.12 / height, SYNTHETIC_STAMP, ha="right", va="top",
+                fontsize=8, color=ALARM,
+            )  # fmt: skip
+        top = 0.75
+        for modality, several in pictures.items():
+            for column, (pixels, title) in enumerate(several):
+                place = (
+                    (0.2 + column * INCHES) / width,
+                    1 - (top + 0.22 + INCHES) / height,
+                    (INCHES - 0.06) / width,
+                    INCHES / height,
+                )
+                axes = figure.add_axes(place)
+                axes.imshow(pixels)
+                axes.set_axis_off()
+                shown = f"{modality} adds {_share(of, modality, num_members)}"
+                axes.set_title(title if column else shown, fontsize=8.5, color=INK, pad=3)
+            top += INCHES + 0.3
+        for number, line in enumerate(lines):
+            write(top + 0.05 + 0.19 * number, line, fontsize=8, color=FAINT)
+        packed = io.BytesIO()
+        figure.savefig(packed, dpi=160, format="png", facecolor=PAPER)
+    return packed.getvalue()
+
+
+def _entry(of: Explanation, picture: str) -> dict[str, Any]:
+    return {
+        "record_id": of.record_id,
+        "task": of.task,
+        "class": of.predicted,
+        "probability_uncalibrated": of.probability,
+        "predictive_entropy": of.predictive_entropy,
+        "mutual_information": of.mutual_information,
+        "rows": {m: dict(row) for m, row in of.rows.items()},
+        "contributions": {
+            m: {
+                "shapley": of.shapley[m],
+                "shapley_spread": of.shapley_spread[m],
+                "leave_one_out": of.leave_one_out[m],
+            }
+            for m in of.shapley
+        },
+        "trained_without_modalities": of.trained_without,
+        "maps": {
+            m: {"hottest": [int(i) for i in np.unravel_index(x.mean.argmax(), x.mean.shape)]}
+            for m, x in of.maps.items()
+            if x.mean.max() > 0
+        },
+        "picture": picture,
+    }
+
+
+def _table_line(of: Explanation):
+    def line(modality: str) -> str:
+        values = ", ".join(f"{column} {value}" for column, value in of.rows[modality].items())
+        return f"{modality} adds {of.shapley[modality]:+.2f}: {values}"
+
+    return line
+
+
+def _warning(of: Explanation) -> str:
+    if of.trained_without:
+        return ""
+    return "Never trained without a modality: what one adds is an extrapolation."
+
+
+def _share(of: Explanation, modality: str, num_members: int) -> str:
+    spread = f" ± {of.shapley_spread[modality]:.2f}" if num_members > 1 else ""
+    return f"{of.shapley[modality]:+.2f}{spread}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 48 else f"{name[:20]}...{name[-25:]}"
+
+
+def _file_name(of: Explanation) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{_shortened(of.record_id)}-{of.task}").strip("._")
