@@ -60,8 +60,12 @@ class ForeignDetector:
     def __call__(self, features: np.ndarray) -> ForeignScores:
         """Scores of fused features `[e, b, d]`."""
         distance = _distance(self.members, features)
+        return ForeignScores(distance, self.p_value(distance))
+
+    def p_value(self, distance: np.ndarray) -> np.ndarray:
+        """Share of validation records, and of the record itself, that are as far: `[b]`."""
         as_far = len(self.known) - np.searchsorted(self.known, distance, side="left")
-        return ForeignScores(distance, (as_far + 1) / (len(self.known) + 1))
+        return (as_far + 1) / (len(self.known) + 1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """To be saved; float32 halves the file and moves a distance by 1e-6 of itself."""
