@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from drifa_jax.data.pairing import groups_of
 from drifa_jax.data.record import MISSING_LABEL, Source
 from drifa_jax.errors import UserError
 from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions, fit_decisions
@@ -28,7 +29,7 @@ from drifa_jax.whole_files import written_whole
 if TYPE_CHECKING:
     from drifa_jax.predict.predictor import Predictor
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def fit_rules(predictor: Predictor, validation: Source, options: DecisionOptions
       UserError: where they say too little.
     """
     pixels, present, labels, names = read_source(predictor, validation)
+    groups = [groups_of(validation, row) for row in range(len(names))]
     uncertainty = predictor.uncertainty(pixels, present, names)
     decisions = {}
     for task in predictor.description.tasks:
@@ -63,7 +65,7 @@ def fit_rules(predictor: Predictor, validation: Source, options: DecisionOptions
                 f"The decisions of {task!r} cannot be fitted on the validation split: {error} "
                 "Predict without them by --no-decisions."
             ) from error
-    detector = fit_detector(predictor.features(pixels, present), present)
+    detector = fit_detector(predictor.features(pixels, present), present, groups)
     return Rules(decisions, detector, f"validation split of {validation.description}")
 
 

@@ -297,7 +297,7 @@ def test_damaged_files_are_named(run, tmp_path):
     rules.with_suffix(".npz").write_bytes(b"no arrays")
     with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
-    rules.write_text('{"format": 2, "decisions": {}}')
+    rules.write_text('{"format": 3, "decisions": {}}')
     with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")
