@@ -4,6 +4,11 @@
 
 Every rule (temperature, sets, referral threshold) is fitted on the validation split and frozen.
 Foreign images take the place of one modality in the test records; so do corrupted ones.
+
+Is coverage as promised? Standard errors draw whole groups (patients, near duplicates) of
+validation and test records anew, because records of one group are not independent. "Re-split"
+mixes the groups of both splits and divides them again at random: there the promise holds by
+construction, so that a gap which it closes comes of test records unlike the validation records.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,11 +27,13 @@ import numpy as np
 from drifa_jax.compilation import use_compilation_cache
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.decode import decode_file
+from drifa_jax.data.pairing import labelled_parts
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.predict.inputs import find_cases
 from drifa_jax.predict.predictor import load
 from drifa_jax.uncertainty import calibration, conformal, ood, selective
 
+NUM_DRAWS = 300
 MEASURES = (
     "predictive_entropy",
     "expected_entropy",
@@ -51,10 +59,42 @@ def main() -> None:
         f"{'SYNTHETIC. ' * dataset.synthetic}{test.count} test records, "
         f"{predictor.num_members} member(s) x {predictor.num_samples} samples.\n"
     )
-    print_tasks(predictor, test)
+    validation = Split(predictor, dataset.validation, len(dataset.validation), seed=0)
+    print_tasks(predictor, test, validation)
     print_foreign(predictor, dataset, test, options.foreign)
     if options.figure:
         draw(predictor, test, options.figure, dataset.synthetic)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled records of one task: probabilities `[n, k]`, labels and groups `[n]`."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def of(self, groups) -> Labelled:
+        """The records of some groups; a group may be named twice."""
+        order = np.argsort(self.groups, kind="stable")
+        held = self.groups[order]
+        starts, ends = (np.searchsorted(held, groups, side) for side in ("left", "right"))
+        rows = np.concatenate([order[start:end] for start, end in zip(starts, ends, strict=True)])
+        return Labelled(self.probabilities[rows], self.labels[rows], self.groups[rows])
+
+    def drawn_anew(self, draw: np.random.Generator) -> Labelled:
+        """As many groups, drawn with replacement."""
+        names = np.unique(self.groups)
+        return self.of(draw.choice(names, len(names)))
+
+    def divided_with(self, other: Labelled, draw: np.random.Generator):
+        """Both together, divided again by groups into parts of about the same sizes."""
+        both = Labelled(
+            *(np.concatenate(parts) for parts in zip(astuple(self), astuple(other), strict=True))
+        )
+        names = draw.permutation(np.unique(both.groups))
+        count = round(len(names) * len(self.labels) / len(both.labels))
+        return both.of(names[:count]), both.of(names[count:])
 
 
 class Split:
@@ -71,11 +111,17 @@ class Split:
             for s in specs
         }
         self.present = {s.name: np.array([s.name in r.images for r in records]) for s in specs}
-        self.labels = {
-            task: np.array([r.labels.get(task, -1) for r in records])
-            for task in predictor.description.tasks
+        tasks = predictor.description.tasks
+        self.labels = {task: np.array([r.labels.get(task, -1) for r in records]) for task in tasks}
+        self.groups = {
+            task: np.array(labelled_parts(source, task)[1])[np.sort(rows)] for task in tasks
         }
         self.uncertainty = predictor.uncertainty(self.pixels, self.present, self.ids)
+
+    def labelled(self, task: str) -> Labelled:
+        rows = self.labels[task] >= 0
+        p = self.uncertainty[task].probabilities
+        return Labelled(p[rows], self.labels[task][rows], self.groups[task][rows])
 
     def known(self, task: str):
         """Uncertainty measures, mean probabilities, labels and errors of labelled records."""
@@ -90,12 +136,16 @@ class Split:
         )
 
 
-def print_tasks(predictor, test: Split) -> None:
+def print_tasks(predictor, test: Split, validation: Split) -> None:
     for task in predictor.description.tasks:
         measures, p, y, wrong = test.known(task)
         rules = predictor.decisions[task]
         mended = rules.calibrator(p)
-        print(f"### {task}: {len(y)} labelled records, error {wrong.mean():.1%}\n")
+        groups = test.groups[task][test.labels[task] >= 0]
+        print(
+            f"#### {task}: {len(y)} labelled records in {len(set(groups))} groups, "
+            f"error {wrong.mean():.1%}\n"
+        )
         print("| does it rank errors? | AUROC | AURC | AUGRC |\n| --- | --- | --- | --- |")
         for name in MEASURES:
             auroc = selective.error_detection_auroc(measures[name], wrong)
@@ -122,37 +172,48 @@ def print_tasks(predictor, test: Split) -> None:
             f"\nTemperature {rules.calibrator.constants['temperature']:.2f}, fitted on "
             f"{rules.num_validation} validation records.\n"
         )
-        print("| sets, 90 % promised | coverage | standard error | mean size |")
-        print("| --- | --- | --- | --- |")
-        for method in conformal.METHODS:
-            extra = {"penalty": 0.05, "free_classes": 1} if method == "raps" else {}
-            fitted = conformal.fit_conformal(*validation(predictor, task), method=method, **extra)
-            sets = fitted(p)
-            # Both the validation records and these are a draw.
-            error = np.sqrt(0.09 / rules.num_validation + 0.09 / len(y))
-            print(
-                f"| {method.upper()} | {conformal.coverage(sets, y):.3f} | {error:.3f} | "
-                f"{conformal.mean_size(sets):.2f} |"
-            )
-        print()
+        print_coverage(validation.labelled(task), test.labelled(task))
 
 
-_VALIDATION: dict = {}
+def print_coverage(fitted_on: Labelled, tested_on: Labelled) -> None:
+    """Coverage of each kind of sets, how sure that figure is, and what exchangeable records get."""
+    print("| sets, 90 % promised | coverage | standard error | re-split | mean size |")
+    print("| --- | --- | --- | --- | --- |")
+    for method in conformal.METHODS:
+        sets = _fit(fitted_on, method)(tested_on.probabilities)
+        draw = np.random.default_rng(0)
+        drawn = [
+            _coverage(fitted_on.drawn_anew(draw), tested_on.drawn_anew(draw), method)
+            for _ in range(NUM_DRAWS)
+        ]
+        again = [_coverage(*fitted_on.divided_with(tested_on, draw), method) for _ in drawn]
+        print(
+            f"| {method.upper()} | {conformal.coverage(sets, tested_on.labels):.3f} | "
+            f"{np.std(drawn):.3f} | {np.mean(again):.3f} | {conformal.mean_size(sets):.2f} |"
+        )
+    print()
 
 
-def validation(predictor, task):
-    """Mean probabilities and labels of all validation records, predicted once."""
-    if not _VALIDATION:
-        source = open_dataset(predictor.restored.config.data).validation
-        _VALIDATION["split"] = Split(predictor, source, len(source), 0)
-    split = _VALIDATION["split"]
-    return split.uncertainty[task].probabilities, split.labels[task]
+def _fit(records: Labelled, method: str):
+    extra = {"penalty": 0.05, "free_classes": 1} if method == "raps" else {}
+    return conformal.fit_conformal(records.probabilities, records.labels, method=method, **extra)
+
+
+def _coverage(fitted_on: Labelled, tested_on: Labelled, method: str) -> float:
+    return conformal.coverage(_fit(fitted_on, method)(tested_on.probabilities), tested_on.labels)
 
 
 def print_foreign(predictor, dataset, test: Split, foreign: list[str]) -> None:
     """How well scores tell known test records from those with a foreign or corrupted image."""
     scores = out_of_distribution_scores(predictor, dataset, test)
     known = scores(test.pixels, test.uncertainty)
+
+    def flagged(pixels) -> str:
+        """Share that `drifa predict` would show as FOREIGN."""
+        if predictor.detector is None:
+            return "-"
+        return f"{predictor.detector(predictor.features(pixels, test.present)).foreign.mean():.2f}"
+
     draw = np.random.default_rng(1)
     names = [spec.name for spec in predictor.description.modalities]
     changed = {}
@@ -172,8 +233,10 @@ def print_foreign(predictor, dataset, test: Split, foreign: list[str]) -> None:
         changed[f"{name} with noise"] = (name, noisy)
         changed[f"{name} black"] = (name, np.zeros_like(test.pixels[name]))
         changed[f"{name} negative"] = (name, 255 - test.pixels[name])
-    print("### Foreign and corrupted images: AUROC (FPR95) of telling them from test records\n")
-    print("| images | " + " | ".join(known) + " |\n| --- " + "| --- " * len(known) + "|")
+    print("#### Foreign and corrupted images: AUROC (FPR95) of telling them from test records\n")
+    print("| images | " + " | ".join(known) + " | shown as FOREIGN |")
+    print("| --- " * (len(known) + 2) + "|")
+    print("| test records themselves " + "| " * len(known) + f"| {flagged(test.pixels)} |")
     for title, (name, images) in changed.items():
         pixels = {**test.pixels, name: images}
         uncertainty = predictor.uncertainty(pixels, test.present, test.ids)
@@ -181,7 +244,7 @@ def print_foreign(predictor, dataset, test: Split, foreign: list[str]) -> None:
             f"{ood.detection_auroc(known[k], v):.2f} ({ood.fpr_at_95_tpr(known[k], v):.2f})"
             for k, v in scores(pixels, uncertainty).items()
         ]
-        print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {title} | " + " | ".join([*cells, flagged(pixels)]) + " |", flush=True)
     print()
 
 

@@ -92,7 +92,16 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise UserError(
             f"config: data.only_modalities names {unknown}; the modalities are {list(known)}."
         )
-    return SOURCES[config.source](config)
+    dataset = SOURCES[config.source](config)
+    for task in dataset.train.tasks:
+        if task.num_classes < 2:
+            roots = [m.root for m in config.modalities.values() if m.task == task.name]
+            raise UserError(
+                f"The task {task.name!r} has one class only ({', '.join(task.classes)}), so there "
+                f"is nothing to tell apart. Do the folders of its classes lie further down in "
+                f"{', '.join(roots) or 'the data'}?"
+            )
+    return dataset
 
 
 def modality_names(config: DataConfig) -> tuple[str, ...]:

@@ -79,6 +79,10 @@ class CombinedSource:
     def group_id(self, index: int) -> str:
         return self._joined([(n, s.group_id(i)) for n, s, i in self._taken(index)])
 
+    def part_groups(self, index: int) -> tuple[str, ...]:
+        """Group ids of all parts, each with the name of its source."""
+        return tuple(f"{name}:{source.group_id(i)}" for name, source, i in self._taken(index))
+
     def attributes(self, index: int) -> Mapping[str, str]:
         """Of all parts; where strangers meet, a column is named `source/column`."""
         taken = self._taken(index)
@@ -143,6 +147,13 @@ def labelled_parts(source: Source, task: str) -> tuple[list[str], list[str]]:
     else:
         parts = [(source.record_id(i), source.group_id(i)) for i in range(len(source))]
     return [one for one, _ in parts], [group for _, group in parts]
+
+
+def groups_of(source: Source, index: int) -> tuple[str, ...]:
+    """The groups that a record belongs to: its own, or those of the strangers it is made of."""
+    if isinstance(source, CombinedSource):
+        return source.part_groups(index)
+    return (source.group_id(index),)
 
 
 class RandomPairs(CombinedSource):

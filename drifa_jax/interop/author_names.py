@@ -6,6 +6,7 @@ Keras files and our tree, and label the golden numbers that the tests compare wi
 
 from __future__ import annotations
 
+from drifa_jax.errors import UserError
 from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import Slot, same_slot
 
@@ -30,6 +31,11 @@ _NORM_LEAVES = {
 
 def author_slots(network: NetworkDescription) -> list[Slot]:
     """Slots of the authors' weights, in Keras' layout (NHWC, 1x1 convolutions with four axes)."""
+    if network.options.readout != "concatenate":
+        raise UserError(
+            f"The authors' networks have no readout {network.options.readout!r}, only "
+            "'concatenate'."
+        )
     return [
         part_slot(path, author_name(path, network), shape) for path, shape in network.shapes.items()
     ]

@@ -246,18 +246,24 @@ def refuse_existing(path: str | Path) -> None:
 
 
 def _initial_head(network: NetworkDescription, task: str, key: jax.Array) -> Tensors:
-    from flax import nnx
+    from drifa_jax.models.heads import AveragedHeads, TaskHead
 
-    from drifa_jax.models.heads import TaskHead
-
-    num_features, num_classes = network.shapes[f"heads/{task}/linear/kernel"]
-    head = TaskHead(
-        num_features, num_classes, rngs=nnx.Rngs(params=stream(key, "fresh head", task))
-    )
-    return {
-        f"heads/{task}/linear/kernel": np.asarray(head.linear.kernel[...]),
-        f"heads/{task}/linear/bias": np.asarray(head.linear.bias[...]),
-    }
+    kernels = [
+        shape
+        for path, shape in network.shapes.items()
+        if path.startswith(f"heads/{task}/") and path.endswith("/kernel")
+    ]
+    num_features, num_classes = kernels[0]
+    if network.options.readout == "average":
+        head = Functional(
+            lambda rngs: AveragedHeads(
+                tuple(network.modalities), num_features, num_classes, rngs=rngs
+            )
+        )
+    else:
+        head = Functional(lambda rngs: TaskHead(num_features, num_classes, rngs=rngs))
+    params, _ = head.init(stream(key, "fresh head", task))
+    return {f"heads/{task}/{path}": np.asarray(of) for path, of in flatten(params).items()}
 
 
 def _fields(plain: Any, known: set[str], source: str, what: str) -> Mapping[str, Any]:

@@ -357,6 +357,19 @@ class TaskHead(nn.Module):
         return self.linear(pooled)
 
 
+class AveragedHeads(nn.Module):
+    """A linear layer per modality; the class probabilities are averaged."""
+
+    def __init__(self, modalities: Sequence[str], num_features: int, num_classes: int):
+        super().__init__()
+        self.linear = nn.ModuleDict({m: nn.Linear(num_features, num_classes) for m in modalities})
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """The logarithm of the mean probabilities."""
+        opinions = [torch.softmax(head(pooled[m]), dim=1) for m, head in self.linear.items()]
+        return torch.log(torch.stack(opinions).mean(dim=0))
+
+
 class TorchDRIFANet(nn.Module):
     """DRIFA-Net over named modalities and tasks.
 
@@ -373,6 +386,7 @@ class TorchDRIFANet(nn.Module):
       mfa_parts: parts of MFA in stem and blocks.
       stage_mfa_parts: parts of the MFA after each stage but the last.
       mifa_parts: parts of MIFA.
+      readout: "concatenate", or "average" for a head per modality.
       padding: "same" (TensorFlow's, for weights trained there) or "symmetric" (PyTorch's own).
       batch_norm_epsilon: added to variances.
       batch_norm_momentum: weight of the old moving average (0.99, not PyTorch's complement).
@@ -389,6 +403,7 @@ class TorchDRIFANet(nn.Module):
         mfa_parts: Sequence[str] = ALL_MFA,
         stage_mfa_parts: Sequence[str] = ALL_MFA,
         mifa_parts: Sequence[str] = ALL_MIFA,
+        readout: str = "concatenate",
         padding: str = "same",
         batch_norm_epsilon: float = 1e-3,
         batch_norm_momentum: float = 0.99,
@@ -408,8 +423,18 @@ class TorchDRIFANet(nn.Module):
             self.fusion[f"stage_{number}"] = StageFusion(
                 list(modalities), channels, () if is_last else stage_mfa_parts, mifa_parts
             )
-        num_features = self.widths[-1] * len(modalities)
-        self.heads = nn.ModuleDict({t: TaskHead(num_features, k) for t, k in tasks.items()})
+        if readout not in ("concatenate", "average"):
+            raise ValueError(f"readout is {readout!r}; choose 'concatenate' or 'average'.")
+        self.averages = readout == "average"
+        names, num_features = list(modalities), self.widths[-1]
+        self.heads = nn.ModuleDict(
+            {
+                task: AveragedHeads(names, num_features, k)
+                if self.averages
+                else TaskHead(num_features * len(names), k)
+                for task, k in tasks.items()
+            }
+        )
 
     def forward(
         self, images: Mapping[str, Tensor], *, dropout: bool = False
@@ -431,8 +456,10 @@ class TorchDRIFANet(nn.Module):
             maps = self._fuse(stage, maps, seen)
         if dropout:
             maps = self._drop(maps)
-        seen["pooled"] = torch.cat([mean_over_space(x) for x in maps.values()], dim=1)
-        return {task: head(seen["pooled"]) for task, head in self.heads.items()}, seen
+        pooled = {m: mean_over_space(x) for m, x in maps.items()}
+        seen["pooled"] = torch.cat(list(pooled.values()), dim=1)
+        read = pooled if self.averages else seen["pooled"]
+        return {task: head(read) for task, head in self.heads.items()}, seen
 
     def _drop(self, maps):
         return {m: F.dropout(x, self.dropout_rate, training=True) for m, x in maps.items()}

@@ -31,15 +31,11 @@ from drifa_jax.whole_files import written_whole
 
 BATCH_COUNTER = "num_batches_tracked"
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_LINEAR_LAYERS = ("dense", "linear")
+_LINEAR_LAYERS = ("dense",)
 
 
 def torch_slots(network: NetworkDescription) -> list[Slot]:
     """Slots of the state dict of `TorchDRIFANet`."""
-    if network.options.readout != "concatenate":
-        raise UserError(
-            f"The PyTorch twin has no readout {network.options.readout!r}, only 'concatenate'."
-        )
     return [_slot(path, shape) for path, shape in network.shapes.items()]
 
 
@@ -48,7 +44,8 @@ def _slot(path: str, our_shape: tuple[int, ...]) -> Slot:
     name = ".".join([*parts[:-1], _LEAVES.get(parts[-1], parts[-1])])
     if parts[-1] != "kernel":
         return Slot(path, name, our_shape, our_shape, tuple(range(len(our_shape))))
-    if parts[-2] in _LINEAR_LAYERS:
+    # Averaged heads name their layers after modalities, which may be called anything.
+    if parts[0] == "heads" or parts[-2] in _LINEAR_LAYERS:
         return Slot(path, name, our_shape[::-1], our_shape, (1, 0))
     height, width, num_in, num_out = (1,) * (4 - len(our_shape)) + our_shape
     return Slot(path, name, (num_out, num_in, height, width), our_shape, (2, 3, 1, 0))
@@ -97,6 +94,7 @@ def torch_twin(network: NetworkDescription) -> Any:
         mfa_parts=options.mfa_parts,
         stage_mfa_parts=options.stage_mfa_parts,
         mifa_parts=options.mifa_parts,
+        readout=options.readout,
         padding=options.layers.padding,
         batch_norm_epsilon=options.layers.batch_norm_epsilon,
         batch_norm_momentum=options.layers.batch_norm_momentum,

@@ -8,7 +8,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.predict.exported import (
     CARD,
+    FOREIGN,
     FORMAT,
     FUNCTION,
     PARAMETERS,
@@ -25,7 +26,8 @@ from drifa_jax.predict.exported import (
     card_digest,
     load_exported,
 )
-from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predict.foreign import FOREIGN_BELOW
+from drifa_jax.predict.predictor import Predictor, fused_features
 from drifa_jax.predict.reading import Reading
 from drifa_jax.uncertainty.mc_dropout import make_sampler
 from drifa_jax.whole_files import written_whole
@@ -35,9 +37,25 @@ TOLERANCE = 1e-5
 """Largest difference of a probability between the live and the exported network: the rounding
 of float32 convolutions that are compiled for another batch size."""
 
+DISTANCE_TOLERANCE = 1e-3
+"""Largest relative difference of a distance that tells foreign records: whitening magnifies the
+rounding above in directions in which features hardly vary."""
 
-def export(predictor: Predictor, path: Path) -> dict[str, Any]:
-    """Writes a predictor to a file, reads it back and compares; returns its card.
+
+class Differences(NamedTuple):
+    """Between the live and the exported network.
+
+    Attributes:
+      probability: largest difference of a sample's probability.
+      distance: largest relative difference of a distance; None where there are none.
+    """
+
+    probability: float
+    distance: float | None
+
+
+def export(predictor: Predictor, path: Path) -> tuple[dict[str, Any], Differences]:
+    """Writes a predictor to a file, reads it back and compares; returns its card and how it does.
 
     The program takes any number of records and runs on cpu, cuda and tpu. Images must already
     have the network's size; their scaling is inside the program.
@@ -47,9 +65,12 @@ def export(predictor: Predictor, path: Path) -> dict[str, Any]:
         no file is left then.
     """
     program, parameters = _program(predictor)
-    packed = io.BytesIO()
-    np.savez(packed, **{f"p{i}": leaf for i, leaf in enumerate(parameters)})
-    parts = {FUNCTION: program, PARAMETERS: packed.getvalue()}
+    parts = {
+        FUNCTION: program,
+        PARAMETERS: _packed({f"p{i}": leaf for i, leaf in enumerate(parameters)}),
+    }
+    if predictor.detector is not None:
+        parts[FOREIGN] = _packed(predictor.detector.to_arrays())
     card = _card(predictor)
     card["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
     card["card_sha256"] = card_digest(card)
@@ -59,17 +80,17 @@ def export(predictor: Predictor, path: Path) -> dict[str, Any]:
                 archive.writestr(CARD, json.dumps(card, indent=2, allow_nan=False))
                 for name, data in parts.items():
                     archive.writestr(name, data)
-            verify(predictor, partial)
+            differences = verify(predictor, partial)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
-    return card
+    return card, differences
 
 
-def verify(predictor: Predictor, path: Path) -> float:
-    """The largest difference between a file's samples and the live network's, on random images.
+def verify(predictor: Predictor, path: Path) -> Differences:
+    """How a file's answers differ from the live network's, on random images.
 
     Raises:
-      UserError: when it is larger than rounding explains, or the file cannot be read.
+      UserError: when they differ by more than rounding explains, or the file cannot be read.
     """
     draw = np.random.default_rng(0)
     specs = predictor.description.modalities
@@ -92,7 +113,28 @@ def verify(predictor: Predictor, path: Path) -> float:
             f"{path}: the exported network differs from the live one by {difference:.1e} in a "
             f"probability, more than {TOLERANCE:.0e}; it was not kept."
         )
-    return difference
+    detector = predictor.detector
+    if (detector is None) != (answers.foreign is None):
+        raise UserError(f"{path}: only one of file and live network tells foreign records.")
+    if detector is None:
+        return Differences(difference, None)
+    distance = detector(predictor.features(pixels, present)).distance
+    relative = float(np.max(np.abs(answers.foreign.distance / distance - 1)))
+    # Rounding may carry a distance past that of a validation record, but no further.
+    most, least = (detector.p_value(distance * (1 + d * DISTANCE_TOLERANCE)) for d in (-1, 1))
+    p = answers.foreign.p_value
+    if not (relative <= DISTANCE_TOLERANCE and (least <= p).all() and (p <= most).all()):
+        raise UserError(
+            f"{path}: the exported network differs from the live one by {relative:.1e} of a "
+            f"distance, more than {DISTANCE_TOLERANCE:.0e}; it was not kept."
+        )
+    return Differences(difference, relative)
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    return packed.getvalue()
 
 
 def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
@@ -103,9 +145,13 @@ def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
     masks = predictor.description.may_lack_modalities
 
     def program(leaves, pixels, present, words, key_data):
-        params, statistics = jax.tree.unflatten(structure, leaves)
+        state = jax.tree.unflatten(structure, leaves)
         key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-        return sampler(params, statistics, pixels, key, words, None, present if masks else None)
+        held = present if masks else None
+        samples = sampler(*state, pixels, key, words, None, held)
+        if predictor.detector is None:
+            return samples
+        return samples, fused_features(restored.network, *state, pixels, held)
 
     (count,) = jax.export.symbolic_shape("b")
     specs = predictor.description.modalities
@@ -150,6 +196,13 @@ def _card(predictor: Predictor) -> dict[str, Any]:
                 "decisions": rules[task].to_json() if task in rules else None,
             }
             for task, classes in description.tasks.items()
+        },
+        "foreign": None
+        if predictor.detector is None
+        else {
+            "measure": "squared Mahalanobis distance a fused feature, without dropout",
+            "num_validation": len(predictor.detector.known),
+            "foreign_below": FOREIGN_BELOW,
         },
         "num_members": predictor.num_members,
         "num_samples": predictor.num_samples,

@@ -4,10 +4,13 @@
     network = load_exported("brain.drifa")
     answer = network({"mri": mri, "ct": ct}, record_ids=["a", "b"])   # uint8 [b, h, w, c]
     answer["tumour"].probabilities, answer["tumour"].predicted
+    answer.foreign.p_value                          # None where the export cannot tell
 
 This file may be copied beside an exported network and used without the package. An export is a
-zip archive of `card.json` (what it is), `function.stablehlo` (the program, by `jax.export`) and
-`parameters.npz`; the card holds the SHA-256 of the other two.
+zip archive of `card.json` (what it is), `function.stablehlo` (the program, by `jax.export`),
+`parameters.npz` and, where the predictor told foreign records, `foreign.npz` (the distance, and
+those of validation records); the card holds the SHA-256 of the others. Exports of the first
+format hold no distance, and are read as such.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,10 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = "drifa-export-1"
+FORMAT = "drifa-export-2"
+READ_FORMATS = ("drifa-export-1", FORMAT)
 CARD, FUNCTION, PARAMETERS = "card.json", "function.stablehlo", "parameters.npz"
+FOREIGN = "foreign.npz"
 SMALLEST_PROBABILITY = 1e-12
 
 
@@ -59,11 +64,63 @@ class Answer:
     samples: np.ndarray
 
 
-class ExportedNetwork:
-    """A network read from a file; `card` tells what it reads, answers and was made of."""
+@dataclass(frozen=True)
+class ForeignScores:
+    """How far `b` records are from what the network knows.
 
-    def __init__(self, card: Mapping[str, Any], program: bytes, parameters: list[np.ndarray]):
+    Attributes:
+      distance: `[b]`, squared Mahalanobis distance a fused feature, mean over members.
+      p_value: `[b]`, share of validation records that are as far, in (0, 1].
+      foreign: `[b]` bool, whether that share is as small as the card's `foreign_below`.
+    """
+
+    distance: np.ndarray
+    p_value: np.ndarray
+    foreign: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answers(Mapping[str, Answer]):
+    """What a network says of `b` records: `answers["tumour"]` is one task's answer.
+
+    Attributes:
+      tasks: task -> answer.
+      foreign: how unlike the validation records each record is; None where the export was made
+        without rules, of too few validation records, or in the first format.
+    """
+
+    tasks: Mapping[str, Answer]
+    foreign: ForeignScores | None = None
+
+    def __getitem__(self, task: str) -> Answer:
+        return self.tasks[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+class ExportedNetwork:
+    """A network read from a file; `card` tells what it reads, answers and was made of.
+
+    Args:
+      card: as in the file.
+      program: as serialised by `jax.export`.
+      parameters: leaves of parameters and statistics.
+      distance: arrays of the distance that tells foreign records; None where there is none.
+    """
+
+    def __init__(
+        self,
+        card: Mapping[str, Any],
+        program: bytes,
+        parameters: list[np.ndarray],
+        distance: Mapping[str, np.ndarray] | None = None,
+    ):
         self.card = card
+        self._distance = distance
         exported = jax.export.deserialize(bytearray(program))
         platform = jax.default_backend()
         names = {"gpu": ("cuda", "rocm", "gpu")}.get(platform, (platform,))
@@ -75,31 +132,54 @@ class ExportedNetwork:
         self._parameters = parameters
 
     def __call__(
-        self, images: Mapping[str, np.ndarray], record_ids: Sequence[str] | None = None
-    ) -> dict[str, Answer]:
-        """Answers by task.
+        self,
+        images: Mapping[str, np.ndarray],
+        record_ids: Sequence[str] | None = None,
+        present: Mapping[str, np.ndarray] | None = None,
+    ) -> Answers:
+        """Answers by task, and how foreign each record is.
 
         Args:
           images: modality -> uint8 `[b, h, w, c]` at the size in the card; of a table, float32
             `[b, num_features]`, encoded as the card says. Modalities may be left out where the
             card says so.
           record_ids: names, part of the keys of the samples; "0", "1", ... when None.
+          present: modality -> `[b]` bool, where some records lack it; their images are ignored.
 
         Raises:
           ValueError: naming the modality that does not fit.
         """
-        pixels, present = self._read(images)
+        pixels, present = self._read(images, present or {})
         count = len(next(iter(present.values())))
         ids = [str(i) for i in range(count)] if record_ids is None else list(record_ids)
         if len(ids) != count:
             raise ValueError(f"There are {count} records but {len(ids)} names.")
-        key = jax.random.key_data(jax.random.key(self.card["seed"]))
+        key = jax.random.key_data(jax.random.key(self.card["seed"], impl="threefry2x32"))
         drawn = self._call(self._parameters, pixels, present, _words(ids), np.asarray(key))
-        return {task: self._answer(task, np.asarray(p, np.float64)) for task, p in drawn.items()}
+        features = None
+        if self._distance is not None:
+            drawn, features = drawn
+        return Answers(
+            {task: self._answer(task, np.asarray(p, np.float64)) for task, p in drawn.items()},
+            None if features is None else self._foreign(np.asarray(features, np.float64)),
+        )
 
-    def _read(self, images):
+    def _foreign(self, features: np.ndarray) -> ForeignScores:
+        """Scores of fused features `[e, b, d]`."""
+        of, known = self._distance, self._distance["known"]
+        squared = []
+        for member, x in enumerate(features):
+            whitening = of[f"whitening_{member}"]
+            from_centres = (x @ whitening)[:, None] - (of[f"means_{member}"] @ whitening)[None]
+            squared.append(np.min(np.sum(from_centres**2, -1), 1))
+        distance = np.mean(squared, 0) / features.shape[-1]
+        as_far = len(known) - np.searchsorted(known, distance, side="left")
+        p_value = (as_far + 1) / (len(known) + 1)
+        return ForeignScores(distance, p_value, p_value <= self.card["foreign"]["foreign_below"])
+
+    def _read(self, images, given_present):
         specs = self.card["modalities"]
-        if unknown := sorted(set(images) - set(specs)):
+        if unknown := sorted({*images, *given_present} - set(specs)):
             raise ValueError(f"The modalities {unknown} are unknown; it reads {sorted(specs)}.")
         if not images:
             raise ValueError(f"There is no image; it reads {sorted(specs)}.")
@@ -122,7 +202,24 @@ class ExportedNetwork:
                     f"{name} is {given.dtype} {given.shape}; it must be {dtype} {shape}."
                 )
             pixels[name], present[name] = given, np.full(count, name in images)
+            if name in given_present:
+                present[name] = self._presence(name, given_present[name], present[name])
+        if not np.any(list(present.values()), axis=0).all():
+            raise ValueError("Some record has no image in any modality.")
         return pixels, present
+
+    def _presence(self, name: str, given: np.ndarray, has_images: np.ndarray) -> np.ndarray:
+        held = np.asarray(given)
+        if held.dtype != bool or held.shape != has_images.shape:
+            raise ValueError(
+                f"present[{name!r}] is {held.dtype} {held.shape}; it must be bool "
+                f"{has_images.shape}."
+            )
+        if (held & ~has_images).any():
+            raise ValueError(f"Some records are said to hold {name}, but it was left out.")
+        if not held.all() and not self.card["may_lack_modalities"]:
+            raise ValueError(f"Some records lack {name}, and this network needs all modalities.")
+        return held
 
     def _answer(self, task: str, samples: np.ndarray) -> Answer:
         if not np.isfinite(samples).all():
@@ -160,27 +257,33 @@ def load_exported(path: str | Path) -> ExportedNetwork:
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            if set(archive.namelist()) != {CARD, FUNCTION, PARAMETERS}:
+            names = set(archive.namelist())
+            if names - {FOREIGN} != {CARD, FUNCTION, PARAMETERS}:
                 raise ExportError(f"{path}: is a zip archive, but no exported network.")
             card = json.loads(archive.read(CARD))
-            program, packed = archive.read(FUNCTION), archive.read(PARAMETERS)
+            parts = {name: archive.read(name) for name in names - {CARD}}
     except FileNotFoundError as error:
         raise ExportError(f"{path}: there is no such file.") from error
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, ExportError):
             raise
         raise ExportError(f"{path}: is no exported network, or is damaged ({error}).") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise ExportError(f"{path}: is no export of the format {FORMAT}.")
-    for name, data in ((FUNCTION, program), (PARAMETERS, packed)):
+    if not isinstance(card, dict) or card.get("format") not in READ_FORMATS:
+        raise ExportError(f"{path}: is no export of the formats {' and '.join(READ_FORMATS)}.")
+    if card.get("card_sha256") != card_digest(card):
+        raise ExportError(f"{path}: {CARD} is not what was exported; the file was changed.")
+    if missing := sorted(set(card["sha256"]) - set(parts)):
+        raise ExportError(f"{path}: {missing[0]} is missing; the file was changed.")
+    for name, data in sorted(parts.items()):
         if hashlib.sha256(data).hexdigest() != card["sha256"].get(name):
             raise ExportError(f"{path}: {name} is not what was exported; the file was changed.")
-    if card["card_sha256"] != card_digest(card):
-        raise ExportError(f"{path}: {CARD} is not what was exported; the file was changed.")
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        parameters = [arrays[f"p{i}"] for i in range(len(arrays.files))]
+    leaves = _arrays(parts[PARAMETERS])
+    parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
+    distance = None
+    if FOREIGN in parts:
+        distance = {n: x.astype(np.float64) for n, x in _arrays(parts[FOREIGN]).items()}
     try:
-        return ExportedNetwork(card, program, parameters)
+        return ExportedNetwork(card, parts[FUNCTION], parameters, distance)
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
     except Exception as error:
@@ -194,6 +297,11 @@ def card_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a card without its own digest."""
     text = json.dumps({k: v for k, v in card.items() if k != "card_sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _arrays(packed: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _words(record_ids: Sequence[str]) -> np.ndarray:

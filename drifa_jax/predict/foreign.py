@@ -12,7 +12,8 @@ a class, because a record may answer several tasks and absent modalities have fe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,8 @@ class ForeignDetector:
 
     Attributes:
       members: a distance each.
-      known: `[n]`, distances of validation records, each from a fit that did not see it, sorted.
+      known: `[n]`, distances of validation records, each from a fit that did not see its group,
+        sorted.
     """
 
     members: tuple[Mahalanobis, ...]
@@ -60,8 +62,12 @@ class ForeignDetector:
     def __call__(self, features: np.ndarray) -> ForeignScores:
         """Scores of fused features `[e, b, d]`."""
         distance = _distance(self.members, features)
+        return ForeignScores(distance, self.p_value(distance))
+
+    def p_value(self, distance: np.ndarray) -> np.ndarray:
+        """Share of validation records, and of the record itself, that are as far: `[b]`."""
         as_far = len(self.known) - np.searchsorted(self.known, distance, side="left")
-        return ForeignScores(distance, (as_far + 1) / (len(self.known) + 1))
+        return (as_far + 1) / (len(self.known) + 1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """To be saved; float32 halves the file and moves a distance by 1e-6 of itself."""
@@ -85,30 +91,48 @@ class ForeignDetector:
 
 
 def fit_detector(
-    features: np.ndarray, present: Mapping[str, np.ndarray], *, num_folds: int = NUM_FOLDS
+    features: np.ndarray,
+    present: Mapping[str, np.ndarray],
+    groups: Sequence[Sequence[str]] | None = None,
+    *,
+    num_folds: int = NUM_FOLDS,
 ) -> ForeignDetector | None:
-    """A detector from validation records; None where there are too few of them.
+    """A detector from validation records; None where there are too few of them, or one group.
 
     Distances of records from a fit that saw them would be too small, so the distances that
-    p-values count come from `num_folds` fits, each of which leaves out its part.
+    p-values count come from `num_folds` fits, each of which leaves out its part. Whole groups are
+    left out: the next patient is as far from the fit as one that it did not see, not as a further
+    slice of one that it saw.
 
     Args:
       features: `[e, n, d]`, of each member.
       present: modality -> `[n]` bool.
+      groups: of each record (patient, lesion), one for each stranger that it was put together
+        from; each record is its own when None.
       num_folds: parts.
     """
     count = features.shape[1]
-    if count < SMALLEST:
+    fold_of = np.arange(count) if groups is None else _ranks(groups)
+    num_folds = min(num_folds, int(fold_of.max(initial=0)) + 1)
+    if count < SMALLEST or num_folds < 2:
         return None
     masks = np.stack([present[name] for name in sorted(present)], 1)
     _, kinds = np.unique(masks, axis=0, return_inverse=True)
     kinds = kinds.reshape(-1)
     known = np.empty(count)
     for fold in range(num_folds):
-        left_out = np.arange(count) % num_folds == fold
+        left_out = fold_of % num_folds == fold
         members = _fit(features[:, ~left_out], kinds[~left_out])
         known[left_out] = _distance(members, features[:, left_out])
     return ForeignDetector(_fit(features, kinds), np.sort(known))
+
+
+def _ranks(groups: Sequence[Sequence[str]]) -> np.ndarray:
+    """Number of each record's group, `[n]`; of several, of the one that holds most records."""
+    sizes = Counter(one for of in groups for one in of)
+    largest = [max(of, key=sizes.__getitem__) for of in groups]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(largest))}
+    return np.array([numbers[name] for name in largest])
 
 
 def _fit(features: np.ndarray, kinds: np.ndarray) -> tuple[Mahalanobis, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.table import is_missing, read_table
 from drifa_jax.errors import UserError
+from drifa_jax.predict.prepared_cases import find_prepared
 from drifa_jax.predict.reading import NIFTI, TABLE, Item, Reading, split_slice
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
@@ -46,6 +47,8 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -
     - `TABLE.csv` (or .tsv, .parquet): the column `record_id`, one a modality of images, with paths
       relative to the table, and those of a tabular modality; an empty cell is an absent modality.
     - `a.png b.png`: cases of a network of one modality.
+    - `PREPARED:test`: a split of a set that `drifa data prepare` stored; one a modality where
+      each was prepared alone, paired by record id.
 
     A NIfTI volume stands for the slices that training would take from it, each a record with the
     case's other modalities beside it; `scan.nii.gz:43` is one slice.
@@ -61,6 +64,8 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -
         modalities = dict.fromkeys(modalities, Reading())
     if not arguments:
         raise UserError(f"Give images: {_forms(modalities)}.")
+    if (prepared := find_prepared(arguments, modalities)) is not None:
+        return _cases(prepared, modalities)
     # A path may hold "=", so only a known name (or no file at all) makes it `name=path`.
     named = [a.partition("=") for a in arguments if "=" in a and not Path(a).exists()]
     if named and len(named) < len(arguments):

@@ -7,34 +7,29 @@ prediction["tumour"].labels, prediction["tumour"].uncertainty.predictive_entropy
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
 
 from drifa_jax.compilation import compiler_options
 from drifa_jax.data.dataset import open_dataset
-from drifa_jax.data.record import MISSING_LABEL, Source
+from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
+from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.models.pixels import scale_pixels
-from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions, fit_decisions
-from drifa_jax.predict.foreign import ForeignDetector, fit_detector
+from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions
+from drifa_jax.predict.foreign import ForeignDetector
 from drifa_jax.predict.prediction import Prediction, decide
 from drifa_jax.predict.reading import Item, read_item
 from drifa_jax.predict.restored import Description, Restored, restore
+from drifa_jax.predict.rules import fit_rules, read_rules, rules_path, save_rules
 from drifa_jax.rng import root_key
-from drifa_jax.train.run_directory import write_whole
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sampling_mesh
 from drifa_jax.uncertainty.measures import Uncertainty, from_samples
-from drifa_jax.whole_files import written_whole
 
-DECISIONS_FORMAT = 2
 LARGEST_BATCH = 16
 """Records predicted together; smaller batches are padded to a power of two."""
 
@@ -74,7 +69,9 @@ class Predictor:
         self.num_samples, self.seed = num_samples, seed
         self.decisions = dict(decisions or {})
         self.detector: ForeignDetector | None = None
-        self._features = jax.jit(self._fused_features, compiler_options=compiler_options())
+        self._features = jax.jit(
+            lambda *of: fused_features(restored.network, *of), compiler_options=compiler_options()
+        )
         sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
         )
@@ -193,15 +190,6 @@ class Predictor:
             parts.append(np.asarray(fused)[:, : len(rows)])
         return np.concatenate(parts, 1)
 
-    def _fused_features(self, params, statistics, images, present):
-        def of_member(state):
-            (_, seen), _ = self.restored.network.apply(
-                *state, scale_pixels(images), train=False, present=present
-            )
-            return seen["pooled"]
-
-        return jax.lax.map(of_member, (params, statistics))
-
     def _masks(self, present: Mapping[str, np.ndarray], rows: np.ndarray):
         if not self.description.may_lack_modalities:
             return None
@@ -247,10 +235,7 @@ def load(
     num_samples = num_samples or restored.config.uncertainty.num_mc_samples
     predictor = Predictor(restored, num_samples=num_samples, seed=seed)
     if decisions:
-        asked = options or DecisionOptions()
-        path = restored.runs[0] / _decisions_name(predictor, asked)
-        if not _read_decisions(path, predictor):
-            _fit_and_save(predictor, path, asked, open_dataset(restored.config.data).validation)
+        _give_rules(predictor, options or DecisionOptions())
     return predictor
 
 
@@ -266,86 +251,38 @@ def prepare(run: str | Path, validation: Source) -> None:
     """
     restored = restore([run])
     predictor = Predictor(restored, num_samples=restored.config.uncertainty.num_mc_samples)
-    options = DecisionOptions()
-    path = restored.runs[0] / _decisions_name(predictor, options)
-    if not _read_decisions(path, predictor):
-        _fit_and_save(predictor, path, options, validation)
+    _give_rules(predictor, DecisionOptions(), validation)
 
 
-def _fit_and_save(
-    predictor: Predictor, path: Path, options: DecisionOptions, validation: Source
+def _give_rules(
+    predictor: Predictor, options: DecisionOptions, validation: Source | None = None
 ) -> None:
-    pixels, present, labels, names = _read_source(predictor, validation)
-    uncertainty = predictor.uncertainty(pixels, present, names)
-    decisions = _fit_all(predictor, uncertainty, labels, options)
-    detector = fit_detector(predictor.features(pixels, present), present)
-    document = {
-        "format": DECISIONS_FORMAT,
-        "fitted_on": f"validation split of {validation.description}",
-        "tells_foreign_records": detector is not None,
-        "decisions": {task: of.to_json() for task, of in decisions.items()},
-    }
-    # The rules are written last: whoever finds them finds the arrays too.
-    if detector is not None:
-        with written_whole(path.with_suffix(".npz")) as partial:
-            np.savez(partial, **detector.to_arrays())
-    write_whole(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
-    predictor.decisions, predictor.detector = decisions, detector
+    """Saved rules or, the first time, those fitted on validation records (of the run's data)."""
+    path = rules_path(predictor, options)
+    rules = read_rules(path, predictor.description.tasks)
+    if rules is None:
+        if validation is None:
+            validation = open_dataset(predictor.restored.config.data).validation
+        save_rules(fit_rules(predictor, validation, options), path)
+        # Read back: the first answer is then that of every later one, to the last bit.
+        rules = read_rules(path, predictor.description.tasks)
+    predictor.decisions, predictor.detector = dict(rules.decisions), rules.detector
 
 
-def decisions_from(
-    predictor: Predictor, validation: Source, options: DecisionOptions
-) -> dict[str, TaskDecisions]:
-    """The rules of every task, fitted on a source that was not trained on."""
-    uncertainty, labels, _ = predict_source(predictor, validation)
-    return _fit_all(predictor, uncertainty, labels, options)
+def fused_features(
+    network: Functional,
+    params: Parameters,
+    statistics: BatchStatistics,
+    images: Mapping[str, jax.Array],
+    present: Mapping[str, jax.Array] | None,
+) -> jax.Array:
+    """What the heads read, `[e, b, d]`, of members stacked along `e`, without dropout."""
 
+    def of_member(state):
+        (_, seen), _ = network.apply(*state, scale_pixels(images), train=False, present=present)
+        return seen["pooled"]
 
-def _fit_all(
-    predictor: Predictor,
-    uncertainty: Mapping[str, Uncertainty],
-    labels: Mapping[str, np.ndarray],
-    options: DecisionOptions,
-) -> dict[str, TaskDecisions]:
-    decisions = {}
-    for task in predictor.description.tasks:
-        try:
-            decisions[task] = fit_decisions(uncertainty[task], labels[task], options)
-        except ValueError as error:
-            raise UserError(
-                f"The decisions of {task!r} cannot be fitted on the validation split: {error} "
-                "Predict without them by --no-decisions."
-            ) from error
-    return decisions
-
-
-def predict_source(
-    predictor: Predictor, source: Source
-) -> tuple[dict[str, Uncertainty], dict[str, np.ndarray], list[str]]:
-    """Measures and labels by task, and record ids, of all records of a source."""
-    pixels, present, labels, names = _read_source(predictor, source)
-    return predictor.uncertainty(pixels, present, names), labels, names
-
-
-def _read_source(predictor: Predictor, source: Source):
-    """Pixels and presence by modality, labels by task, and record ids."""
-    if not len(source):
-        raise UserError(f"{source.description} holds no records.")
-    specs = predictor.description.modalities
-    tasks = predictor.description.tasks
-    count = len(source)
-    pixels = {spec.name: np.zeros((count, *spec.shape), spec.dtype) for spec in specs}
-    present = {spec.name: np.zeros(count, bool) for spec in specs}
-    labels = {task: np.full(count, MISSING_LABEL, np.int32) for task in tasks}
-    names = []
-    for row in range(count):
-        record = source[row]
-        names.append(record.record_id)
-        for name, image in record.images.items():
-            pixels[name][row], present[name][row] = image, True
-        for task, label in record.labels.items():
-            labels[task][row] = label
-    return pixels, present, labels, names
+    return jax.lax.map(of_member, (params, statistics))
 
 
 def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> list[str]:
@@ -366,41 +303,3 @@ def _batches(count: int):
     for start in range(0, count, size):
         rows = np.arange(start, min(start + size, count))
         yield rows, np.pad(rows, (0, size - len(rows)), mode="edge")
-
-
-def _decisions_name(predictor: Predictor, options: DecisionOptions) -> str:
-    """A name that changes with everything that the rules depend on."""
-    restored = predictor.restored
-    facts: Any = [
-        [str(run.resolve()) for run in restored.runs[1:]],
-        restored.steps,
-        predictor.num_samples,
-        predictor.seed,
-        dataclasses.astuple(options),
-        DECISIONS_FORMAT,
-    ]
-    digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=4).hexdigest()
-    return f"decisions-{digest}.json"
-
-
-def _read_decisions(path: Path, predictor: Predictor) -> bool:
-    """Gives a predictor its saved rules; whether there are any."""
-    if not path.is_file():
-        return False
-    try:
-        document = json.loads(path.read_text())
-        if document["format"] != DECISIONS_FORMAT:
-            raise ValueError(f"its format is {document['format']}, not {DECISIONS_FORMAT}")
-        if set(document["decisions"]) != set(predictor.description.tasks):
-            raise ValueError("its tasks are not the run's")
-        predictor.decisions = {
-            task: TaskDecisions.from_json(of) for task, of in document["decisions"].items()
-        }
-        if document["tells_foreign_records"]:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-                predictor.detector = ForeignDetector.from_arrays(arrays)
-        return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, and the rules are fitted anew."
-        ) from error

@@ -19,8 +19,22 @@ from drifa_jax.errors import UserError
 IMAGE, DICOM, NIFTI, TABLE = "image", "dicom", "nifti", "table"
 FORMATS = (IMAGE, DICOM, NIFTI, TABLE)
 
+
+@dataclass(frozen=True)
+class Stored:
+    """Pixels of a prepared set: exactly what the network reads, or of no use to it.
+
+    Attributes:
+      pixels: `[h, w, c]` uint8.
+      name: of the record, for messages.
+    """
+
+    pixels: np.ndarray
+    name: str
+
+
 Row = Mapping[str, str | float | None]
-Item = str | Path | np.ndarray | Row | None
+Item = str | Path | np.ndarray | Stored | Row | None
 """One record's part of a modality: a file (a slice of a volume as `FILE.nii.gz:NUMBER`), pixels,
 a row of a table, or None where the record lacks it."""
 
@@ -110,6 +124,14 @@ def read_item(
         return _read_row(item, spec, reading, name)
     if isinstance(item, str | Path):
         return _read_file(str(item), spec, reading)
+    if isinstance(item, Stored):
+        # Another size would be resampled a second time, which training never does.
+        if item.pixels.shape != spec.shape:
+            raise UserError(
+                f"{item.name}: was prepared as {item.pixels.shape}, this network reads "
+                f"{spec.shape}; prepare the set again at that size."
+            )
+        return item.pixels
     if isinstance(item, Mapping):
         raise UserError(f"{name}: is a row of a table, but this modality is of images.")
     array = np.asarray(item)

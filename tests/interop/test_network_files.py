@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pickle
 
@@ -12,6 +13,7 @@ import pytest
 
 from drifa_jax.commands import convert, parity
 from drifa_jax.errors import UserError
+from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.network_files import (
     NetworkDescription,
     load_description,
@@ -20,7 +22,7 @@ from drifa_jax.interop.network_files import (
 )
 from drifa_jax.interop.parity import compare, first_divergence, jax_values, torch_values
 from drifa_jax.interop.tensors import flatten, unflatten
-from drifa_jax.interop.torch_weights import to_torch, torch_slots, write_torch
+from drifa_jax.interop.torch_weights import to_torch, write_torch
 from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.drifa_net import NetworkOptions
 
@@ -290,11 +292,61 @@ def test_parity_reads_folders_of_images(folder, tmp_path):
         parity.read_images(TINY, options)
 
 
-def test_a_readout_that_the_twin_lacks_is_named(tmp_path):
-    options = NetworkOptions(width=2, backbone="resnet10", readout="average")
-    network = NetworkDescription({"mri": 1, "ct": 1}, {"tumour": 3}, options)
+AVERAGED = NetworkDescription(
+    {"mri": 1, "ct": 1}, {"tumour": 3}, dataclasses.replace(TINY.options, readout="average")
+)
+
+
+@pytest.fixture(scope="module")
+def averaged():
+    """Random weights of a network with a head per modality."""
+    rng = np.random.default_rng(1)
+    return AVERAGED.assemble(
+        {
+            path: rng.uniform(0.5, 1.5, shape).astype(np.float32)
+            if path.endswith("var")
+            else (rng.standard_normal(shape) * 0.3).astype(np.float32)
+            for path, shape in AVERAGED.shapes.items()
+        }
+    )
+
+
+def test_averaged_heads_go_to_torch_and_back_and_pass_parity(averaged, tmp_path, capsys):
+    save_network(tmp_path / "net", AVERAGED, *averaged)
+    for kind, file in (("torch", "a.pth"), ("safetensors", "b.safetensors")):
+        assert drifa(convert, "--from", "network", "--input", tmp_path / "net", "--to", kind,
+                     "--output", tmp_path / file) == 0  # fmt: skip
+        back = tmp_path / f"from_{kind}"
+        assert drifa(convert, "--from", kind, "--input", tmp_path / file, "--config",
+                     tmp_path / "net", "--output", back) == 0  # fmt: skip
+        _, params, statistics, network = load_network(back)
+        assert network == AVERAGED
+        for found, wanted in zip((params, statistics), averaged, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert drifa(parity, "--from", "network", "--input", tmp_path / "net", "--size", 32) == 0
+    assert "NO PARITY" not in capsys.readouterr().out
+
+
+def test_averaged_heads_may_be_fresh(averaged, tmp_path, capsys):
+    """The weights of the heads differ from each other and from the file's; all else is kept."""
+    write_torch(tmp_path / "twin.pth", AVERAGED, *averaged)
+    config = tmp_path / "more.json"
+    config.write_text(json.dumps(AVERAGED.to_json() | {"tasks": {"tumour": 6}}))
+    arguments = ["--from", "torch", "--input", tmp_path / "twin.pth", "--config", config]
+    with pytest.raises(UserError, match="--fresh-head tumour"):
+        drifa(convert, *arguments, "--output", tmp_path / "no")
+    assert drifa(convert, *arguments, "--output", tmp_path / "out", "--fresh-head", "tumour") == 0
+    assert "head 'tumour' is fresh (6 classes)" in capsys.readouterr().out
+    _, params, _, _ = load_network(tmp_path / "out")
+    heads = params["heads"]["tumour"]["linear"]
+    assert {m: of["kernel"].shape for m, of in heads.items()} == {"mri": (16, 6), "ct": (16, 6)}
+    assert not np.array_equal(heads["mri"]["kernel"], heads["ct"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, params["fusion"], averaged[0]["fusion"])
+
+
+def test_a_readout_that_the_authors_lack_is_named():
     with pytest.raises(UserError, match="no readout 'average'"):
-        torch_slots(network)
+        author_slots(AVERAGED)
 
 
 def test_twin_state_is_complete(weights):

@@ -100,13 +100,19 @@ DEEP = NetworkDescription(
 BOTTLENECKS = NetworkDescription(
     {"mri": 1, "ct": 3}, {"tumour": 3}, NetworkOptions(width=2, backbone="three_bottlenecks")
 )
-SIZES = {"mri": (32, 32), "ct": (33, 48), "pet": (40, 31)}
+# A modality may be called what a layer is called elsewhere.
+AVERAGED = NetworkDescription(
+    {"mri": 1, "conv1": 3},
+    {"tumour": 3, "grade": 2},
+    NetworkOptions(width=2, backbone="three_blocks", readout="average"),
+)
+SIZES = {"conv1": (40, 31), "mri": (32, 32), "ct": (33, 48), "pet": (40, 31)}
 
 
 @pytest.mark.parametrize(
     "network",
-    [THREE, DEEP, BOTTLENECKS],
-    ids=["three-modalities", "resnet34-symmetric", "bottlenecks"],
+    [THREE, DEEP, BOTTLENECKS, AVERAGED],
+    ids=["three-modalities", "resnet34-symmetric", "bottlenecks", "averaged"],
 )
 def test_logits_and_intermediates_agree_in_float32(network):
     twin = random_twin(network)

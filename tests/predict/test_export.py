@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,8 +15,17 @@ import pytest
 
 from drifa_jax.errors import UserError
 from drifa_jax.predict import exported as exported_module
-from drifa_jax.predict.export import TOLERANCE, export, verify
-from drifa_jax.predict.exported import CARD, PARAMETERS, ExportError, load_exported
+from drifa_jax.predict.export import DISTANCE_TOLERANCE, TOLERANCE, export, verify
+from drifa_jax.predict.exported import (
+    CARD,
+    FOREIGN,
+    PARAMETERS,
+    ExportError,
+    card_digest,
+    load_exported,
+)
+from drifa_jax.predict.foreign import FOREIGN_BELOW, ForeignDetector
+from drifa_jax.predict.predictor import Predictor
 from drifa_jax.uncertainty.calibration import METHODS, fit_calibrator
 from drifa_jax.uncertainty.conformal import fit_conformal
 
@@ -28,8 +38,27 @@ def file(predictor, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def bare_file(predictor, tmp_path_factory) -> Path:
+    """Without rules."""
+    path = tmp_path_factory.mktemp("exports") / "bare.drifa"
+    export(Predictor(predictor.restored, num_samples=predictor.num_samples), path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def network(file):
     return load_exported(file)
+
+
+@pytest.fixture(scope="module")
+def known(predictor) -> dict[str, np.ndarray]:
+    """Records of the kind that the network was fitted on; the last three are its own validation."""
+    from drifa_jax.data.dataset import open_dataset
+
+    data = open_dataset(predictor.restored.config.data)
+    records = [data.test[i].images for i in range(5)]
+    records += [data.validation[i].images for i in range(3)]
+    return {m: np.stack([images[m] for images in records]) for m in ("mri", "ct")}
 
 
 def test_an_export_answers_as_the_live_network(predictor, network, arrays):
@@ -44,6 +73,56 @@ def test_an_export_answers_as_the_live_network(predictor, network, arrays):
             np.testing.assert_allclose(
                 getattr(of, name), getattr(live[task].uncertainty, name), atol=10 * TOLERANCE
             )
+
+
+def test_an_export_tells_foreign_records_as_the_live_network(predictor, network, arrays, known):
+    """Noise is foreign, known records are at all kinds of p-values."""
+    images = {m: np.concatenate([arrays[m], known[m]]) for m in arrays}
+    ids = [f"r{n}" for n in range(12)]
+    live, scores = predictor(images, ids).foreign, network(images, ids).foreign
+    np.testing.assert_allclose(scores.distance, live.distance, rtol=DISTANCE_TOLERANCE)
+    # None of these distances is within rounding of a validation record's.
+    np.testing.assert_array_equal(scores.p_value, live.p_value)
+    np.testing.assert_array_equal(scores.foreign, live.foreign)
+    assert scores.foreign[:4].all() and not scores.foreign[4:].all()
+    assert len(set(scores.p_value)) > 4
+    one = network({m: x[5:6] for m, x in images.items()}, ids[5:6]).foreign
+    np.testing.assert_allclose(one.distance, scores.distance[5], rtol=DISTANCE_TOLERANCE)
+    assert network.card["foreign"]["num_validation"] == 24
+    assert network.card["foreign"]["foreign_below"] == FOREIGN_BELOW
+
+
+def test_an_export_tells_who_lacks_a_modality(predictor, arrays, tmp_path):
+    restored = predictor.restored
+    description = dataclasses.replace(restored.description, may_lack_modalities=True)
+    able = Predictor(dataclasses.replace(restored, description=description), num_samples=2)
+    able.detector = predictor.detector
+    export(able, tmp_path / "able.drifa")
+    network = load_exported(tmp_path / "able.drifa")
+    ids, held = [*"abcd"], np.array([True, False, True, True])
+    mri = [image if holds else None for image, holds in zip(arrays["mri"], held, strict=True)]
+    live = able(arrays | {"mri": mri}, ids)
+    answers = network(arrays, ids, {"mri": held})
+    for task, of in answers.items():
+        np.testing.assert_allclose(of.probabilities, live[task].probabilities, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        answers.foreign.distance, live.foreign.distance, rtol=DISTANCE_TOLERANCE
+    )
+    alone = network({"ct": arrays["ct"]}, ids)["tumour"].probabilities
+    np.testing.assert_allclose(answers["tumour"].probabilities[1], alone[1], atol=TOLERANCE)
+    for present, message in (
+        ({"mri": np.ones(4)}, "must be bool"),
+        ({"mri": held, "ct": ~held}, None),
+        ({"mri": held, "ct": held}, "no image in any modality"),
+        ({"pet": held}, "'pet'] are unknown"),
+    ):
+        if message is None:
+            network(arrays, ids, present)
+            continue
+        with pytest.raises(ValueError, match=message):
+            network(arrays, ids, present)
+    with pytest.raises(ValueError, match="said to hold mri, but it was left out"):
+        network({"ct": arrays["ct"]}, ids, {"mri": held})
 
 
 def test_an_export_takes_any_number_of_records(network, arrays):
@@ -73,13 +152,15 @@ def test_the_loader_runs_without_the_package(file, arrays, network, tmp_path):
     np.savez(tmp_path / "images.npz", **arrays)
     program = (
         "import sys\n"
-        "for name in ('drifa_jax', 'flax', 'optax', 'orbax', 'sklearn', 'grain', 'PIL', 'cv2'):\n"
+        "for name in ('drifa_jax', 'flax', 'optax', 'orbax', 'sklearn', 'grain', 'PIL', 'cv2',\n"
+        "             'pyarrow', 'ml_collections', 'yaml', 'rich', 'absl'):\n"
         "    sys.modules[name] = None\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "import numpy as np, exported\n"
         "images = dict(np.load(sys.argv[1] + '/images.npz'))\n"
         "answer = exported.load_exported(sys.argv[2])(images, list('abcd'))\n"
         "print(answer['tumour'].probabilities.tolist())\n"
+        "print(answer.foreign.distance.tolist())\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, str(tmp_path), str(file)],
@@ -87,8 +168,10 @@ def test_the_loader_runs_without_the_package(file, arrays, network, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = network(arrays, [*"abcd"])["tumour"].probabilities
-    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=TOLERANCE)
+    probabilities, distance = map(json.loads, done.stdout.splitlines())
+    expected = network(arrays, [*"abcd"])
+    np.testing.assert_allclose(probabilities, expected["tumour"].probabilities, atol=TOLERANCE)
+    np.testing.assert_allclose(distance, expected.foreign.distance, rtol=DISTANCE_TOLERANCE)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,7 +216,11 @@ def rename_class(entries):
 
 
 def other_format(entries):
-    entries[CARD] = entries[CARD].replace(b"drifa-export-1", b"drifa-export-9")
+    entries[CARD] = entries[CARD].replace(b"drifa-export-2", b"drifa-export-9")
+
+
+def bare_card(entries):
+    entries[CARD] = b'{"format": "drifa-export-2"}'
 
 
 @pytest.mark.parametrize(
@@ -143,8 +230,15 @@ def other_format(entries):
         (rename_class, "card.json is not what was exported"),
         (other_format, "no export of the format"),
         (lambda entries: entries.pop(PARAMETERS), "no exported network"),
+        (lambda entries: entries.pop(FOREIGN), "foreign.npz is missing"),
+        (lambda entries: entries.update({FOREIGN: entries[PARAMETERS]}), "foreign.npz is not what"),
+        (
+            lambda entries: entries.update({CARD: b'{"format": "drifa-export-2"}'}),
+            "card.json is not",
+        ),
+        (lambda entries: entries.update({CARD: b"[]"}), "no export of the format"),
     ],
-    ids=["parameters", "card", "format", "missing"],
+    ids=["parameters", "card", "format", "missing", "no-foreign", "foreign", "list", "bare"],
 )
 def test_a_changed_export_is_refused(file, tmp_path, change, message):
     with pytest.raises(ExportError, match=message):
@@ -178,11 +272,47 @@ def test_images_that_do_not_fit_an_export_are_named(network, arrays, change, mes
         network(change(arrays))
 
 
-def test_an_export_of_another_network_is_not_kept(predictor, second_run, file):
+def test_an_export_without_rules_says_that_it_cannot_tell(bare_file, arrays):
+    network = load_exported(bare_file)
+    assert network.card["foreign"] is None
+    answers = network(arrays)
+    assert answers.foreign is None and answers["tumour"].sets is None
+
+
+def test_an_export_of_the_first_format_is_still_read(bare_file, arrays, tmp_path):
+    """It had neither distance nor a word about it in its card."""
+
+    def first_format(entries):
+        card = json.loads(entries[CARD])
+        card["format"] = "drifa-export-1"
+        del card["foreign"]
+        card["card_sha256"] = card_digest(card)
+        entries[CARD] = json.dumps(card).encode()
+
+    old = load_exported(rewritten(bare_file, tmp_path / "old.drifa", first_format))(arrays)
+    assert old.foreign is None
+    np.testing.assert_array_equal(
+        old["tumour"].samples, load_exported(bare_file)(arrays)["tumour"].samples
+    )
+
+
+def test_an_export_of_another_network_is_not_kept(predictor, second_run, file, bare_file):
     from drifa_jax.predict.predictor import load
 
     with pytest.raises(UserError, match="differs from the live one"):
         verify(load(second_run, decisions=False), file)
+    with pytest.raises(UserError, match="only one of file and live network"):
+        verify(predictor, bare_file)
+
+
+def test_an_export_with_another_distance_is_not_kept(predictor, file, monkeypatch):
+    detector = predictor.detector
+    longer = dataclasses.replace(
+        detector.members[0], whitening=detector.members[0].whitening * 1.01
+    )
+    monkeypatch.setattr(predictor, "detector", ForeignDetector((longer,), detector.known))
+    with pytest.raises(UserError, match=r"by 2\.0e-02 of a distance"):
+        verify(predictor, file)
 
 
 def test_an_export_that_cannot_be_written_leaves_nothing(predictor, tmp_path):

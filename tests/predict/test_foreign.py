@@ -36,6 +36,32 @@ def test_records_seen_in_the_fit_get_no_better_distances_than_fresh_ones():
     assert np.median(detector.known) == pytest.approx(np.median(fresh), rel=0.35)
 
 
+def of_patients(num_patients, seed, slices=12, width=12):
+    """Slices that resemble those of the same patient more than anyone else's."""
+    draw = np.random.default_rng(seed)
+    patients = draw.normal(size=(num_patients, 1, width))
+    features = patients + 0.3 * draw.normal(size=(num_patients, slices, width))
+    names = [(f"ct:{k}", f"mri:{k}-{s}") for k in range(num_patients) for s in range(slices)]
+    return features.reshape(1, -1, width), {"ct": np.ones(len(names), bool)}, names
+
+
+def test_slices_of_new_patients_are_rarely_foreign():
+    """Leaving out slices instead of patients would call every third new patient's foreign."""
+    by_patient, by_slice = [], []
+    for seed in range(20):
+        features, present, names = of_patients(30, seed)
+        fresh = of_patients(30, 1000 + seed)[0]
+        by_patient.append(fit_detector(features, present, names)(fresh).foreign.mean())
+        by_slice.append(fit_detector(features, present)(fresh).foreign.mean())
+    assert np.mean(by_patient) < FOREIGN_BELOW + 0.03
+    assert np.mean(by_slice) > 4 * FOREIGN_BELOW
+
+
+def test_one_patient_alone_has_no_detector():
+    features, present, names = of_patients(1, 0, slices=40)
+    assert fit_detector(features, present, names) is None
+
+
 def test_far_records_are_foreign():
     detector = fit_detector(*drawn(60, 0))
     features, _ = drawn(20, 1)

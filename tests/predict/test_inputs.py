@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
+from drifa_jax.data.dataset import open_dataset
+from drifa_jax.data.prepare import prepare
+from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
 from drifa_jax.predict.inputs import find_cases
+from drifa_jax.predict.reading import Reading, read_item
 
 BOTH = ("mri", "ct")
 
@@ -93,3 +98,45 @@ def test_two_files_that_would_be_one_case_are_refused(folder, tmp_path):
     shutil.copy(tmp_path / "m" / "case0.png", tmp_path / "m" / "case0.bmp")
     with pytest.raises(UserError, match="would be the same case"):
         find_cases([str(tmp_path / "m")], ("mri",))
+
+
+@pytest.fixture(scope="module")
+def prepared(predictor, tmp_path_factory):
+    """Two splits of the phantoms, as `drifa data prepare` stores them."""
+    data = open_dataset(predictor.restored.config.data)
+    output = tmp_path_factory.mktemp("prepared") / "brain"
+    prepare({"validation": data.validation, "test": data.test}, output)
+    return data.test, output
+
+
+def test_a_prepared_set_is_predicted_as_its_records(predictor, prepared):
+    test, output = prepared
+    cases = find_cases([f"{output}:test"], predictor.description.readings)
+    assert cases.record_ids == tuple(sorted(test.record_id(i) for i in range(len(test))))
+    records = {test.record_id(i): test[i].images for i in range(len(test))}
+    pixels, _ = predictor.read(cases.images)
+    for row, one in enumerate(cases.record_ids):
+        for name, of in pixels.items():
+            np.testing.assert_array_equal(of[row], records[one][name])
+    named = find_cases([f"mri={output}:test", f"ct={output}:test"], predictor.description.readings)
+    assert named.record_ids == cases.record_ids
+
+
+def test_prepared_sets_that_do_not_fit_are_explained(predictor, prepared, folder, tmp_path):
+    _, output = prepared
+    for arguments, modalities, message in (
+        ([f"{output}"], BOTH, r"holds the splits validation, test; say which .*brain:test"),
+        ([f"{output}:train"], BOTH, "not 'train'; choose one of them"),
+        ([f"mri={output}:test", f"ct={folder}/ct"], BOTH, "a prepared set and some are not"),
+        ([f"{output}:test"], ("mri", "pet"), r"\['ct'\], which this network does not read"),
+        ([f"pet={output}:test"], ("mri", "pet"), "not of 'pet'"),
+        ([f"{output}:test", f"{output}:validation"], BOTH, "mri is given twice"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_cases(arguments, modalities)
+    cases = find_cases([f"{output}:test"], BOTH)
+    with pytest.raises(UserError, match=r"was prepared as \(16, 16, 1\), this network reads"):
+        read_item(cases.images["mri"][0], ModalitySpec("mri", 32, 32, 1), Reading(), "x")
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="preparation was interrupted"):
+        find_cases([str(tmp_path)], BOTH)

@@ -90,7 +90,11 @@ def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
 
     monkeypatch.setattr("drifa_jax.predict.predictor.open_dataset", gone)
     monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
-    assert load(run).decisions == predictor.decisions
+    again = load(run)
+    assert again.decisions == predictor.decisions
+    np.testing.assert_array_equal(again.detector.known, predictor.detector.known)
+    for one, same in zip(again.detector.members, predictor.detector.members, strict=True):
+        np.testing.assert_array_equal(one.whitening, same.whitening)
 
 
 def test_rules_prepared_at_the_end_of_training_are_those_of_the_first_prediction(
@@ -154,10 +158,11 @@ def test_the_temperature_leaves_the_diagnosis(prediction):
 
 def test_sets_cover_the_validation_records_that_they_were_fitted_on(predictor):
     from drifa_jax.data.dataset import open_dataset
-    from drifa_jax.predict.predictor import predict_source
+    from drifa_jax.predict.rules import read_source
 
     validation = open_dataset(predictor.restored.config.data).validation
-    uncertainty, labels, names = predict_source(predictor, validation)
+    pixels, present, labels, names = read_source(predictor, validation)
+    uncertainty = predictor.uncertainty(pixels, present, names)
     assert len(names) == 24
     for task, rules in predictor.decisions.items():
         sets = rules.sets(uncertainty[task].probabilities)
@@ -292,7 +297,7 @@ def test_damaged_files_are_named(run, tmp_path):
     rules.with_suffix(".npz").write_bytes(b"no arrays")
     with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
-    rules.write_text('{"format": 2, "decisions": {}}')
+    rules.write_text('{"format": 3, "decisions": {}}')
     with pytest.raises(UserError, match=r"decisions-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")
@@ -304,13 +309,13 @@ def test_a_validation_split_of_one_class_is_refused(predictor):
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.data.splits import Subset
     from drifa_jax.predict.decisions import DecisionOptions
-    from drifa_jax.predict.predictor import decisions_from
+    from drifa_jax.predict.rules import fit_rules
 
     validation = open_dataset(predictor.restored.config.data).validation
     one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
     source = Subset(validation, one_class.tolist(), "one class")
     with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
-        decisions_from(predictor, source, DecisionOptions())
+        fit_rules(predictor, source, DecisionOptions())
 
 
 def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):
