@@ -4,10 +4,15 @@
     python benchmarks/train_step.py --config quick --cache FOLDER       # twice: cold, then warm
     python benchmarks/train_step.py --config quick --against-plain      # ratio to plain formulas
     python benchmarks/train_step.py --parts
+    python benchmarks/train_step.py --config full --check               # exactness, no speed
 
 Every variant runs in a process of its own, so that peak memory and the time to the first step
 (from the start of Python, imports included) belong to it alone. The plain formulas are those of
 the tests: what JAX makes of the same network when it differentiates everything itself.
+
+`--check` compares one step's loss, statistics and gradients with the same in float64: compiled as
+training compiles them, and with the library fusions that training leaves out. Both are as far
+from float64 as rounding that moves a ReLU or a maximum makes them, and repeat bit by bit.
 """
 
 from __future__ import annotations
@@ -27,6 +32,9 @@ CONFIGS = {
     "full": (64, 128, 16, 3),
     "quick": (16, 64, 32, 1),
 }
+MODALITIES, TASKS = ("mri", "ct"), {"tumour": 5, "stroke": 7}
+CHECKED = (0, 1, 2)
+"""Seeds of the batches and dropout masks of `--check`."""
 
 
 def main():
@@ -36,10 +44,14 @@ def main():
     parser.add_argument("--cache", help="folder of a persistent compilation cache")
     parser.add_argument("--against-plain", action="store_true")
     parser.add_argument("--parts", action="store_true", help="time single mechanisms instead")
+    parser.add_argument("--check", action="store_true", help="compare with float64 instead")
+    parser.add_argument("--repeats", type=int, default=5, help="of each step of --check")
     parser.add_argument("--variant", choices=("written", "plain"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.parts:
         return time_parts()
+    if args.check:
+        return check(args)
     if args.variant:
         return print(json.dumps(measure(args)))
     variants = ["written", "plain"] if args.against_plain else ["written"]
@@ -61,12 +73,13 @@ def measure(args):
     import jax
     import numpy as np
 
-    from drifa_jax.compilation import compiler_options, give_back_freed_memory
-    from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
-    from drifa_jax.models.functional import Functional
-    from drifa_jax.train.losses import TaskLoss
+    from drifa_jax.compilation import (
+        compiled_beside,
+        training_options,
+        without_garbage_collection,
+    )
     from drifa_jax.train.optimizer import make_optimizer
-    from drifa_jax.train.state import initial_state
+    from drifa_jax.train.state import abstract_state, initial_state
     from drifa_jax.train.step import make_train_step
 
     if args.cache:
@@ -74,32 +87,25 @@ def measure(args):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if args.variant == "plain":
         use_plain_formulas()
-    width, pixels, batch_size, channels = CONFIGS[args.config]
-    modalities, tasks = {"mri": channels, "ct": channels}, {"tumour": 5, "stroke": 7}
-    network = Functional(
-        lambda rngs: drifa_net(modalities, tasks, options=NetworkOptions(width=width), rngs=rngs)
-    )
+    network, losses = network_of(args.config)
     optimizer = make_optimizer(learning_rate=1e-3)
-    key = jax.random.key(0)
-    state = jax.block_until_ready(initial_state(*network.init(key), optimizer))
-    initialised = time.perf_counter()
-    rng = np.random.default_rng(0)
-    batch = {
-        "images": {
-            m: rng.integers(0, 256, (batch_size, pixels, pixels, c), np.uint8)
-            for m, c in modalities.items()
-        },
-        "labels": {t: rng.integers(0, k, batch_size, np.int32) for t, k in tasks.items()},
-        "present": {m: np.ones(batch_size, bool) for m in modalities},
-    }
-    losses = {task: TaskLoss() for task in tasks}
-    step = jax.jit(make_train_step(network, optimizer, losses), donate_argnums=0)
+    batch, key = batch_of(args.config, 0), jax.random.key(0)
+    batch_size = len(batch["present"]["mri"])
+    imported = time.perf_counter()
+    # As `train.loop` does it: the state is drawn while XLA compiles the step or loads it.
     cpu = time.process_time()
-    traced = step.lower(state, batch, key)
-    lowered = time.perf_counter()
-    compiled = traced.compile(compiler_options())
+    with without_garbage_collection():
+        step = jax.jit(
+            make_train_step(network, optimizer, losses),
+            donate_argnums=0,
+            compiler_options=training_options(),
+        )
+        traced = step.lower(abstract_state(network, optimizer), batch, key)
+        lowered = time.perf_counter()
+        compiling = compiled_beside(traced)
+        state = jax.block_until_ready(initial_state(*network.init(key), optimizer))
+    compiled = compiling.result()
     del traced  # it holds the whole program a second time
-    give_back_freed_memory()
     done = time.perf_counter()
     compile_cpu, seconds, cpu = time.process_time() - cpu, [], 0.0
     for number in range(args.steps + 1):
@@ -118,8 +124,8 @@ def measure(args):
         "records/s": round(batch_size / statistics.median(seconds[1:]), 2),
         "best": round(batch_size / min(seconds[1:]), 2),
         "first_step_s": round(first, 1),
-        "import_init_s": round(initialised - START, 1),
-        "trace_s": round(lowered - initialised, 1),
+        "import_build_s": round(imported - START, 1),
+        "trace_s": round(lowered - imported, 1),
         "compile_s": round(done - lowered, 1),
         # Seconds of processor time stand still while other programs have the cores.
         "step_cpu_s": round(step_cpu, 2),
@@ -128,6 +134,106 @@ def measure(args):
         "arguments_MiB": memory.argument_size_in_bytes >> 20,
         "temporary_MiB": memory.temp_size_in_bytes >> 20,
     }
+
+
+def network_of(config, dtype="float32"):
+    """The network of a configuration, and how its tasks are scored."""
+    import jax.numpy as jnp
+
+    from drifa_jax.models.convolution import LayerOptions
+    from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+    from drifa_jax.models.functional import Functional
+    from drifa_jax.train.losses import TaskLoss
+
+    width, _, _, channels = CONFIGS[config]
+    options = NetworkOptions(width=width, layers=LayerOptions(dtype=jnp.dtype(dtype)))
+    modalities = {m: channels for m in MODALITIES}
+    network = Functional(lambda rngs: drifa_net(modalities, TASKS, options=options, rngs=rngs))
+    return network, {task: TaskLoss() for task in TASKS}
+
+
+def batch_of(config, seed):
+    """Noise, which is as much work as anatomy."""
+    import numpy as np
+
+    _, pixels, batch_size, channels = CONFIGS[config]
+    rng = np.random.default_rng(seed)
+    return {
+        "images": {
+            m: rng.integers(0, 256, (batch_size, pixels, pixels, channels), np.uint8)
+            for m in MODALITIES
+        },
+        "labels": {t: rng.integers(0, k, batch_size, np.int32) for t, k in TASKS.items()},
+        "present": {m: np.ones(batch_size, bool) for m in MODALITIES},
+    }
+
+
+def check(args):
+    """Distances from float64 of a step compiled in two ways, on several batches."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from drifa_jax.compilation import compiler_options, training_options
+    from drifa_jax.train.losses import total_loss
+
+    if args.cache:
+        jax.config.update("jax_compilation_cache_dir", args.cache)
+
+    def program(dtype, options):
+        network, losses = network_of(args.config, dtype)
+
+        def step(params, statistics, batch, key):
+            images = {m: x.astype(dtype) / 255 for m, x in batch["images"].items()}
+
+            def objective(params):
+                (logits, _), after = network.apply(
+                    params, statistics, images, train=True, dropout_key=key
+                )
+                return total_loss(logits, batch["labels"], losses, None)[0], after
+
+            (total, after), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+            return {"loss": total, "statistics": after, "gradients": gradients}
+
+        start = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf), dtype), network.init(jax.random.key(0))
+        )
+        compiled = jax.jit(step, compiler_options=options)
+        return lambda seed: jax.device_get(
+            compiled(*start, batch_of(args.config, seed), jax.random.key(seed))
+        )
+
+    with jax.enable_x64(True):
+        exact = [program("float64", training_options())(seed) for seed in CHECKED]
+    for name, options in (
+        ("without library fusions", training_options()),
+        ("with library fusions", compiler_options()),
+    ):
+        run = program("float32", options)
+        for seed, expected in zip(CHECKED, exact, strict=True):
+            found = run(seed)
+            moved = sum(not same_bits(found, run(seed)) for _ in range(args.repeats))
+            distances = "  ".join(f"{of} {distance(found[of], expected[of]):.1e}" for of in found)
+            print(f"{name:24} batch {seed}  {distances}  repeats that differ {moved}", flush=True)
+
+
+def distance(found, expected):
+    """Length of the difference of two trees over the length of the second."""
+    import jax
+    import numpy as np
+
+    found, expected = (
+        np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (found, expected)
+    )
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def same_bits(one, other):
+    import jax
+    import numpy as np
+
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def use_plain_formulas():

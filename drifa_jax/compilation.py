@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -32,14 +37,57 @@ def compiler_options() -> dict[str, str]:
     XLA's preset for fast compilation makes the same training step as fast; see
     docs/performance.md. Empty on accelerators, and where this XLA does not know the option.
     """
+    return _known({"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"})
+
+
+@functools.cache
+def training_options() -> dict[str, str]:
+    """Options for the training step of one network on one device: on CPU, no YNN fusions besides.
+
+    To load each of two thousand such fusions from the compilation cache, XLA searches the whole
+    program. Where several host devices run one program at once, programs without them were seen
+    to give wrong numbers; on one device they agree with float64 as well as those with them
+    (`benchmarks/train_step.py --check`, tests/train/test_exactness.py).
+    """
+    without = _known(compiler_options() | {"xla_cpu_experimental_ynn_fusion_type": ""})
+    return without or compiler_options()
+
+
+def _known(options: dict[str, str]) -> dict[str, str]:
+    """The options; none on accelerators, or where this XLA does not know one of them."""
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For tracing, which makes a million objects that stay; looking among them takes a second."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def compiled_beside(lowered: Any) -> Future:
+    """A lowered program's executable, compiled or loaded while this thread does something else."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    compiled = executor.submit(_compile, lowered)
+    executor.shutdown(wait=False)
+    return compiled
+
+
+def _compile(lowered: Any) -> Any:
+    compiled = lowered.compile()
+    give_back_freed_memory()
+    return compiled
 
 
 def give_back_freed_memory() -> None:

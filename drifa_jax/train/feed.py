@@ -47,11 +47,20 @@ class Feed:
         self._ready: queue.Queue = queue.Queue(maxsize=AHEAD)
         self._closing = threading.Event()
         self.waited = 0.0
+        self._seen: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
         self._thread = threading.Thread(target=self._fill, daemon=True)
         self._thread.start()
 
+    def peek(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The batch that `next` will return."""
+        if not self._seen:
+            self._seen.append(self.next(lambda: False))
+        return self._seen[0]
+
     def next(self, is_idle: Callable[[], bool]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """The next batch; waiting counts only while `is_idle()` says that no step is running."""
+        if self._seen:
+            return self._seen.pop()
         while True:
             started, idle = time.monotonic(), is_idle()
             try:

@@ -19,10 +19,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from drifa_jax.compilation import without_garbage_collection
 from drifa_jax.errors import UserError
 from drifa_jax.processes import all_say, is_first
 from drifa_jax.rng import stream
-from drifa_jax.sharding import layout_of, put
+from drifa_jax.sharding import Layout, layout_of, put
 from drifa_jax.train import progress, step_times
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
@@ -34,6 +35,8 @@ from drifa_jax.train.program import Program, put_keys
 from drifa_jax.train.progress import MemberProgress
 from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import TrainState, initial_state, steps_done
+
+COMPILING = "compiling the training step: on a CPU half a minute, or seconds if it was done before"
 
 
 class Interrupted(Exception):
@@ -73,16 +76,11 @@ def train(
     with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(program.template)
         if restored is None:
-            keys = stream(put_keys(config.seed, layout), "init")
-            weights = starting_weights(experiment, keys)
-            state = initial_state(*weights, experiment.optimizer, layout.num_members)
-            state = jax.tree.map(
-                lambda leaf, like: put(leaf, like.sharding), state, program.template
-            )
+            state, first_step = None, 0
             members = [MemberProgress.at_start(config) for _ in range(layout.num_members)]
         else:
             state, members = restored[0], progress.from_json(restored[1])
-        first_step = steps_done(state)
+            first_step = steps_done(state)
         records_per_step = config.batch_size * layout.num_members
         with (
             open_log(workdir, first_step) as log,
@@ -96,7 +94,13 @@ def train(
             try:
                 if not runner.is_over(first_step, members):
                     with closing(Feed(experiment, layout, first_step)) as feed:
-                        runner.run(state, first_step, members, feed, arrived)
+                        started = time.monotonic()
+                        if not program.is_compiling:
+                            display.say(COMPILING)
+                        program.start_compiling(feed.peek()[1])
+                        if state is None:
+                            state = _drawn_state(experiment, layout, program)
+                        runner.run(state, first_step, members, feed, arrived, started)
             finally:
                 runner.report(records_per_step)
             checkpoints.wait()
@@ -104,6 +108,15 @@ def train(
         if not all_say(not arrived):
             raise Interrupted(arrived[0] if arrived else signal.SIGTERM)
         return checkpoints.best(program.template)[0]
+
+
+def _drawn_state(experiment: Experiment, layout: Layout, program: Program) -> TrainState:
+    """The state before the first step, on the devices."""
+    keys = stream(put_keys(experiment.config.train.seed, layout), "init")
+    with without_garbage_collection():
+        weights = starting_weights(experiment, keys)
+        state = initial_state(*weights, experiment.optimizer, layout.num_members)
+    return jax.tree.map(lambda leaf, like: put(leaf, like.sharding), state, program.template)
 
 
 class _Runner:
@@ -129,6 +142,7 @@ class _Runner:
         members: list[MemberProgress],
         feed: Feed,
         arrived: list[int],
+        compiling_since: float,
     ) -> None:
         first_step = done
         epoch_waited = epoch_seconds = 0.0
@@ -145,8 +159,9 @@ class _Runner:
             pending = (done, batch, sums)
             if done == first_step + 1:
                 jax.block_until_ready(sums)
-                self.times.add("first step", time.monotonic() - started)
-                self.display.first_step_done(time.monotonic() - started)
+                self.times.add("first step", time.monotonic() - compiling_since)
+                self.display.first_step_done(time.monotonic() - compiling_since)
+                self.program.analyse()
             ends_epoch = done % self.experiment.steps_per_epoch == 0
             interval = self.config.checkpoint_every_steps
             saves = ends_epoch or bool(asked) or (interval > 0 and done % interval == 0)

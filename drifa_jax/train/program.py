@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -11,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from drifa_jax.compilation import compiler_options, give_back_freed_memory
+from drifa_jax.compilation import (
+    compiled_beside,
+    compiler_options,
+    training_options,
+    without_garbage_collection,
+)
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
@@ -29,7 +35,7 @@ class Program:
     Attributes:
       template: shapes, dtypes and shardings of the state.
       flops: floating-point operations of one step over all devices and members, as XLA counts
-        them before it optimises; None before the first call.
+        them before it optimises; None before `analyse`.
       device_bytes: memory of the step on one device, by kind, as XLA plans it.
     """
 
@@ -42,7 +48,9 @@ class Program:
         self._layout = layout
         self._keys = put_keys(experiment.config.train.seed, layout)
         self._asked = NamedSharding(layout.mesh, PartitionSpec(AXES))
-        self._compiled: Any = None
+        self._lowered: Any = None
+        self._compiling: Future | None = None
+        alone = layout.mesh.size == 1 and not layout.is_ensemble
         self._step = jax.jit(
             _over_mesh(experiment, layout),
             donate_argnums=0,
@@ -50,12 +58,29 @@ class Program:
                 jax.tree.map(lambda leaf: leaf.sharding, self.template),
                 replicated(layout.mesh),
             ),
-            compiler_options=compiler_options(),
+            compiler_options=training_options() if alone else compiler_options(),
         )
 
     def use_seed(self, seed: int) -> None:
         """Runs with the keys of another seed from here on; nothing is compiled anew."""
         self._keys = put_keys(seed, self._layout)
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether `start_compiling` was called, be it long ago."""
+        return self._compiling is not None
+
+    def start_compiling(self, batch: Mapping[str, Any]) -> None:
+        """Traces the step for such batches and compiles it in a thread, unless that was done.
+
+        Args:
+          batch: from `Layout.place_batch`; only its shapes, dtypes and shardings are read.
+        """
+        if self._compiling is not None:
+            return
+        with without_garbage_collection():
+            self._lowered = self._step.lower(self.template, batch, self._keys, self._flags(0))
+        self._compiling = compiled_beside(self._lowered)
 
     def __call__(
         self, state: TrainState, batch: Mapping[str, Any], asked: int
@@ -68,14 +93,18 @@ class Program:
           asked: number of the signal that this process got, or 0. The largest number that any
             process gave comes back in the sums, so that all of them leave after the same step.
         """
-        flags = self._flags(asked)
-        if self._compiled is None:
-            lowered = self._step.lower(state, batch, self._keys, flags)
-            self._compiled = lowered.compile()
-            give_back_freed_memory()
-            self.flops = _flops(lowered)
-            self.device_bytes = _planned_bytes(self._compiled)
-        return self._compiled(state, batch, self._keys, flags)
+        self.start_compiling(batch)
+        return self._compiling.result()(state, batch, self._keys, self._flags(asked))
+
+    def analyse(self) -> None:
+        """Finds `flops` and `device_bytes`, which takes a second, and forgets what was traced.
+
+        To be called after a step has been.
+        """
+        if self._lowered is not None:
+            self.flops = _flops(self._lowered)
+            self.device_bytes = _planned_bytes(self._compiling.result())
+            self._lowered = None
 
     def flops_of(self, batch: Mapping[str, Any]) -> float | None:
         """`flops` of a step on such a batch, without compiling it."""

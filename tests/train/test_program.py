@@ -119,6 +119,7 @@ def test_step_is_compiled_once_and_knows_its_cost(experiment):
     state, sums = program(state, feed.next(lambda: False)[1], 15)
     feed.close()
     assert int(sums["asked"]) == 15
+    program.analyse()
     # The convolutions forward and backward: 8 records, 2 modalities, 8 x 8 outputs, 3 x 3 x 4.
     assert program.flops > 2 * 8 * 2 * 64 * 36
     assert program.device_bytes["temporary"] > 0

@@ -1,0 +1,88 @@
+"""How the training step is compiled changes nothing but rounding, and runs repeat bit by bit.
+
+At full width: `benchmarks/train_step.py --check`.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from drifa_jax import compilation
+from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.functional import Functional
+from drifa_jax.train.losses import TaskLoss
+from drifa_jax.train.state import initial_state
+from drifa_jax.train.step import make_train_step
+
+FUSION = '"__ynn_fusion"'
+BATCH, PIXELS = 16, 32
+
+
+def batch_of(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "images": {"mri": rng.integers(0, 256, (BATCH, PIXELS, PIXELS, 1), np.uint8)},
+        "labels": {"tumour": rng.integers(0, 4, BATCH, np.int32)},
+    }
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A network, and its state before the first step.
+
+    SGD, because Adam turns rounding of gradients near zero into steps of full size.
+    """
+    network = Functional(
+        lambda rngs: drifa_net(
+            {"mri": 1},
+            {"tumour": 4},
+            options=NetworkOptions(width=4, backbone="resnet10"),
+            rngs=rngs,
+        )
+    )
+    optimizer = optax.sgd(0.01)
+    step = make_train_step(network, optimizer, {"tumour": TaskLoss()})
+    return step, initial_state(*network.init(jax.random.key(0)), optimizer)
+
+
+@pytest.fixture(scope="module")
+def compiled(start):
+    """The step as training compiles it on one device, and with XLA's library fusions."""
+    step, state = start
+    lowered = jax.jit(step).lower(state, batch_of(0), jax.random.key(0))
+    ours = lowered.compile(compilation.training_options())
+    usual = lowered.compile(compilation.compiler_options())
+    return ours, usual
+
+
+def after_steps(program, state, seed):
+    totals = []
+    for number in range(3):
+        state, sums = program(state, batch_of([seed, number]), jax.random.key(seed))
+        totals.append(sums["total"])
+    return jax.device_get((state.params, state.statistics, totals))
+
+
+def test_training_leaves_out_what_is_slow_to_load(compiled):
+    ours, usual = compiled
+    assert FUSION in usual.as_text()
+    assert FUSION not in ours.as_text()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_library_fusions_the_same_state_comes_out(seed, compiled, start):
+    ours, usual = compiled
+    chex.assert_trees_all_close(
+        after_steps(ours, start[1], seed), after_steps(usual, start[1], seed), rtol=1e-4, atol=2e-6
+    )
+
+
+def test_steps_repeat_bit_by_bit(compiled, start):
+    ours, _ = compiled
+    first = after_steps(ours, start[1], 0)
+    for _ in range(10):
+        chex.assert_trees_all_equal(after_steps(ours, start[1], 0), first)
