@@ -15,6 +15,7 @@ own. Set TORCHINDUCTOR_CACHE_DIR, and a second run finds them there.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -42,8 +43,10 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     import numpy as np
     import optax
 
+    from drifa_jax.compilation import compiler_options
     from drifa_jax.interop.network_files import NetworkDescription
     from drifa_jax.models.drifa_net import NetworkOptions
+    from drifa_jax.train.optimizer import make_optimizer
 
     network = NetworkDescription(
         {"mri": 1, "ct": 1}, {"tumour": 4, "stroke": 2}, NetworkOptions(width=options.width)
@@ -51,11 +54,11 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     shape = (options.batch, options.size, options.size, 1)
     images = {m: jnp.asarray(x) for m, x in random_images(np, shape).items()}
     labels = {t: jnp.asarray(y) for t, y in random_labels(np, network.tasks, options.batch).items()}
-    optimizer = optax.adam(1e-3)
+    optimizer = make_optimizer(learning_rate=1e-3)
     params, stats = network.functional.init(jax.random.key(0))
     memory = optimizer.init(params)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def forward(params, stats, images):
         return network.functional.apply(params, stats, images, train=False)[0][0]
 
@@ -74,7 +77,7 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
         updates, memory = optimizer.update(gradients, memory, params)
         return optax.apply_updates(params, updates), after, memory
 
-    step = jax.jit(step, donate_argnums=(0, 1, 2))
+    step = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=compiler_options())
     run_params, run_stats = jax.tree.map(jnp.copy, (params, stats))
     state = [run_params, run_stats, memory]
     keys = iter(jax.random.split(jax.random.key(1), 1000))

@@ -98,7 +98,7 @@ def measure(args):
         step = jax.jit(
             make_train_step(network, optimizer, losses),
             donate_argnums=0,
-            compiler_options=training_options(),
+            compiler_options=training_options(network.abstract_params),
         )
         traced = step.lower(abstract_state(network, optimizer), batch, key)
         lowered = time.perf_counter()
@@ -204,9 +204,9 @@ def check(args):
         )
 
     with jax.enable_x64(True):
-        exact = [program("float64", training_options())(seed) for seed in CHECKED]
+        exact = [program("float64", compiler_options())(seed) for seed in CHECKED]
     for name, options in (
-        ("without library fusions", training_options()),
+        ("without library fusions", training_options(params={})),
         ("with library fusions", compiler_options()),
     ):
         run = program("float32", options)
@@ -248,12 +248,13 @@ def use_plain_formulas():
     backbone.max_pool_3x3 = lambda x, padding: plain_max_pool(jnp.asarray(x))
 
 
-def plain_hifa_pools(conv1, conv2, conv3, conv4, x):
+def plain_hifa_pools(convs, x):
     import jax
 
     from drifa_jax.models.pointwise import pointwise
     from drifa_jax.models.pooling import average_pool, max_pool
 
+    conv1, conv2, conv3, conv4 = convs
     gate1 = jax.nn.sigmoid(pointwise(x, conv1))
     gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
     gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
@@ -289,7 +290,7 @@ def time_parts():
     conv = (jax.random.normal(jax.random.key(1), (64, 64)) / 8, jnp.zeros(64))
     row, epsilon = jnp.ones(64), 1e-3
     pairs = {
-        "HIFA pools": (hifa_pools, plain_hifa_pools, (conv, conv, conv, conv, x)),
+        "HIFA pools": (hifa_pools, plain_hifa_pools, ((conv, conv, conv, conv), x)),
         "3x3 max pool": (max_pool_3x3, plain_max_pool, (x,)),
         "global max": (max_pool, lambda x: jnp.max(x, (1, 2)), (x,)),
         "batch norm": (

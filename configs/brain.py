@@ -5,9 +5,10 @@
     python -m drifa_jax.main --config configs/brain.py:folders
         --config.data.modalities.mri.root=MRI --config.data.modalities.ct.root=CT
 
-`quick` reaches a test accuracy of 0.87 (tumour) and 0.79 (stroke) on 1,000 SYNTHETIC records
-(seed 0; who recognises every visible lesion in both modalities reaches 0.95, in MRI alone 0.75 and
-0.77, in CT alone 0.72 and 0.74: docs/phantoms.md). The other two: not yet measured.
+`quick` reaches a test accuracy of 0.84 (tumour) and 0.82 (stroke) on 1,000 SYNTHETIC records
+(seed 0, one CPU device; compiled with other fusions, whose rounding differs, 0.87 and 0.79). Who
+recognises every visible lesion in both modalities reaches 0.95, in MRI alone 0.75 and 0.77, in CT
+alone 0.72 and 0.74: docs/phantoms.md. The other two: not yet measured.
 
 `folders` reads class folders: brain MRI as `Training/<class>/*.jpg` and `Testing/<class>/*.jpg`,
 stroke CT as `<class>/<patient> (<slice>).jpg`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,17 +41,30 @@ def compiler_options() -> dict[str, str]:
     return _known({"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"})
 
 
-@functools.cache
-def training_options() -> dict[str, str]:
-    """Options for the training step of one network on one device: on CPU, no YNN fusions besides.
+SMALL_NETWORK = 10**7
+"""Parameters below which a warm start matters more than a tenth of the step."""
 
-    To load each of two thousand such fusions from the compilation cache, XLA searches the whole
-    program. Where several host devices run one program at once, programs without them were seen
-    to give wrong numbers; on one device they agree with float64 as well as those with them
+
+def training_options(params: Any) -> dict[str, str]:
+    """Options for the training step of one network on one device.
+
+    Of a small network, whose steps are short, on CPU without YNN fusions: to load each of two
+    thousand of them from the compilation cache, XLA searches the whole program. Where several
+    host devices run one program at once, programs without them were seen to give wrong numbers;
+    on one device they agree with float64 as well as those with them
     (`benchmarks/train_step.py --check`, tests/train/test_exactness.py).
+
+    Args:
+      params: of the network; only their shapes are read.
     """
-    without = _known(compiler_options() | {"xla_cpu_experimental_ynn_fusion_type": ""})
-    return without or compiler_options()
+    if sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) >= SMALL_NETWORK:
+        return compiler_options()
+    return _without_fusions() or compiler_options()
+
+
+@functools.cache
+def _without_fusions() -> dict[str, str]:
+    return _known(compiler_options() | {"xla_cpu_experimental_ynn_fusion_type": ""})
 
 
 def _known(options: dict[str, str]) -> dict[str, str]:

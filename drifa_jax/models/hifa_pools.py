@@ -1,10 +1,9 @@
 """The pooled vectors that HIFA and CLIA read from a map, with gradients written out.
 
 Differentiating the plain formulas stores pre-activations, gates and masks of the maxima for each
-of five 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps one
-byte a pixel for HIFA's deepest maximum and computes large gate maps again, which are cheap beside
-what they would occupy, and every product contracts arrays as they lie. `tests/models/test_mfa.py`
-compares them with the plain formulas.
+of five 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps the
+gates and one byte a pixel for HIFA's deepest maximum, and every product contracts arrays as they
+lie. `tests/models/test_mfa.py` compares them with the plain formulas.
 """
 
 from __future__ import annotations
@@ -27,15 +26,11 @@ from drifa_jax.models.pooling import (
 from drifa_jax.typing import FeatureMap, Pooled
 
 HIFAPools = tuple[Pooled, Pooled, Pooled, Pooled]
-
-LARGE_MAP = 2**16
-"""Bytes of one record's map from which gates are computed again; below, operations cost more."""
+HIFAConvolutions = tuple[Weights, Weights, Weights, Weights]
 
 
 @jax.custom_vjp
-def hifa_pools(
-    conv1: Weights, conv2: Weights, conv3: Weights, conv4: Weights, x: FeatureMap
-) -> HIFAPools:
+def hifa_pools(convs: HIFAConvolutions, x: FeatureMap) -> HIFAPools:
     """Average of the first gate map, maximum of the second, average of the third, and maximum
     of the fourth before its sigmoid; each `[b, c]` in at least float32.
 
@@ -44,30 +39,25 @@ def hifa_pools(
 
     Weights and `x` share one dtype.
     """
-    return _forward(conv1, conv2, conv3, conv4, x)[0]
+    return _forward(convs, x)[0]
 
 
-def _gates(conv1, conv2, conv3, x):
+def _forward(convs, x):
+    conv1, conv2, conv3, conv4 = convs
     gate1 = jax.nn.sigmoid(pointwise(x, conv1))
     gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
-    return gate1, gate2, jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
-
-
-def _forward(conv1, conv2, conv3, conv4, x):
-    gate1, gate2, gate3 = gates = _gates(conv1, conv2, conv3, x)
+    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
     fourth = pointwise(gate3, conv4)
     max2, max4 = (jnp.max(m, axis=spatial_axes(x)) for m in (gate2, fourth))
     holds4 = holds_extreme(fourth, max4)
     dtype = at_least_float32(x)
     pools = average_pool(gate1), max2.astype(dtype), average_pool(gate3), max4.astype(dtype)
-    stored = None if _is_large(x) else gates
-    return pools, (conv1, conv2, conv3, conv4[0], x, stored, holds4)
+    return pools, (convs, x, gate1, gate2, gate3, holds4)
 
 
 def _backward(residuals, cotangents):
-    conv1, conv2, conv3, kernel4, x, stored, holds4 = residuals
-    kernel1, kernel2, kernel3 = conv1[0], conv2[0], conv3[0]
-    gate1, gate2, gate3 = stored or _gates(_computed_after(cotangents[0], conv1), conv2, conv3, x)
+    convs, x, gate1, gate2, gate3, holds4 = residuals
+    kernel1, kernel2, kernel3, kernel4 = (kernel for kernel, _ in convs)
     average1, maximum2, average3, maximum4 = cotangents
     num_pixels = math.prod(x.shape[1:-1])
     count4 = jnp.sum(holds4, spatial_axes(x), dtype=maximum4.dtype)
@@ -81,13 +71,13 @@ def _backward(residuals, cotangents):
     d_second = d_gate2 * gate2 * (1 - gate2)
     d_gate1 = d_sum + _times_transposed(d_second, kernel2) + over_space(average1 / num_pixels, x)
     d_first = d_gate1 * gate1 * (1 - gate1)
-    return (
+    d_convs = (
         weights_cotangent(x, d_first),
         weights_cotangent(gate1, d_second),
         weights_cotangent(gate1 + gate2, d_third),
         weights_cotangent(gate3, d_fourth),
-        _times_transposed(d_first, kernel1),
     )
+    return d_convs, _times_transposed(d_first, kernel1)
 
 
 hifa_pools.defvjp(_forward, _backward)
@@ -104,33 +94,16 @@ def clia_pool(conv: Weights, x: FeatureMap) -> Pooled:
 
 def _clia_forward(conv, x):
     gate = jax.nn.sigmoid(pointwise(x, conv))
-    return average_pool(gate), (conv, x, None if _is_large(x) else gate)
+    return average_pool(gate), (conv[0], x, gate)
 
 
 def _clia_backward(residuals, average):
-    conv, x, gate = residuals
-    if gate is None:
-        gate = jax.nn.sigmoid(pointwise(x, _computed_after(average, conv)))
+    kernel, x, gate = residuals
     d_map = over_space(average / math.prod(x.shape[1:-1]), x) * gate * (1 - gate)
-    return weights_cotangent(x, d_map), _times_transposed(d_map, conv[0])
+    return weights_cotangent(x, d_map), _times_transposed(d_map, kernel)
 
 
 clia_pool.defvjp(_clia_forward, _clia_backward)
-
-
-def _is_large(x: FeatureMap) -> bool:
-    # Of one record: the batch may be symbolic in an export.
-    return math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
-
-
-def _computed_after(cotangent: Pooled, conv: Weights) -> Weights:
-    """Equal weights that do not exist before the cotangent does.
-
-    What is computed from them is computed in the backward pass. XLA on CPU drops optimisation
-    barriers early, finds the same product in the forward pass and keeps that one's result.
-    """
-    kernel, bias = conv
-    return kernel + (0 * jnp.sum(cotangent)).astype(kernel.dtype), bias
 
 
 def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:

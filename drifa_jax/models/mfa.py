@@ -26,6 +26,7 @@ from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.initial import ones
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import over_space
+from drifa_jax.models.record_by_record import pooled_by_record
 from drifa_jax.typing import FeatureMap, Gate
 
 
@@ -60,7 +61,8 @@ def hifa_gate(
     implementation forms and never reads, is left out.
     Test: tests/models/test_mfa.py.
     """
-    average1_bc, max2_bc, average3_bc, max4_bc = hifa_pools(conv1, conv2, conv3, conv4, x)
+    convs = (conv1, conv2, conv3, conv4)
+    average1_bc, max2_bc, average3_bc, max4_bc = pooled_by_record(hifa_pools, convs, x)
     shallow_bc = average1_bc + max2_bc
     deep_bc = average3_bc + jax.nn.sigmoid(max4_bc)
     return jax.nn.sigmoid(pointwise(jnp.concatenate([shallow_bc, deep_bc], axis=-1), dense))
@@ -84,7 +86,7 @@ def clia_gate(conv1: Weights, conv2: Weights, x: FeatureMap) -> Gate:
     second map over space again, which changes nothing on a map that is one pixel large.
     Test: tests/models/test_mfa.py.
     """
-    first_bc = clia_pool(conv1, x)
+    first_bc = pooled_by_record(clia_pool, conv1, x)
     return first_bc + jax.nn.sigmoid(pointwise(first_bc, conv2))
 
 

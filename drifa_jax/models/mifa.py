@@ -24,6 +24,7 @@ from drifa_jax.models.initial import ones
 from drifa_jax.models.mfa import add_all
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import average_pool, max_pool, min_pool, over_space
+from drifa_jax.models.record_by_record import pooled_by_record
 from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
 
 Features = Mapping[str, FeatureMap]
@@ -91,15 +92,18 @@ def mlifa_gate(
     before the sigmoid, which is increasing. `present` is new here.
     Test: tests/models/test_mifa.py.
     """
-    pooled: dict[str, Pooled] = {}
-    for modality, x in features.items():
-        local = pointwise(x, convs[modality])
-        pooled[modality] = (
-            jax.nn.sigmoid(min_pool(local))
-            + average_pool(jax.nn.sigmoid(local))
-            + jax.nn.sigmoid(max_pool(local))
-        )
+    pooled = {m: pooled_by_record(mlifa_pools, convs[m], x) for m, x in features.items()}
     return _sum_over_present(pooled, present)
+
+
+def mlifa_pools(conv: Weights, x: FeatureMap) -> Pooled:
+    """Minimum + average + maximum over space of `sigmoid(conv x)`, `[b, c]` in float32."""
+    local = pointwise(x, conv)
+    return (
+        jax.nn.sigmoid(min_pool(local))
+        + average_pool(jax.nn.sigmoid(local))
+        + jax.nn.sigmoid(max_pool(local))
+    )
 
 
 class MGIFA(nnx.Module):

@@ -50,7 +50,10 @@ class Program:
         self._asked = NamedSharding(layout.mesh, PartitionSpec(AXES))
         self._lowered: Any = None
         self._compiling: Future | None = None
-        alone = layout.mesh.size == 1 and not layout.is_ensemble
+        if layout.mesh.size == 1 and not layout.is_ensemble:
+            options = training_options(self.template.params)
+        else:
+            options = compiler_options()
         self._step = jax.jit(
             _over_mesh(experiment, layout),
             donate_argnums=0,
@@ -58,7 +61,7 @@ class Program:
                 jax.tree.map(lambda leaf: leaf.sharding, self.template),
                 replicated(layout.mesh),
             ),
-            compiler_options=training_options() if alone else compiler_options(),
+            compiler_options=options,
         )
 
     def use_seed(self, seed: int) -> None:
@@ -78,7 +81,8 @@ class Program:
         """
         if self._compiling is not None:
             return
-        with without_garbage_collection():
+        # Large maps are looped over record by record, of each device of the mesh one.
+        with without_garbage_collection(), jax.set_mesh(self._layout.mesh):
             self._lowered = self._step.lower(self.template, batch, self._keys, self._flags(0))
         self._compiling = compiled_beside(self._lowered)
 

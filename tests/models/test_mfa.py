@@ -42,7 +42,7 @@ def test_mfa_in_float64_equals_the_reference_to_float64_rounding(reference, rand
         np.testing.assert_allclose(refined, reference.mfa(x, params), rtol=1e-12, atol=1e-13)
 
 
-def plain_hifa_pools(conv1, conv2, conv3, conv4, x):
+def plain_hifa_pools(convs, x):
     """What `hifa_pools` computes, for JAX to differentiate."""
 
     def layer(conv, y):
@@ -50,6 +50,7 @@ def plain_hifa_pools(conv1, conv2, conv3, conv4, x):
             conv[1], tuple(range(y.ndim - 1))
         )
 
+    conv1, conv2, conv3, conv4 = convs
     axes = tuple(range(1, x.ndim - 1))
     gate1 = jax.nn.sigmoid(layer(conv1, x))
     gate2 = jax.nn.sigmoid(layer(conv2, gate1))
@@ -73,11 +74,11 @@ def pool_arguments(dtype, constant=False):
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["random", "every pixel a maximum"])
-def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant, gate_maps):
+def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant):
     with jax.enable_x64(True):
         convs, x, cotangents = pool_arguments(jnp.float64, constant)
-        values, back = jax.vjp(hifa_pools, *convs, x)
-        plain_values, plain_back = jax.vjp(plain_hifa_pools, *convs, x)
+        values, back = jax.vjp(hifa_pools, tuple(convs), x)
+        plain_values, plain_back = jax.vjp(plain_hifa_pools, tuple(convs), x)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13),
             (values, back(cotangents)),
@@ -85,14 +86,7 @@ def test_hifa_pools_have_the_gradient_of_the_plain_formula(constant, gate_maps):
         )
 
 
-@pytest.fixture(params=["stored", "computed again"])
-def gate_maps(request, monkeypatch):
-    monkeypatch.setattr(
-        "drifa_jax.models.hifa_pools.LARGE_MAP", 0 if "again" in request.param else 1e9
-    )
-
-
-def test_clia_pool_has_the_gradient_of_the_plain_formula(gate_maps):
+def test_clia_pool_has_the_gradient_of_the_plain_formula():
     def plain(conv, x):
         return average_pool(jax.nn.sigmoid(jnp.einsum("bhwi,io->bhwo", x, conv[0]) + conv[1]))
 
@@ -107,22 +101,12 @@ def test_clia_pool_has_the_gradient_of_the_plain_formula(gate_maps):
         )
 
 
-def test_large_gate_maps_are_computed_again_and_not_stored(monkeypatch):
-    monkeypatch.setattr("drifa_jax.models.hifa_pools.LARGE_MAP", 0)
-    # The saved residuals of one MFA: weights and the map itself, but no map of a gate.
-    convs, x, _ = pool_arguments(jnp.float32)
-    for function, weights in ((hifa_pools, convs), (clia_pool, convs[:1])):
-        _, back = jax.vjp(function, *weights, x)
-        maps = [leaf for leaf in jax.tree.leaves(back) if leaf.shape == x.shape]
-        assert sum(leaf.dtype == x.dtype for leaf in maps) == 1
-
-
 def test_hifa_pools_map_over_an_ensemble_axis():
     convs, x, cotangents = pool_arguments(jnp.float32)
     stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), convs)
 
     def gradient(convs):
-        return jax.vjp(hifa_pools, *convs, x)[1](cotangents)
+        return jax.vjp(hifa_pools, tuple(convs), x)[1](cotangents)
 
     together = jax.vmap(gradient)(stacked)
     for member in range(2):

@@ -54,7 +54,7 @@ def compiled(start):
     """The step as training compiles it on one device, and with XLA's library fusions."""
     step, state = start
     lowered = jax.jit(step).lower(state, batch_of(0), jax.random.key(0))
-    ours = lowered.compile(compilation.training_options())
+    ours = lowered.compile(compilation.training_options(state.params))
     usual = lowered.compile(compilation.compiler_options())
     return ours, usual
 
@@ -86,3 +86,8 @@ def test_steps_repeat_bit_by_bit(compiled, start):
     first = after_steps(ours, start[1], 0)
     for _ in range(10):
         chex.assert_trees_all_equal(after_steps(ours, start[1], 0), first)
+
+
+def test_large_networks_keep_the_faster_step():
+    large = {"kernel": jax.ShapeDtypeStruct((compilation.SMALL_NETWORK,), np.float32)}
+    assert compilation.training_options(large) == compilation.compiler_options()
