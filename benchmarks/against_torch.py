@@ -45,9 +45,11 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
 
     from drifa_jax.compilation import compiler_options
     from drifa_jax.interop.network_files import NetworkDescription
+    from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
     from drifa_jax.models.drifa_net import NetworkOptions
     from drifa_jax.train.optimizer import make_optimizer
 
+    run_programs_in_the_calling_thread()
     network = NetworkDescription(
         {"mri": 1, "ct": 1}, {"tumour": 4, "stroke": 2}, NetworkOptions(width=options.width)
     )
@@ -81,9 +83,11 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     run_params, run_stats = jax.tree.map(jnp.copy, (params, stats))
     state = [run_params, run_stats, memory]
     keys = iter(jax.random.split(jax.random.key(1), 1000))
+    step = step.lower(*state, images, labels, next(keys)).compile()
+    kept = KeptMemory(step.memory_analysis().temp_size_in_bytes)
 
     def run_step():
-        state[:] = step(*state, images, labels, next(keys))
+        state[:] = kept.run(step, *state, images, labels, next(keys))
         jax.block_until_ready(state)
 
     return {

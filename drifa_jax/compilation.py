@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import math
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from drifa_jax.memory import give_back_freed_memory
 
 
 def use_compilation_cache() -> Path:
@@ -102,15 +103,3 @@ def _compile(lowered: Any) -> Any:
     compiled = lowered.compile()
     give_back_freed_memory()
     return compiled
-
-
-def give_back_freed_memory() -> None:
-    """Returns to the system what the C library keeps of freed memory, where it is glibc.
-
-    Compiling a training step leaves about a gigabyte that nobody uses and that counts as the
-    process' own until something asks for it.
-    """
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return

@@ -46,6 +46,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
+    from drifa_jax.memory import run_programs_in_the_calling_thread
     from drifa_jax.predict.restored import save_description
     from drifa_jax.report.figures import learning_curves
     from drifa_jax.sharding import DATA_AXIS, layout_of
@@ -59,6 +60,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     # Orbax warns of every checkpoint that was saved within an epoch, which is no news.
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
+    run_programs_in_the_calling_thread()
     with processes.joined(config), run_directory.opened(workdir, config):
         layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")

@@ -102,6 +102,7 @@ def train(
                             state = _drawn_state(experiment, layout, program)
                         runner.run(state, first_step, members, feed, arrived, started)
             finally:
+                program.give_back_memory()
                 runner.report(records_per_step)
             checkpoints.wait()
         # A signal too late for any step: what remains may take longer than the scheduler allows.
@@ -230,6 +231,7 @@ class _Runner:
     def _end_epoch(self, state: TrainState, members: list[MemberProgress], step: int) -> TrainState:
         """Validates, adjusts the learning rates, saves, and reports."""
         epoch = step // self.experiment.steps_per_epoch
+        self.program.give_back_memory()
         # The first one of an attempt compiles.
         again = self.times.count("first validation")
         with self.times.spent_on("validation" if again else "first validation"):

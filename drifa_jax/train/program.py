@@ -18,6 +18,7 @@ from drifa_jax.compilation import (
     training_options,
     without_garbage_collection,
 )
+from drifa_jax.memory import KeptMemory
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
@@ -50,6 +51,7 @@ class Program:
         self._asked = NamedSharding(layout.mesh, PartitionSpec(AXES))
         self._lowered: Any = None
         self._compiling: Future | None = None
+        self._memory: KeptMemory | None = None
         if layout.mesh.size == 1 and not layout.is_ensemble:
             options = training_options(self.template.params)
         else:
@@ -98,7 +100,17 @@ class Program:
             process gave comes back in the sums, so that all of them leave after the same step.
         """
         self.start_compiling(batch)
-        return self._compiling.result()(state, batch, self._keys, self._flags(asked))
+        compiled = self._compiling.result()
+        if self._memory is None:
+            # With several devices JAX runs the program in threads of its own.
+            alone = self._layout.mesh.size == 1
+            self._memory = KeptMemory(_planned_bytes(compiled).get("temporary", 0) * alone)
+        return self._memory.run(compiled, state, batch, self._keys, self._flags(asked))
+
+    def give_back_memory(self) -> None:
+        """Returns to the system what is kept from step to step, until the next step."""
+        if self._memory is not None:
+            self._memory.give_back()
 
     def analyse(self) -> None:
         """Finds `flops` and `device_bytes`, which takes a second, and forgets what was traced.
