@@ -26,7 +26,7 @@ from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.initial import ones
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import over_space
-from drifa_jax.models.record_by_record import pooled_by_record
+from drifa_jax.models.record_by_record import refined_by_record
 from drifa_jax.typing import FeatureMap, Gate
 
 
@@ -62,7 +62,7 @@ def hifa_gate(
     Test: tests/models/test_mfa.py.
     """
     convs = (conv1, conv2, conv3, conv4)
-    average1_bc, max2_bc, average3_bc, max4_bc = pooled_by_record(hifa_pools, convs, x)
+    average1_bc, max2_bc, average3_bc, max4_bc = hifa_pools(convs, x)
     shallow_bc = average1_bc + max2_bc
     deep_bc = average3_bc + jax.nn.sigmoid(max4_bc)
     return jax.nn.sigmoid(pointwise(jnp.concatenate([shallow_bc, deep_bc], axis=-1), dense))
@@ -86,7 +86,7 @@ def clia_gate(conv1: Weights, conv2: Weights, x: FeatureMap) -> Gate:
     second map over space again, which changes nothing on a map that is one pixel large.
     Test: tests/models/test_mfa.py.
     """
-    first_bc = pooled_by_record(clia_pool, conv1, x)
+    first_bc = clia_pool(conv1, x)
     return first_bc + jax.nn.sigmoid(pointwise(first_bc, conv2))
 
 
@@ -211,15 +211,24 @@ class MFA(nnx.Module):
 @functools.partial(jax.jit, static_argnums=3)
 def _refine(parts, alpha, x, dtype):
     """MFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
+    return refined_by_record(functools.partial(_gates, dtype), _apply, (parts, alpha), x)
+
+
+def _gates(dtype, weights, x):
+    parts, _ = weights
     gates: dict[str, Gate] = {}
     weighted: list[Gate] = []
     for name, gate in (("hifa", hifa_gate), ("clia", clia_gate)):
         if name in parts:
-            weights, scale = parts[name]
-            gates[name] = gate(*weights, x.astype(dtype))
+            of_part, scale = parts[name]
+            gates[name] = gate(*of_part, x.astype(dtype))
             weighted.append(scale.reshape(1, -1) * gates[name])
-    gates["gate"] = jax.nn.sigmoid(add_all(weighted))
-    return x * over_space(gates["gate"] * alpha[None], x), gates
+    return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
+
+
+def _apply(weights, gates, x):
+    _, alpha = weights
+    return x * over_space(gates["gate"] * alpha[None], x)
 
 
 def add_all(terms: Sequence[jax.Array]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Pooled vectors of large maps, one record after another."""
+"""Attention over large maps, one record after another."""
 
 import functools
 
@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.mifa import mlifa_pools
-from drifa_jax.models.record_by_record import pooled_by_record
+from drifa_jax.models.pooling import over_space
+from drifa_jax.models.record_by_record import pooled_by_record, refined_by_record
 
 NUM_RECORDS, NUM_CHANNELS = 4, 3
 POOLS = {
@@ -19,6 +20,22 @@ POOLS = {
     "clia": (clia_pool, lambda convs: convs[0]),
     "mlifa": (mlifa_pools, lambda convs: convs[0]),
 }
+
+
+def gates(convs, x):
+    return {"clia": jax.nn.sigmoid(clia_pool(convs[0], x))}
+
+
+def refine(convs, gates, x):
+    return x * over_space(gates["clia"] * convs[1][1][None], x)
+
+
+def refined_at_once(convs, x):
+    of = gates(convs, x)
+    return refine(convs, of, x), of
+
+
+refined = functools.partial(refined_by_record, gates, refine)
 
 
 @pytest.fixture
@@ -36,11 +53,11 @@ def arguments(dtype=jnp.float64):
 
 
 def value_and_gradient(function, weights, x):
-    """Of a sum of the pools with weights that differ between records and channels."""
+    """Of a sum of all outputs with weights that differ between records, pixels and channels."""
 
     def weighted(weights, x):
-        pools = jax.tree.leaves(function(weights, x))
-        return sum(jnp.sum(p * jnp.arange(p.size, dtype=p.dtype).reshape(p.shape)) for p in pools)
+        outputs = jax.tree.leaves(function(weights, x))
+        return sum(jnp.sum(o * jnp.arange(o.size, dtype=o.dtype).reshape(o.shape)) for o in outputs)
 
     return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1)))(weights, x)
 
@@ -56,42 +73,54 @@ def test_a_loop_gives_the_values_and_gradients_of_the_whole_batch(name, every_ma
         chex.assert_trees_all_close(looped, whole, rtol=1e-12)
 
 
-def test_no_map_but_the_input_is_kept_for_the_backward_pass(every_map_is_large):
+def test_a_loop_refines_as_the_whole_batch_does(every_map_is_large):
+    with jax.enable_x64(True):
+        convs, x = arguments()
+        looped = value_and_gradient(refined, convs, x)
+        whole = value_and_gradient(refined_at_once, convs, x)
+        # float64, and sums over records in another order.
+        chex.assert_trees_all_close(looped, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [functools.partial(pooled_by_record, hifa_pools), refined])
+def test_no_map_but_the_input_is_kept_for_the_backward_pass(function, every_map_is_large):
     convs, x = arguments(jnp.float32)
-    _, back = jax.vjp(functools.partial(pooled_by_record, hifa_pools), convs, x)
+    _, back = jax.vjp(function, convs, x)
     assert sum(leaf.size >= x.size for leaf in jax.tree.leaves(back)) == 1
 
 
 def test_small_maps_are_not_looped_over():
     convs, x = arguments(jnp.float32)
-    assert "scan" not in str(jax.make_jaxpr(lambda x: pooled_by_record(clia_pool, convs[0], x))(x))
+    for function, weights in (
+        (functools.partial(pooled_by_record, clia_pool), convs[0]),
+        (refined, convs),
+    ):
+        assert "scan" not in str(jax.make_jaxpr(functools.partial(function, weights))(x))
 
 
-def test_members_of_an_ensemble_are_looped_over_together(every_map_is_large):
+@pytest.mark.parametrize("function", [functools.partial(pooled_by_record, hifa_pools), refined])
+def test_members_of_an_ensemble_are_looped_over_together(function, every_map_is_large):
     with jax.enable_x64(True):
         convs, x = arguments()
         stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), convs)
-        pools = functools.partial(pooled_by_record, hifa_pools)
-        together = jax.jit(jax.vmap(pools, (0, None)))(stacked, x)
-        alone = [pools(jax.tree.map(lambda a, i=i: a[i], stacked), x) for i in range(2)]
+        of_member = functools.partial(value_and_gradient, function)
+        together = jax.vmap(of_member, (0, None))(stacked, x)
+        alone = [of_member(jax.tree.map(lambda a, i=i: a[i], stacked), x) for i in range(2)]
         chex.assert_trees_all_close(
             together, jax.tree.map(lambda *a: jnp.stack(a), *alone), rtol=1e-12
         )
 
 
-def test_each_device_loops_over_its_own_records(every_map_is_large):
+@pytest.mark.parametrize("function", [functools.partial(pooled_by_record, hifa_pools), refined])
+def test_each_device_loops_over_its_own_records(function, every_map_is_large):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     convs, x = arguments(jnp.float32)
-    whole = value_and_gradient(hifa_pools, convs, x)
+    whole = value_and_gradient(function, convs, x)
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     weights = jax.device_put(convs, NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):
-
-        def pools(weights, x):
-            return pooled_by_record(hifa_pools, weights, x)
-
-        program = jax.jit(pools).lower(weights, placed).compile()
-        spread = value_and_gradient(pools, weights, placed)
+        program = jax.jit(function).lower(weights, placed).compile()
+        spread = value_and_gradient(function, weights, placed)
     assert "all-gather" not in program.as_text()
     # float32, and sums over records in another order.
     chex.assert_trees_all_close(spread, whole, rtol=1e-5, atol=1e-5)
