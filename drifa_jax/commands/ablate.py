@@ -56,10 +56,12 @@ def run(options: argparse.Namespace) -> int:
 
     from drifa_jax.ablate import running
     from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.memory import run_programs_in_the_calling_thread
     from drifa_jax.train.loop import Interrupted
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
+    run_programs_in_the_calling_thread()
     workdir = options.workdir or Path("runs") / f"ablate-{_name(options.config)}"
     jobs = running.jobs(variants, seeds, workdir)
     with running.opened(workdir, config):
