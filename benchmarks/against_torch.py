@@ -43,7 +43,7 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     import numpy as np
     import optax
 
-    from drifa_jax.compilation import compiler_options
+    from drifa_jax.compilation import compiler_options, training_options
     from drifa_jax.interop.network_files import NetworkDescription
     from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
     from drifa_jax.models.drifa_net import NetworkOptions
@@ -79,7 +79,7 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
         updates, memory = optimizer.update(gradients, memory, params)
         return optax.apply_updates(params, updates), after, memory
 
-    step = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=compiler_options())
+    step = jax.jit(step, donate_argnums=(0, 1, 2), compiler_options=training_options(params))
     run_params, run_stats = jax.tree.map(jnp.copy, (params, stats))
     state = [run_params, run_stats, memory]
     keys = iter(jax.random.split(jax.random.key(1), 1000))

@@ -209,7 +209,7 @@ def check(args):
     with jax.enable_x64(True):
         exact = [program("float64", compiler_options())(seed) for seed in CHECKED]
     for name, options in (
-        ("without library fusions", training_options(params={})),
+        ("as training does", training_options(network_of(args.config)[0].abstract_params)),
         ("with library fusions", compiler_options()),
     ):
         run = program("float32", options)

@@ -43,29 +43,31 @@ def compiler_options() -> dict[str, str]:
 
 
 SMALL_NETWORK = 10**7
-"""Parameters below which a warm start matters more than a tenth of the step."""
+"""Parameters below which XLA's library fusions of sums cost more than they save."""
+
+_SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
 def training_options(params: Any) -> dict[str, str]:
     """Options for the training step of one network on one device.
 
-    Of a small network, whose steps are short, on CPU without YNN fusions: to load each of two
-    thousand of them from the compilation cache, XLA searches the whole program. Where several
-    host devices run one program at once, programs without them were seen to give wrong numbers;
-    on one device they agree with float64 as well as those with them
+    On CPU XLA hands products, convolutions and sums to a library, and to load each of two
+    thousand such fusions from the compilation cache it searches the whole program. Here only a
+    large network's sums are, which are faster so; products and convolutions are not. Where
+    several host devices run one program at once, programs without the fusions were seen to give
+    wrong numbers; on one device they agree with float64 as well as those with them
     (`benchmarks/train_step.py --check`, tests/train/test_exactness.py).
 
     Args:
       params: of the network; only their shapes are read.
     """
-    if sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) >= SMALL_NETWORK:
-        return compiler_options()
-    return _without_fusions() or compiler_options()
+    small = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) < SMALL_NETWORK
+    return _with_fusions_of("" if small else _SUMS) or compiler_options()
 
 
 @functools.cache
-def _without_fusions() -> dict[str, str]:
-    return _known(compiler_options() | {"xla_cpu_experimental_ynn_fusion_type": ""})
+def _with_fusions_of(kinds: str) -> dict[str, str]:
+    return _known(compiler_options() | {"xla_cpu_experimental_ynn_fusion_type": kinds})
 
 
 def _known(options: dict[str, str]) -> dict[str, str]:
