@@ -1,4 +1,4 @@
-"""Leaves of equal shape as one array, so that an optimiser runs few operations on large arrays.
+"""Small leaves of equal shape as one array, so that an optimiser runs few operations.
 
 A DRIFA-Net has about a thousand parameters of two dozen shapes. Adam and its norms on each of
 them alone are half of all operations that XLA compiles, loads and launches in a training step,
@@ -7,6 +7,8 @@ and most of them are on vectors of a few hundred numbers.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +18,12 @@ import optax
 from jax import lax
 
 Stacks = dict[str, jax.Array]
-"""Dtype and shape in words -> `[n, *shape]`, the n leaves of that kind in the order of the tree."""
+"""Dtype and shape in words -> `[n, *shape]`, the n leaves of that kind in the order of the tree;
+of large leaves each has a place of its own, `[1, *shape]`."""
+
+LARGE_LEAF = 2**18
+"""Numbers from which a leaf stays alone: to copy it into a stack and its update back takes longer
+than the operations that a stack saves, and alone it is updated as soon as its gradient is there."""
 
 
 class StackedState(NamedTuple):
@@ -33,11 +40,12 @@ class StackedState(NamedTuple):
 
 
 def stack(tree: Any) -> Stacks:
-    """All leaves of a tree, those of equal shape and dtype on a new leading axis."""
+    """All leaves of a tree, small ones of equal shape and dtype on a new leading axis."""
     groups: dict[str, list[jax.Array]] = {}
-    for leaf in jax.tree.leaves(tree):
-        groups.setdefault(_kind(leaf), []).append(leaf)
-    return {kind: jnp.stack(leaves) for kind, leaves in groups.items()}
+    leaves = jax.tree.leaves(tree)
+    for place, leaf in zip(_places(leaves), leaves, strict=True):
+        groups.setdefault(place, []).append(leaf)
+    return {place: jnp.stack(members) for place, members in groups.items()}
 
 
 def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -66,14 +74,19 @@ def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation
 
 def _unstack(stacks: Stacks, like: Any, rows: tuple[jax.Array, ...]) -> Any:
     leaves, treedef = jax.tree.flatten(like)
-    numbers = {kind: iter(rows) for kind in stacks}
+    numbers = {place: iter(rows) for place in stacks}
     return treedef.unflatten(
-        lax.dynamic_index_in_dim(
-            stacks[_kind(leaf)], next(numbers[_kind(leaf)]), axis=0, keepdims=False
-        )
-        for leaf in leaves
+        lax.squeeze(stacks[place], [0])
+        if len(stacks[place]) == 1
+        else lax.dynamic_index_in_dim(stacks[place], next(numbers[place]), axis=0, keepdims=False)
+        for place in _places(leaves)
     )
 
 
-def _kind(leaf: Any) -> str:
-    return f"{leaf.dtype.name}[{','.join(str(side) for side in leaf.shape)}]"
+def _places(leaves: Iterable[Any]) -> Iterator[str]:
+    """The stack of each leaf."""
+    counts: Counter[str] = Counter()
+    for leaf in leaves:
+        kind = f"{leaf.dtype.name}[{','.join(str(side) for side in leaf.shape)}]"
+        counts[kind] += 1
+        yield kind if leaf.size < LARGE_LEAF else f"{kind} {counts[kind]}"
