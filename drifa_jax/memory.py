@@ -21,6 +21,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 _NEVER = -1
 _LARGEST_MMAP_THRESHOLD = 2**25
+"""Bytes up to which glibc may come to keep allocations by itself."""
+
+_RETURNED_AT_ONCE = 2**20
+"""Bytes from which all but the kept memory goes back when freed, copies for checkpoints first."""
+
 _USUAL_MMAP_MAX = 65536
 
 _ALIGNMENT, _ALIGNING = 64, 256
@@ -116,8 +121,7 @@ class KeptMemory:
             self._held, self._guards, self._front = None, [], 0
 
     def _reserve(self) -> None:
-        # Being told anything, glibc stops to find this threshold out by itself, as it has by now.
-        self._libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        self._libc.mallopt(_MMAP_THRESHOLD, _RETURNED_AT_ONCE)
         self._libc.mallopt(_TRIM_THRESHOLD, _NEVER)
         self._libc.mallopt(_MMAP_MAX, 0)
         size = _FRONT + self._size + _ALIGNING
