@@ -28,14 +28,14 @@ _RETURNED_AT_ONCE = 2**20
 
 _USUAL_MMAP_MAX = 65536
 
-_ALIGNMENT, _ALIGNING = 64, 256
+_ALIGNMENT, _SPARE = 64, 256
 """Bytes: of XLA's allocations, and of what they need for a moment beside their size."""
 
 _HEADER = 8
 """Bytes before each allocation, beside those that it shares with the one before."""
 
 _FRONT = 2**23
-"""Bytes before the memory that is lent: each run takes `_ALIGNING` of them."""
+"""Bytes before the memory that is lent: each run takes `_SPARE` of them."""
 
 _SMALL = 2**24
 """Bytes for all that is allocated beside the program's memory and outlives the run."""
@@ -99,11 +99,11 @@ class KeptMemory:
             return program(*arguments)
         # A program that has to wait for its arguments runs in another thread.
         jax.block_until_ready(arguments)
-        if self._front < _ALIGNING:
+        if self._front < _SPARE:
             self.give_back()
         if self._held is None:
             self._reserve()
-        self._front -= _ALIGNING
+        self._front -= _SPARE
         held = self._libc.realloc(self._held, self._front)
         try:
             return jax.block_until_ready(program(*arguments))
@@ -124,7 +124,7 @@ class KeptMemory:
         self._libc.mallopt(_MMAP_THRESHOLD, _RETURNED_AT_ONCE)
         self._libc.mallopt(_TRIM_THRESHOLD, _NEVER)
         self._libc.mallopt(_MMAP_MAX, 0)
-        size = _FRONT + self._size + _ALIGNING
+        size = _FRONT + self._size + _SPARE
         # What is allocated during a run goes to the smallest free place, which is not ours.
         self._held, guard, small, end = (
             self._libc.malloc(num_bytes) for num_bytes in (size, _SMALL, _SMALL, _SMALL)

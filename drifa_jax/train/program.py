@@ -103,8 +103,8 @@ class Program:
         compiled = self._compiling.result()
         if self._memory is None:
             # With several devices JAX runs the program in threads of its own.
-            alone = self._layout.mesh.size == 1
-            self._memory = KeptMemory(_planned_bytes(compiled).get("temporary", 0) * alone)
+            planned = _planned_bytes(compiled) if self._layout.mesh.size == 1 else {}
+            self._memory = KeptMemory(planned.get("temporary", 0))
         return self._memory.run(compiled, state, batch, self._keys, self._flags(asked))
 
     def give_back_memory(self) -> None:
