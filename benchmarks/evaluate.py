@@ -19,8 +19,9 @@ import numpy as np
 
 from drifa_jax.evaluate.evaluation import evaluate_tasks, prediction_rows
 from drifa_jax.evaluate.intervals import bootstrap, group_numbers
+from drifa_jax.evaluate.metrics import measured
 from drifa_jax.evaluate.records import Answers
-from drifa_jax.evaluate.weighted import WeightedMetrics
+from drifa_jax.evaluate.resamples import ScoredRecords
 from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.decisions import DecisionOptions, fit_decisions
@@ -40,11 +41,17 @@ def main() -> None:
     answers, decisions = drawn()
 
     labels = answers.labels["lesion"]
-    statistic = WeightedMetrics(
+    records = ScoredRecords(
         answers.uncertainty["lesion"].probabilities, labels, group_numbers(answers.record_ids)
     )
+    measured(records.everything())
     seconds, _ = timed(
-        lambda: bootstrap(statistic, NUM_RECORDS, num_resamples=NUM_RESAMPLES, seed=0)
+        lambda: bootstrap(
+            lambda weights: measured(records(weights)),
+            NUM_RECORDS,
+            num_resamples=NUM_RESAMPLES,
+            seed=0,
+        )
     )
     say(f"bootstrap, 1 task, 7 classes, {NUM_RESAMPLES:,} x {NUM_RECORDS:,}", seconds)
     statistics, tasks = timed(

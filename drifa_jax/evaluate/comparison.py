@@ -26,9 +26,10 @@ from drifa_jax.evaluate.intervals import (
     bootstrap,
     group_numbers,
     percentile,
+    why_undefined,
 )
-from drifa_jax.evaluate.points import metrics_of
-from drifa_jax.evaluate.weighted import SCALARS, WeightedMetrics
+from drifa_jax.evaluate.metrics import SCALARS, measured
+from drifa_jax.evaluate.resamples import ScoredRecords
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class TaskComparison:
             "num_records": self.num_records,
             "num_groups": self.num_groups,
             "differences": {
-                name: of.interval.to_json() | {"p_value": of.p_value}
-                for name, of in self.differences.items()
+                name: found.interval.to_json() | {"p_value": found.p_value}
+                for name, found in self.differences.items()
             },
             "delong": asdict(self.delong),
             "mcnemar": asdict(self.mcnemar),
@@ -175,26 +176,26 @@ def compare_task(
     labels = np.asarray(labels)
     known = labels >= 0
     a, b, y = first[known], second[known], labels[known]
-    number = group_numbers([g for g, is_known in zip(groups, known, strict=True) if is_known])
-    num_groups = int(number.max(initial=-1)) + 1
-    points = metrics_of(a, y, classes), metrics_of(b, y, classes)
+    number = group_numbers(np.asarray(groups, dtype=str)[known])
+    both = ScoredRecords(a, y, number), ScoredRecords(b, y, number)
+    points = [measured(records.everything(), SCALARS) for records in both]
+    num_groups = both[0].num_groups
     drawn: dict[str, np.ndarray] = {}
     if num_groups > 1 and num_resamples:
-        of_first, of_second = WeightedMetrics(a, y, number), WeightedMetrics(b, y, number)
 
-        def both(weights):
-            one, other = of_first(weights), of_second(weights)
-            return {name: other[name] - one[name] for name in SCALARS}
+        def second_minus_first(weights):
+            before, after = (measured(records(weights), SCALARS) for records in both)
+            return {name: after[name] - before[name] for name in before}
 
-        drawn = bootstrap(both, num_groups, num_resamples=num_resamples, seed=seed)
+        drawn = bootstrap(second_minus_first, num_groups, num_resamples=num_resamples, seed=seed)
+    why = why_undefined(both[0].everything(), classes)
     differences = {
-        name: _difference(
-            points[0].scalars[name],
-            points[1].scalars[name],
-            drawn.get(name),
-            points[0].undefined.get(name, ""),
+        metric.name: _difference(
+            float(points[1][metric.name][0] - points[0][metric.name][0]),
+            drawn.get(metric.name),
+            why,
         )
-        for name in SCALARS
+        for metric in SCALARS
     }
     return TaskComparison(
         len(y),
@@ -216,12 +217,9 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def _difference(
-    first: float | None, second: float | None, drawn: np.ndarray | None, reason: str
-) -> Difference:
-    if first is None or second is None:
+def _difference(value: float, drawn: np.ndarray | None, reason: str) -> Difference:
+    if not np.isfinite(value):
         return Difference(Interval(None, reason=reason or "undefined"), None)
-    value = second - first
     known = np.array([]) if drawn is None else drawn[np.isfinite(drawn)]
     if not len(known):
         return Difference(Interval(value, reason="there is only one group to resample"), None)
@@ -229,7 +227,7 @@ def _difference(
     if np.ptp(known) == 0:
         why = "all resamples give the same difference"
         return Difference(Interval(value, reason=why, num_undefined=missing), None)
-    # One is added so that no p-value claims more than the resamples can show.
+    # One more is counted so that no p-value claims more than the resamples can show.
     lower, upper = np.sum(known <= 0), np.sum(known >= 0)
     p_value = min(2 * (min(lower, upper) + 1) / (len(known) + 1), 1.0)
     interval = Interval(value, *percentile(known), "percentile", "", missing)

@@ -22,17 +22,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from drifa_jax.evaluate.points import Points, metrics_of
-from drifa_jax.evaluate.weighted import WeightedMetrics
+from drifa_jax.evaluate.metrics import ENTRIES, Metric, measured
+from drifa_jax.evaluate.resamples import Resamples, ScoredRecords
+from drifa_jax.uncertainty.calibration import labelled
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2000
 RESAMPLES_A_CHUNK = 32
 """Drawn and measured together; small enough for the processor's cache. Part of the result: each
 chunk has a random stream of its own, so that any number of threads draws the same resamples."""
-
-REFLECTED = ("ece",)
-PROPORTIONS = ("accuracy", "recall_weighted", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,9 @@ class TaskMetrics:
             "num_groups": self.num_groups,
             "level": LEVEL,
             "num_resamples": self.num_resamples,
-            "metrics": {name: of.to_json() for name, of in self.scalars.items()},
+            "metrics": {name: found.to_json() for name, found in self.scalars.items()},
             "per_class": {
-                name: {c: of.to_json() for c, of in zip(self.classes, values, strict=True)}
+                name: {c: found.to_json() for c, found in zip(self.classes, values, strict=True)}
                 for name, values in self.per_class.items()
             },
             "support": dict(zip(self.classes, self.support, strict=True)),
@@ -147,7 +145,7 @@ def task_metrics(
     *,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
-    ranking: bool = True,
+    metrics: Sequence[Metric] = ENTRIES,
 ) -> TaskMetrics:
     """The metrics of one task with grouped intervals.
 
@@ -158,56 +156,66 @@ def task_metrics(
       classes: names of the columns.
       num_resamples: 0 leaves the intervals out.
       seed: of the resamples.
-      ranking: whether AUROC and average precision get intervals, at most of the cost.
+      metrics: which.
 
     Raises:
       ValueError: where no record has a label.
 
     Test: tests/evaluate/test_intervals.py.
     """
-    labels = np.asarray(labels)
-    known = labels >= 0
-    points = metrics_of(probabilities, labels, classes)
-    p, y = np.asarray(probabilities, np.float64)[known], labels[known]
-    number = group_numbers(
-        [group for group, is_known in zip(groups, known, strict=True) if is_known]
-    )
-    num_groups = int(number.max()) + 1
+    known = np.asarray(labels) >= 0
+    p, y = labelled(probabilities, labels)
+    records = ScoredRecords(p, y, group_numbers(np.asarray(groups, dtype=str)[known]))
+    everything, metrics = records.everything(), tuple(metrics)
+    values = measured(everything, metrics)
     drawn: dict[str, np.ndarray] = {}
-    if num_resamples and num_groups > 1:
-        weighted = WeightedMetrics(p, y, number, ranking=ranking)
-        drawn = bootstrap(weighted, num_groups, num_resamples=num_resamples, seed=seed)
-    trials = _trials(y, number, len(classes))
-    scalars = {
-        name: _interval(
-            name, value, drawn.get(name), num_groups, num_groups, points.undefined.get(name, "")
+    if num_resamples and records.num_groups > 1:
+        drawn = bootstrap(
+            lambda weights: measured(records(weights), metrics),
+            records.num_groups,
+            num_resamples=num_resamples,
+            seed=seed,
         )
-        for name, value in points.scalars.items()
-    }
-    per_class = {
-        name: [
-            _interval(
-                name,
-                value,
-                None if name not in drawn else drawn[name][:, k],
-                num_groups,
-                int(trials[name == "specificity"][k]),
-                _why_undefined(name, points, k),
+    scalars, by_class = {}, {}
+    for metric in metrics:
+        of_metric, resampled = values[metric.name][0], drawn.get(metric.name)
+        if not metric.by_class:
+            why = why_undefined(everything, classes)
+            scalars[metric.name] = _interval(
+                metric, of_metric, resampled, records.num_groups, records.num_groups, why
             )
-            for k, value in enumerate(values)
+            continue
+        trials = _trials(records, others=metric.name == "specificity")
+        by_class[metric.name] = [
+            _interval(
+                metric,
+                value,
+                None if resampled is None else resampled[:, k],
+                records.num_groups,
+                trials[k],
+                _why_undefined_of_class(metric, everything, k),
+            )
+            for k, value in enumerate(of_metric)
         ]
-        for name, values in points.per_class.items()
-    }
     return TaskMetrics(
         classes=tuple(classes),
         num_records=len(y),
-        num_groups=num_groups,
+        num_groups=records.num_groups,
         scalars=scalars,
-        per_class=per_class,
-        support=points.confusion.sum(1).tolist(),
-        confusion=points.confusion.tolist(),
-        num_resamples=num_resamples if num_groups > 1 else 0,
+        per_class=by_class,
+        support=everything.support[0].astype(int).tolist(),
+        confusion=everything.confusion[0].astype(int).tolist(),
+        num_resamples=num_resamples if records.num_groups > 1 else 0,
     )
+
+
+def why_undefined(everything: Resamples, classes: Sequence[str]) -> str:
+    """Why a figure of agreement or ranking is undefined; "" where several classes occur."""
+    occurring = np.flatnonzero(everything.support[0])
+    if len(occurring) > 1:
+        return ""
+    count = int(everything.total[0])
+    return f"only the class {classes[occurring[0]]!r} occurs among the {count} labels"
 
 
 def percentile(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -225,15 +233,16 @@ def exact_proportion(value: float, trials: int, level: float = LEVEL) -> tuple[f
 
 
 def _interval(
-    name: str,
-    value: float | None,
+    metric: Metric,
+    value: float,
     drawn: np.ndarray | None,
     num_groups: int,
     trials: int,
     reason: str,
 ) -> Interval:
-    if value is None:
+    if not np.isfinite(value):
         return Interval(None, reason=reason or "undefined")
+    value = float(value)
     if drawn is None:
         why = "there is only one group to resample" if num_groups < 2 else ""
         return Interval(value, reason=why)
@@ -244,26 +253,26 @@ def _interval(
         return Interval(value, reason=why, num_undefined=missing)
     low, high = percentile(known)
     if low == high:
-        if name in PROPORTIONS and value in (0.0, 1.0):
+        if metric.proportion and value in (0.0, 1.0):
             return Interval(value, *exact_proportion(value, trials), "exact", "", missing)
         return Interval(value, reason="all resamples give the same value", num_undefined=missing)
-    if name in REFLECTED:
-        low, high = max(2 * value - high, 0.0), min(max(2 * value - low, 0.0), 1.0)
+    if metric.reflected:
+        low, high = np.clip([2 * value - high, 2 * value - low], *metric.bounds).tolist()
         return Interval(value, low, high, "basic", "", missing)
     return Interval(value, low, high, "percentile", "", missing)
 
 
-def _why_undefined(name: str, points: Points, k: int) -> str:
-    support, called = points.confusion.sum(1), points.confusion.sum(0)
-    if name == "precision" and not called[k]:
+def _why_undefined_of_class(metric: Metric, everything: Resamples, k: int) -> str:
+    if metric.name == "precision" and not everything.called[0, k]:
         return "the class is never called"
-    if not support[k]:
+    if not everything.support[0, k]:
         return "the class does not occur among the labels"
     return "no other class occurs among the labels"
 
 
-def _trials(y: np.ndarray, number: np.ndarray, num_classes: int) -> tuple[list[int], list[int]]:
-    """Groups that hold each class, and groups that hold another."""
-    holding = [len(np.unique(number[y == k])) for k in range(num_classes)]
-    others = [len(np.unique(number[y != k])) for k in range(num_classes)]
-    return holding, others
+def _trials(records: ScoredRecords, *, others: bool) -> list[int]:
+    """Groups that hold each class or, for `others`, that hold another."""
+    return [
+        len(np.unique(records.groups[(records.labels == k) != others]))
+        for k in range(records.num_classes)
+    ]

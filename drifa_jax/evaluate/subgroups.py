@@ -16,11 +16,12 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.intervals import Interval, task_metrics
+from drifa_jax.evaluate.metrics import SCALARS
 
 SMALLEST_GROUP = 20
 """Patients, lesions or other groups below which a subgroup's figures are not shown."""
 
-SHOWN = ("accuracy", "balanced_accuracy", "auroc", "ece")
+SHOWN = tuple(metric.name for metric in SCALARS if metric.in_subgroups)
 MISSING = "unknown"
 WIDTH_OF_AGE_BAND = 20
 OLDEST = 120
@@ -155,9 +156,9 @@ def subgroup_table(
             classes,
             num_resamples=num_resamples,
             seed=seed,
+            metrics=[metric for metric in SCALARS if metric.in_subgroups],
         )
-        shown = {metric: found.scalars[metric] for metric in SHOWN}
-        rows.append(Subgroup(name, found.num_records, num_groups, shown))
+        rows.append(Subgroup(name, found.num_records, num_groups, found.scalars))
     return rows
 
 

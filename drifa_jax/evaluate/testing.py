@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, xlogy
 
-from drifa_jax.evaluate.classification import classification_metrics
+from drifa_jax.data.pairing import labelled_parts
+from drifa_jax.evaluate.intervals import task_metrics
 from drifa_jax.processes import is_first
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.prediction import SplitPredictor
@@ -20,6 +21,12 @@ from drifa_jax.train.run_directory import RESULTS_FILE, write_whole
 from drifa_jax.train.state import TrainState
 
 PREDICTIONS_FILE = "predictions.csv"
+IN_SUMMARY = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    "f1_macro": "F1",
+    "auroc": "AUROC",
+}
 
 
 def test(
@@ -48,9 +55,12 @@ def test(
         "num_records": len(split.index),
         "best_step": np.asarray(state.step).tolist(),
         "tasks": {
-            task.name: classification_metrics(
-                probabilities[task.name], split.labels[task.name], task.classes
-            )
+            task.name: task_metrics(
+                probabilities[task.name],
+                split.labels[task.name],
+                np.asarray(labelled_parts(source, task.name)[1])[split.index],
+                task.classes,
+            ).to_json()
             for task in source.tasks
         },
     }
@@ -63,12 +73,18 @@ def test(
 
 def summary(results: dict[str, Any]) -> Iterator[str]:
     """One line per task."""
-    for task, of in results["tasks"].items():
-        auroc = "undefined" if of["auroc"] is None else f"{of['auroc']:.3f}"
-        yield (
-            f"test {task}: accuracy {of['accuracy']:.3f}  balanced {of['balanced_accuracy']:.3f}  "
-            f"F1 {of['f1']:.3f}  AUROC {auroc}  ({of['num_records']} records)"
+    for task, found in results["tasks"].items():
+        figures = "  ".join(
+            f"{short} {_figure(found['metrics'][name])}" for name, short in IN_SUMMARY.items()
         )
+        yield f"test {task}: {figures}  ({found['num_records']} records)"
+
+
+def _figure(interval: dict[str, Any]) -> str:
+    if interval["value"] is None:
+        return "undefined"
+    reach = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    return f"{interval['value']:.3f}{reach}"
 
 
 def _rows(source, split, probabilities) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.evaluate.comparison import TaskComparison, compare_task, holm
 from drifa_jax.evaluate.facts import machine
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES, TaskMetrics, task_metrics
+from drifa_jax.evaluate.metrics import SCALARS
 from drifa_jax.predict.prediction import WRITERS
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
@@ -46,7 +47,7 @@ from drifa_jax.train.run_directory import write_whole
 from drifa_jax.whole_files import folder_replaced
 
 PREDICTIONS_FILE = "predictions.parquet"
-SHOWN = ("accuracy", "balanced_accuracy", "f1_macro", "mcc", "auroc", "brier", "nll", "ece")
+SHOWN = tuple(metric.name for metric in SCALARS if metric.in_figure)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from drifa_jax.evaluate.evaluation import TaskEvaluation
 from drifa_jax.evaluate.facts import TrainingCost
 from drifa_jax.evaluate.intervals import Interval
+from drifa_jax.evaluate.metrics import SCALARS
 from drifa_jax.evaluate.subgroups import SHOWN, SMALLEST_GROUP
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
@@ -36,27 +37,8 @@ from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.uncertainty.calibration import reliability
 from drifa_jax.uncertainty.selective import Referral, risk_coverage
 
-TITLES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "auroc": "AUROC (macro)",
-    "average_precision": "Average precision (macro)",
-    "f1_macro": "F1 (macro)",
-    "f1_weighted": "F1 (weighted)",
-    "precision_macro": "Precision (macro)",
-    "precision_weighted": "Precision (weighted)",
-    "recall_macro": "Recall (macro)",
-    "recall_weighted": "Recall (weighted)",
-    "mcc": "Matthews correlation",
-    "cohen_kappa": "Cohen's kappa",
-    "quadratic_kappa": "Quadratic kappa",
-    "brier": "Brier score",
-    "nll": "Negative log-likelihood (nats)",
-    "ece": "Calibration (ECE)",
-}
-"""Metric -> its name in a report, in the order shown."""
-
-HEADLINES = ("accuracy", "balanced_accuracy", "auroc", "f1_macro", "mcc", "ece")
+TITLES = {metric.name: metric.title for metric in SCALARS}
+HEADLINES = tuple(metric.name for metric in SCALARS if metric.headline)
 
 
 def headline(of: Evaluated, folder: Path) -> Section:
