@@ -7,8 +7,8 @@
     python benchmarks/train_step.py --config full --check               # exactness, no speed
 
 Every variant runs in a process of its own, so that peak memory and the time to the first step
-(from the start of Python, imports included) belong to it alone. The plain formulas are those of
-the tests: what JAX makes of the same network when it differentiates everything itself.
+(from the start of Python, imports included) belong to it alone. The plain formulas are
+what JAX makes of the same network when it differentiates everything itself.
 
 `--check` compares one step's loss, statistics and gradients with the same in float64: compiled as
 training compiles them, and with the library fusions that training leaves out. Both are as far
@@ -18,6 +18,7 @@ from float64 as rounding that moves a ReLU or a maximum makes them, and repeat b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -79,6 +80,7 @@ def measure(args):
         without_garbage_collection,
     )
     from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
+    from drifa_jax.models import kernels
     from drifa_jax.train.optimizer import make_optimizer
     from drifa_jax.train.state import abstract_state, initial_state
     from drifa_jax.train.step import make_train_step
@@ -87,8 +89,6 @@ def measure(args):
     if args.cache:
         jax.config.update("jax_compilation_cache_dir", args.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if args.variant == "plain":
-        use_plain_formulas()
     network, losses = network_of(args.config)
     optimizer = make_optimizer(learning_rate=1e-3)
     batch, key = batch_of(args.config, 0), jax.random.key(0)
@@ -96,7 +96,8 @@ def measure(args):
     imported = time.perf_counter()
     # As `train.loop` does it: the state is drawn while XLA compiles the step or loads it.
     cpu = time.process_time()
-    with without_garbage_collection():
+    formulas = kernels.plain() if args.variant == "plain" else contextlib.nullcontext()
+    with without_garbage_collection(), formulas:
         step = jax.jit(
             make_train_step(network, optimizer, losses),
             donate_argnums=0,
@@ -239,71 +240,30 @@ def same_bits(one, other):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
-def use_plain_formulas():
-    """Has JAX differentiate what the package differentiates by hand."""
-    import jax.numpy as jnp
-
-    from drifa_jax.models import backbone, batch_norm, mfa, pooling
-
-    mfa.hifa_pools = plain_hifa_pools
-    pooling._extreme = lambda reduction, x: reduction(x, axis=pooling.spatial_axes(x))
-    batch_norm._normalise_once = plain_normalise
-    backbone.max_pool_3x3 = lambda x, padding: plain_max_pool(jnp.asarray(x))
-
-
-def plain_hifa_pools(convs, x):
-    import jax
-
-    from drifa_jax.models.pointwise import pointwise
-    from drifa_jax.models.pooling import average_pool, max_pool
-
-    conv1, conv2, conv3, conv4 = convs
-    gate1 = jax.nn.sigmoid(pointwise(x, conv1))
-    gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
-    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
-    deepest = max_pool(pointwise(gate3, conv4))
-    return average_pool(gate1), max_pool(gate2), average_pool(gate3), deepest
-
-
-def plain_normalise(x, scale, bias, present, epsilon):
-    import jax.numpy as jnp
-
-    axes = tuple(range(x.ndim - 1))
-    mean, var = jnp.mean(x, axes), jnp.var(x, axes)
-    return (x - mean) / jnp.sqrt(var + epsilon) * scale + bias, mean, var
-
-
-def plain_max_pool(x):
-    from jax import lax
-
-    return lax.reduce_window(x, -float("inf"), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
-
-
 def time_parts():
     """Forward and backward of single mechanisms at the stem of the full network, in ms."""
     import jax
     import jax.numpy as jnp
 
-    from drifa_jax.models.batch_norm import _normalise
-    from drifa_jax.models.hifa_pools import hifa_pools
-    from drifa_jax.models.pooling import max_pool
-    from drifa_jax.models.window_pool import max_pool_3x3
+    from drifa_jax.models import kernels
+    from drifa_jax.models.kernels.attention_pools import hifa_pools
+    from drifa_jax.models.kernels.extremes import max_pool
+    from drifa_jax.models.kernels.normalise import normalise
+    from drifa_jax.models.kernels.window_pool import max_pool_3x3
 
     x = jax.random.normal(jax.random.key(0), (16, 64, 64, 64))
     conv = (jax.random.normal(jax.random.key(1), (64, 64)) / 8, jnp.zeros(64))
     row, epsilon = jnp.ones(64), 1e-3
-    pairs = {
-        "HIFA pools": (hifa_pools, plain_hifa_pools, ((conv, conv, conv, conv), x)),
-        "3x3 max pool": (max_pool_3x3, plain_max_pool, (x,)),
-        "global max": (max_pool, lambda x: jnp.max(x, (1, 2)), (x,)),
-        "batch norm": (
-            lambda x, s, b: _normalise(x, s, b, None, epsilon)[0],
-            lambda x, s, b: plain_normalise(x, s, b, None, epsilon)[0],
-            (x, row, row),
-        ),
+    parts = {
+        "HIFA pools": (hifa_pools, ((conv, conv, conv, conv), x)),
+        "3x3 max pool": (max_pool_3x3, (x,)),
+        "global max": (max_pool, (x,)),
+        "batch norm": (lambda x, s, b: normalise(x, s, b, None, epsilon)[0], (x, row, row)),
     }
-    for name, (written, plain, arguments) in pairs.items():
-        ours, theirs = gradient_ms(written, arguments), gradient_ms(plain, arguments)
+    for name, (function, arguments) in parts.items():
+        ours = gradient_ms(function, arguments)
+        with kernels.plain():
+            theirs = gradient_ms(function, arguments)
         print(f"{name:14} written {ours:7.1f} ms  plain {theirs:7.1f} ms  x{theirs / ours:.2f}")
 
 

@@ -14,8 +14,8 @@ from flax import nnx
 
 from drifa_jax.models.bottleneck import EXPANSION, BottleneckRRABlock
 from drifa_jax.models.convolution import Convolution, LayerOptions
+from drifa_jax.models.kernels.window_pool import max_pool_3x3
 from drifa_jax.models.rra import RRABlock, attended, optional_mfa
-from drifa_jax.models.window_pool import max_pool_3x3
 from drifa_jax.typing import FeatureMap, Gate, Images, Present
 
 RESNET_PLANS: dict[str, tuple[int, ...]] = {

@@ -8,15 +8,14 @@ the modality leaves them as they were.
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 
 from drifa_jax.models.initial import ones, zeros
+from drifa_jax.models.kernels.normalise import counted, normalise, row
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.typing import FeatureMap, Present
 
@@ -63,7 +62,7 @@ class BatchNorm(nnx.Module):
         scale, bias = self.scale[...], self.bias[...]
         if not train:
             return _moving(x, scale, bias, self.mean[...], self.var[...], self.epsilon)
-        y, mean, var = _normalise_once(x, scale, bias, present, self.epsilon)
+        y, mean, var = normalise(x, scale, bias, present, self.epsilon)
         self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
         return y
 
@@ -79,66 +78,11 @@ class BatchNorm(nnx.Module):
 @functools.partial(jax.jit, static_argnums=5)
 def _moving(x, scale, bias, mean, var, epsilon):
     slope = lax.rsqrt(var + epsilon) * scale
-    y = (x.astype(at_least_float32(x)) - _row(mean, x)) * _row(slope, x) + _row(bias, x)
+    y = (x.astype(at_least_float32(x)) - row(mean, x)) * row(slope, x) + row(bias, x)
     return y.astype(x.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalise(x, scale, bias, present, epsilon):
-    """The map normalised by its own statistics, and those statistics, which carry no gradient."""
-    return _normalise_forward(x, scale, bias, present, epsilon)[0]
-
-
-def _normalise_forward(x, scale, bias, present, epsilon):
-    wide = x.astype(at_least_float32(x))
-    count, counted = _counted(x, present)
-    axes = tuple(range(x.ndim - 1))
-    zero = jnp.zeros((), wide.dtype)
-    kept = wide if counted is None else jnp.where(counted, wide, zero)
-    mean = jnp.sum(kept, axes) / count
-    deviation = wide - _row(mean, x)
-    kept = deviation if counted is None else jnp.where(counted, deviation, zero)
-    var = jnp.sum(lax.square(kept), axes) / count
-    inverse = lax.rsqrt(var + epsilon)
-    y = (deviation * _row(inverse * scale, x) + _row(bias, x)).astype(x.dtype)
-    return (y, mean, var), (x, scale, present, mean, inverse)
-
-
-def _normalise_backward(epsilon, residuals, cotangents):
-    x, scale, present, mean, inverse = residuals
-    d_y = cotangents[0].astype(at_least_float32(x))
-    normal = (x.astype(d_y.dtype) - _row(mean, x)) * _row(inverse, x)
-    axes = tuple(range(x.ndim - 1))
-    d_bias = jnp.sum(d_y, axes)
-    d_scale = jnp.sum(d_y * normal, axes)
-    count, counted = _counted(x, present)
-    through_statistics = _row(d_bias / count, x) + normal * _row(d_scale / count, x)
-    if counted is not None:
-        through_statistics = jnp.where(counted, through_statistics, jnp.zeros((), d_y.dtype))
-    d_x = (d_y - through_statistics) * _row(inverse * scale, x)
-    no_gradient = None if present is None else np.zeros(present.shape, jax.dtypes.float0)
-    return d_x.astype(x.dtype), d_scale, d_bias, no_gradient
-
-
-_normalise.defvjp(_normalise_forward, _normalise_backward)
-_normalise_once = jax.jit(_normalise, static_argnums=4)
-
-
-def _counted(x, present):
-    """Number of pixels in the statistics, and which records' (None for all)."""
-    pixels_per_record = math.prod(x.shape[1:-1])
-    if present is None:
-        return x.shape[0] * pixels_per_record, None
-    count = jnp.maximum(jnp.sum(present), 1) * pixels_per_record
-    return count.astype(at_least_float32(x)), present.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _row(channels, x):
-    """A vector per channel, shaped to meet the map `x`."""
-    return channels.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _bessel(x: FeatureMap, present: Present | None):
     """`n / (n - 1)` for the n pixels in the statistics; at most one where n is 0 or 1."""
-    count = jnp.asarray(_counted(x, present)[0], at_least_float32(x))
+    count = jnp.asarray(counted(x, present)[0], at_least_float32(x))
     return count / jnp.maximum(count - 1, 1)

@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
 from drifa_jax.models.initial import ones
+from drifa_jax.models.kernels.attention_pools import clia_pool, hifa_pools
+from drifa_jax.models.kernels.record_by_record import refined_by_record
+from drifa_jax.models.kernels.tracing import jit
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import over_space
-from drifa_jax.models.record_by_record import refined_by_record
 from drifa_jax.typing import FeatureMap, Gate
 
 
@@ -208,7 +209,7 @@ class MFA(nnx.Module):
         return self.attend(x)[0]
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jit, static_argnums=(3,))
 def _refine(parts, alpha, x, dtype):
     """MFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
     return refined_by_record(functools.partial(_gates, dtype), _apply, (parts, alpha), x)

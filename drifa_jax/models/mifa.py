@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from drifa_jax.models.initial import ones
+from drifa_jax.models.kernels.extremes import max_pool, min_pool
+from drifa_jax.models.kernels.record_by_record import pooled_by_record
+from drifa_jax.models.kernels.tracing import jit
 from drifa_jax.models.mfa import add_all
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
-from drifa_jax.models.pooling import average_pool, max_pool, min_pool, over_space
-from drifa_jax.models.record_by_record import pooled_by_record
+from drifa_jax.models.pooling import average_pool, over_space
 from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
 
 Features = Mapping[str, FeatureMap]
@@ -240,7 +242,7 @@ class MIFA(nnx.Module):
                 )
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(jit, static_argnums=(4,))
 def _refine(parts, alpha, features, present, dtype):
     """MIFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
     features = zero_absent(features, present)

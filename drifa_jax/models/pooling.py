@@ -7,8 +7,6 @@ aspect ratio and in rank: a tabular feature `[b, c]` pools to itself, a volume
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -30,61 +28,6 @@ def average_pool(x: FeatureMap) -> Pooled:
     return jnp.mean(x, axis=spatial_axes(x), dtype=at_least_float32(x))
 
 
-def max_pool(x: FeatureMap) -> Pooled:
-    """Largest value over space, in at least float32; equal maxima share the gradient."""
-    return _extreme(jnp.max, x).astype(at_least_float32(x))
-
-
-def min_pool(x: FeatureMap) -> Pooled:
-    """Smallest value over space, in at least float32; equal minima share the gradient."""
-    return _extreme(jnp.min, x).astype(at_least_float32(x))
-
-
 def over_space(gate: Gate, x: FeatureMap) -> FeatureMap:
     """A per-channel gate `[b, c]`, shaped and cast to multiply the feature map `x`."""
     return gate.reshape(gate.shape[0], *(1,) * (x.ndim - 2), gate.shape[1]).astype(x.dtype)
-
-
-def share_of_extreme(x: FeatureMap, extreme: Pooled, cotangent: Pooled) -> FeatureMap:
-    """The gradient of a minimum or maximum over space, found by comparing again.
-
-    Args:
-      x: the map.
-      extreme: `[b, c]`, its minimum or maximum, in the dtype of `x`.
-      cotangent: `[b, c]`, in at least float32; positions that hold the extreme share it alike.
-    """
-    holds = holds_extreme(x, extreme)
-    share = cotangent / jnp.sum(holds, spatial_axes(x), dtype=cotangent.dtype)
-    return jnp.where(holds, over_space(share, x), jnp.zeros((), x.dtype))
-
-
-def holds_extreme(x: FeatureMap, extreme: Pooled) -> jax.Array:
-    """Where a map holds its minimum or maximum over space, up to rounding.
-
-    XLA may compute the map twice, once to reduce it and once to compare, and contract other
-    products and sums into one operation; an exact comparison then finds no position at all and
-    loses the gradient.
-    """
-    info = jnp.finfo(x.dtype)
-    slack = info.eps * (8 if info.bits >= 32 else 1)
-    extreme = over_space(extreme, x)
-    size = jnp.maximum(jnp.abs(extreme), jnp.ones((), x.dtype))
-    return jnp.abs(x - extreme) <= jnp.asarray(slack, x.dtype) * size
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _extreme(reduction, x: FeatureMap) -> jax.Array:
-    return reduction(x, axis=spatial_axes(x))
-
-
-def _extreme_forward(reduction, x):
-    extreme = reduction(x, axis=spatial_axes(x))
-    return extreme, (x, extreme)
-
-
-def _extreme_backward(reduction, residuals, cotangent):
-    x, extreme = residuals
-    return (share_of_extreme(x, extreme, cotangent.astype(at_least_float32(cotangent))),)
-
-
-_extreme.defvjp(_extreme_forward, _extreme_backward)

@@ -19,8 +19,9 @@ from drifa_jax.compilation import (
     without_garbage_collection,
 )
 from drifa_jax.memory import KeptMemory
+from drifa_jax.models import kernels
 from drifa_jax.rng import root_key
-from drifa_jax.sharding import AXES, Layout, put, replicated
+from drifa_jax.sharding import AXES, DATA_AXIS, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.state import TrainState, abstract_state
 from drifa_jax.train.step import make_train_step
@@ -84,7 +85,8 @@ class Program:
         if self._compiling is not None:
             return
         # Large maps are looped over record by record, of each device of the mesh one.
-        with without_garbage_collection(), jax.set_mesh(self._layout.mesh):
+        num_devices = self._layout.mesh.shape[DATA_AXIS]
+        with without_garbage_collection(), kernels.batch_over(num_devices):
             self._lowered = self._step.lower(self.template, batch, self._keys, self._flags(0))
         self._compiling = compiled_beside(self._lowered)
 

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifa_jax.models.pooling import average_pool, max_pool, min_pool, share_of_extreme
+from drifa_jax.models.kernels.extremes import max_pool, min_pool, share_of_extreme
+from drifa_jax.models.pooling import average_pool
 
 
 @pytest.mark.parametrize("space", [(), (4,), (3, 4), (2, 3, 2)], ids=str)

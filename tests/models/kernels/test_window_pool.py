@@ -2,20 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from drifa_jax.models.window_pool import max_pool_3x3
-
-
-def plain(x, padding):
-    return lax.reduce_window(
-        x,
-        jnp.array(-jnp.inf, x.dtype),
-        lax.max,
-        (1, *(3,) * (x.ndim - 2), 1),
-        (1, *(2,) * (x.ndim - 2), 1),
-        padding if padding == "SAME" else ((0, 0), *padding, (0, 0)),
-    )
+from drifa_jax.models import kernels
+from drifa_jax.models.kernels.window_pool import max_pool_3x3
 
 
 @pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))], ids=["tensorflow", "torch"])
@@ -23,7 +12,8 @@ def plain(x, padding):
 def test_value_and_gradient_equal_those_of_reduce_window(size, padding):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
     value, back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
-    expected, plain_back = jax.vjp(lambda x: plain(x, padding), x)
+    with kernels.plain():
+        expected, plain_back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
     cotangent = jax.random.normal(jax.random.key(1), value.shape)
     np.testing.assert_array_equal(value, expected)
     # Up to four windows share a pixel; the order of that sum differs.
@@ -32,7 +22,9 @@ def test_value_and_gradient_equal_those_of_reduce_window(size, padding):
 
 def test_three_spatial_axes():
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 2))
-    np.testing.assert_array_equal(max_pool_3x3(x), plain(x, "SAME"))
+    with kernels.plain():
+        expected = max_pool_3x3(x)
+    np.testing.assert_array_equal(max_pool_3x3(x), expected)
 
 
 def test_ties_follow_torch():
@@ -67,3 +59,10 @@ def test_the_gradient_maps_over_an_ensemble_axis():
     np.testing.assert_allclose(
         jax.vmap(gradient)(x), jnp.stack([gradient(one) for one in x]), rtol=1e-6
     )
+
+
+def test_a_damaged_pixel_is_seen_whether_or_not_there_is_a_gradient():
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 1)).at[0, 1, 1].set(jnp.nan)
+    pooled = max_pool_3x3(x)
+    assert jnp.isnan(pooled[0, 0, 0])
+    np.testing.assert_array_equal(jax.vjp(max_pool_3x3, x)[0], pooled)

@@ -3,7 +3,7 @@
 Differentiating the plain formulas stores pre-activations, gates and masks of the maxima for each
 of five 1x1 convolutions, and transposes maps to multiply them. Here the backward pass keeps the
 gates and one byte a pixel for HIFA's deepest maximum, and every product contracts arrays as they
-lie. `tests/models/test_mfa.py` compares them with the plain formulas.
+lie. Test: tests/models/test_mfa.py.
 """
 
 from __future__ import annotations
@@ -14,32 +14,28 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drifa_jax.models.kernels.extremes import holds_extreme, max_pool, share_of_extreme
+from drifa_jax.models.kernels.tracing import hand_written
 from drifa_jax.models.pointwise import Weights, pointwise
-from drifa_jax.models.pooling import (
-    at_least_float32,
-    average_pool,
-    holds_extreme,
-    over_space,
-    share_of_extreme,
-    spatial_axes,
-)
+from drifa_jax.models.pooling import at_least_float32, average_pool, over_space, spatial_axes
 from drifa_jax.typing import FeatureMap, Pooled
 
 HIFAPools = tuple[Pooled, Pooled, Pooled, Pooled]
 HIFAConvolutions = tuple[Weights, Weights, Weights, Weights]
 
 
-@jax.custom_vjp
-def hifa_pools(convs: HIFAConvolutions, x: FeatureMap) -> HIFAPools:
+def _hifa_pools(convs: HIFAConvolutions, x: FeatureMap) -> HIFAPools:
     """Average of the first gate map, maximum of the second, average of the third, and maximum
     of the fourth before its sigmoid; each `[b, c]` in at least float32.
 
-        gate1 = sigmoid(conv1 x)          gate3 = sigmoid(conv3 (gate1 + gate2))
-        gate2 = sigmoid(conv2 gate1)      fourth = conv4 gate3
-
     Weights and `x` share one dtype.
     """
-    return _forward(convs, x)[0]
+    conv1, conv2, conv3, conv4 = convs
+    gate1 = jax.nn.sigmoid(pointwise(x, conv1))
+    gate2 = jax.nn.sigmoid(pointwise(gate1, conv2))
+    gate3 = jax.nn.sigmoid(pointwise(gate1 + gate2, conv3))
+    fourth = pointwise(gate3, conv4)
+    return average_pool(gate1), max_pool(gate2), average_pool(gate3), max_pool(fourth)
 
 
 def _forward(convs, x):
@@ -72,24 +68,23 @@ def _backward(residuals, cotangents):
     d_gate1 = d_sum + _times_transposed(d_second, kernel2) + over_space(average1 / num_pixels, x)
     d_first = d_gate1 * gate1 * (1 - gate1)
     d_convs = (
-        weights_cotangent(x, d_first),
-        weights_cotangent(gate1, d_second),
-        weights_cotangent(gate1 + gate2, d_third),
-        weights_cotangent(gate3, d_fourth),
+        _weights_cotangent(x, d_first),
+        _weights_cotangent(gate1, d_second),
+        _weights_cotangent(gate1 + gate2, d_third),
+        _weights_cotangent(gate3, d_fourth),
     )
     return d_convs, _times_transposed(d_first, kernel1)
 
 
-hifa_pools.defvjp(_forward, _backward)
+hifa_pools = hand_written(_hifa_pools, _forward, _backward)
 
 
-@jax.custom_vjp
-def clia_pool(conv: Weights, x: FeatureMap) -> Pooled:
+def _clia_pool(conv: Weights, x: FeatureMap) -> Pooled:
     """Average over space of `sigmoid(conv x)`, `[b, c]` in at least float32.
 
     Weights and `x` share one dtype.
     """
-    return _clia_forward(conv, x)[0]
+    return average_pool(jax.nn.sigmoid(pointwise(x, conv)))
 
 
 def _clia_forward(conv, x):
@@ -100,10 +95,10 @@ def _clia_forward(conv, x):
 def _clia_backward(residuals, average):
     kernel, x, gate = residuals
     d_map = over_space(average / math.prod(x.shape[1:-1]), x) * gate * (1 - gate)
-    return weights_cotangent(x, d_map), _times_transposed(d_map, kernel)
+    return _weights_cotangent(x, d_map), _times_transposed(d_map, kernel)
 
 
-clia_pool.defvjp(_clia_forward, _clia_backward)
+clia_pool = hand_written(_clia_pool, _clia_forward, _clia_backward)
 
 
 def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:
@@ -111,7 +106,7 @@ def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:
     return lax.dot_general(cotangent, kernel, (((cotangent.ndim - 1,), (1,)), ((), ())))
 
 
-def weights_cotangent(x: FeatureMap, cotangent: FeatureMap) -> Weights:
+def _weights_cotangent(x: FeatureMap, cotangent: FeatureMap) -> Weights:
     """Cotangents of kernel and bias of a 1x1 convolution that read `x`."""
     pixels = tuple(range(x.ndim - 1))
     kernel = lax.dot_general(x, cotangent, ((pixels, pixels), ((), ())))

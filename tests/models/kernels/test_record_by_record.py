@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from drifa_jax.models.hifa_pools import clia_pool, hifa_pools
+from drifa_jax.models import kernels
+from drifa_jax.models.kernels.attention_pools import clia_pool, hifa_pools
+from drifa_jax.models.kernels.record_by_record import pooled_by_record, refined_by_record
 from drifa_jax.models.mifa import mlifa_pools
 from drifa_jax.models.pooling import over_space
-from drifa_jax.models.record_by_record import pooled_by_record, refined_by_record
 
 NUM_RECORDS, NUM_CHANNELS = 4, 3
 POOLS = {
@@ -40,7 +41,7 @@ refined = functools.partial(refined_by_record, gates, refine)
 
 @pytest.fixture
 def every_map_is_large(monkeypatch):
-    monkeypatch.setattr("drifa_jax.models.record_by_record.LARGE_MAP", 0)
+    monkeypatch.setattr("drifa_jax.models.kernels.record_by_record.LARGE_MAP", 0)
 
 
 def arguments(dtype=jnp.float64):
@@ -118,7 +119,7 @@ def test_each_device_loops_over_its_own_records(function, every_map_is_large):
     whole = value_and_gradient(function, convs, x)
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     weights = jax.device_put(convs, NamedSharding(mesh, PartitionSpec()))
-    with jax.set_mesh(mesh):
+    with kernels.batch_over(2):
         program = jax.jit(function).lower(weights, placed).compile()
         spread = value_and_gradient(function, weights, placed)
     assert "all-gather" not in program.as_text()

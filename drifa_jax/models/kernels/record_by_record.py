@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
 
+from drifa_jax.models.kernels.tracing import tracing
 from drifa_jax.models.pooling import over_space
 from drifa_jax.typing import FeatureMap
 
@@ -30,9 +30,6 @@ Refine = Callable[[Any, Any, FeatureMap], FeatureMap]
 LARGE_MAP = 2**18
 """Bytes of one record's map from which a loop pays; below, its operations cost more."""
 
-BATCH_AXIS = "data"
-"""Mesh axis that a batch is spread over, if the step is traced under a mesh."""
-
 
 def pooled_by_record(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
     """`pools(weights, x)`.
@@ -42,7 +39,7 @@ def pooled_by_record(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
       weights: a tree of arrays.
       x: the map. A loop runs on CPU if a record of it has at least `LARGE_MAP` bytes.
     """
-    return _pooled(pools, weights, x) if _is_large(x) else pools(weights, x)
+    return _pooled(pools, weights, x) if _loops(x) else pools(weights, x)
 
 
 def refined_by_record(
@@ -56,15 +53,16 @@ def refined_by_record(
       weights: a tree of arrays.
       x: the map. A loop runs on CPU if a record of it has at least `LARGE_MAP` bytes.
     """
-    if _is_large(x):
+    if _loops(x):
         return _refined(gates, refine, weights, x)
     return _at_once(gates, refine, weights, x)
 
 
-def _is_large(x: FeatureMap) -> bool:
+def _loops(x: FeatureMap) -> bool:
     # A batch of unknown size, in an export, cannot be looped over.
     known = isinstance(x.shape[0], int)
-    return known and math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
+    large = known and math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
+    return large and not tracing().plain
 
 
 def _at_once(gates, refine, weights, x):
@@ -161,7 +159,9 @@ def _back_at_once(function, weights, x, cotangents):
 
 def _split(rows: jax.Array) -> jax.Array:
     """`[b, ...] -> [b / d, d, ...]`: one record of each of `d` devices at a time."""
-    num_devices = _num_devices(rows.shape[0])
+    num_devices = tracing().num_devices
+    if rows.shape[0] % num_devices:
+        num_devices = 1
     by_device = rows.reshape(num_devices, -1, *rows.shape[1:])
     return jnp.swapaxes(by_device, 0, 1)
 
@@ -169,13 +169,3 @@ def _split(rows: jax.Array) -> jax.Array:
 def _join(rows: jax.Array) -> jax.Array:
     """The way back from `_split`."""
     return jnp.swapaxes(rows, 0, 1).reshape(-1, *rows.shape[2:])
-
-
-def _num_devices(num_records: int) -> int:
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or BATCH_AXIS not in mesh.axis_names:
-        return 1
-    if dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[BATCH_AXIS] == AxisType.Manual:
-        return 1
-    size = mesh.shape[BATCH_AXIS]
-    return size if num_records % size == 0 else 1
