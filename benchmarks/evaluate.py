@@ -10,6 +10,7 @@ timed on a few records at E=5 members and T=30 samples and scaled to 10,000; its
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -17,14 +18,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from drifa_jax.evaluate.evaluation import evaluate_tasks, prediction_rows
+from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.intervals import bootstrap, group_numbers
 from drifa_jax.evaluate.metrics import measured
-from drifa_jax.evaluate.records import Answers
 from drifa_jax.evaluate.resamples import ScoredRecords
 from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
 from drifa_jax.models.functional import Functional
-from drifa_jax.predict.decisions import DecisionOptions, fit_decisions
+from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
+from drifa_jax.predictions.table import Predictions, task_predictions
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words
 from drifa_jax.uncertainty.measures import from_samples
 
@@ -40,10 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     answers, decisions = drawn()
 
-    labels = answers.labels["lesion"]
-    records = ScoredRecords(
-        answers.uncertainty["lesion"].probabilities, labels, group_numbers(answers.record_ids)
-    )
+    lesion = answers["lesion"]
+    records = ScoredRecords(lesion.probabilities, lesion.truth, group_numbers(answers.record_ids))
     measured(records.everything())
     seconds, _ = timed(
         lambda: bootstrap(
@@ -55,7 +54,7 @@ def main() -> None:
     )
     say(f"bootstrap, 1 task, 7 classes, {NUM_RESAMPLES:,} x {NUM_RECORDS:,}", seconds)
     statistics, tasks = timed(
-        lambda: evaluate_tasks(answers, TASKS, decisions, num_resamples=NUM_RESAMPLES)
+        lambda: evaluate_tasks(answers, decisions, num_resamples=NUM_RESAMPLES)
     )
     say("all statistics, 2 tasks, 3 subgroup columns", statistics)
     report, size = timed(lambda: written(answers, tasks))
@@ -67,38 +66,38 @@ def main() -> None:
         print(f"the network takes {share:.1%} of {NUM_RECORDS:,} records' evaluation")
 
 
-def drawn() -> tuple[Answers, dict]:
+def drawn() -> tuple[Predictions, dict]:
     """Answers to records of patients with one to five of them, and rules fitted on others."""
     draw = np.random.default_rng(0)
     patients = np.repeat(np.arange(NUM_RECORDS), draw.integers(1, 6, NUM_RECORDS))[:NUM_RECORDS]
-    labels, uncertainty, decisions = {}, {}, {}
+    tasks, decisions = {}, {}
     for task, classes in TASKS.items():
-        labels[task] = draw.integers(0, len(classes), NUM_RECORDS)
-        logits = 2 * np.eye(len(classes))[labels[task]]
+        labels = draw.integers(0, len(classes), NUM_RECORDS)
+        logits = 2 * np.eye(len(classes))[labels]
         logits = logits + draw.normal(size=(1, 6, NUM_RECORDS, len(classes)))
         p = np.exp(logits)
-        uncertainty[task] = from_samples(p / p.sum(-1, keepdims=True))
-        decisions[task] = fit_decisions(uncertainty[task], labels[task], DecisionOptions())
-    attributes = tuple(
-        {"sex": "fm"[i % 2], "age": str(i % 90), "site": f"site {i % 4}"}
-        for i in range(NUM_RECORDS)
-    )
+        uncertainty = from_samples(p / p.sum(-1, keepdims=True))
+        decisions[task] = fit_task(uncertainty, labels, PostProcessingOptions())
+        found = task_predictions(classes, uncertainty, decisions[task])
+        tasks[task] = dataclasses.replace(found, truth=labels)
+    every = range(NUM_RECORDS)
+    attributes = {
+        "sex": tuple("fm"[i % 2] for i in every),
+        "age": tuple(str(i % 90) for i in every),
+        "site": tuple(f"site {i % 4}" for i in every),
+    }
     present = {m: np.ones(NUM_RECORDS, bool) for m in ("mri", "ct")}
-    answers = Answers(
-        record_ids=tuple(f"record-{i}" for i in range(NUM_RECORDS)),
+    answers = Predictions(
+        record_ids=tuple(f"record-{i}" for i in every),
+        tasks=tasks,
         group_ids=tuple(f"patient-{i}" for i in patients),
         attributes=attributes,
         present=present,
-        labels=labels,
-        uncertainty=uncertainty,
-        network_seconds=1.0,
-        reading_seconds=0.0,
-        num_resumed=0,
     )
     return answers, decisions
 
 
-def written(answers: Answers, tasks) -> int:
+def written(answers: Predictions, tasks) -> int:
     """Writes the folder; the report's size in bytes."""
     from drifa_jax.config import from_mapping, modality
     from drifa_jax.data.record import ModalitySpec
@@ -139,7 +138,7 @@ def written(answers: Answers, tasks) -> int:
         evaluated_by={},
     )
     with tempfile.TemporaryDirectory() as folder:
-        write_evaluation(of, prediction_rows(answers, tasks), Path(folder))
+        write_evaluation(of, answers, Path(folder))
         return (Path(folder) / REPORT_FILE).stat().st_size
 
 

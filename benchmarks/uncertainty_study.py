@@ -139,7 +139,7 @@ class Split:
 def print_tasks(predictor, test: Split, validation: Split) -> None:
     for task in predictor.description.tasks:
         measures, p, y, wrong = test.known(task)
-        rules = predictor.decisions[task]
+        rules = predictor.post_processing.tasks[task]
         mended = rules.calibrator(p)
         groups = test.groups[task][test.labels[task] >= 0]
         print(
@@ -212,7 +212,8 @@ def print_foreign(predictor, dataset, test: Split, foreign: list[str]) -> None:
         """Share that `drifa predict` would show as FOREIGN."""
         if predictor.detector is None:
             return "-"
-        return f"{predictor.detector(predictor.features(pixels, test.present)).foreign.mean():.2f}"
+        scores = predictor.detector(predictor.features(pixels, test.present))
+        return f"{scores.flagged.mean():.2f}"
 
     draw = np.random.default_rng(1)
     names = [spec.name for spec in predictor.description.modalities]
@@ -311,7 +312,10 @@ def draw(predictor, test: Split, path: Path, synthetic: bool) -> None:
     figure, axes = plt.subplots(len(tasks), 2, figsize=(8, 3.4 * len(tasks)), squeeze=False)
     for (left, right), task in zip(axes, tasks, strict=True):
         measures, p, y, wrong = test.known(task)
-        for name, shown in (("raw", p), ("temperature", predictor.decisions[task].calibrator(p))):
+        for name, shown in (
+            ("raw", p),
+            ("temperature", predictor.post_processing.tasks[task].calibrator(p)),
+        ):
             curve = calibration.reliability(shown, y, num_bins=10, binning="mass")
             left.plot(curve.confidence, curve.accuracy, "o-", label=name)
         left.plot([0, 1], [0, 1], "k:", linewidth=1)

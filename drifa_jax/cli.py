@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="drifa",
         description="DRIFA-Net in JAX: fuse medical imaging modalities. Research use only.",
     )
+    command = None
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(
@@ -40,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] == name:
             command = importlib.import_module(f"drifa_jax.commands.{name}")
             command.add_arguments(subparser)
-    options, unknown = parser.parse_known_args(arguments)
+    if getattr(command, "MIXES_FLAGS_AND_PATHS", False):
+        # Flags may stand between paths; a parser of subcommands cannot take them apart itself.
+        chosen = subparsers.choices[arguments[0]]
+        options, unknown = chosen.parse_known_intermixed_args(arguments[1:])
+        options.command = arguments[0]
+    else:
+        options, unknown = parser.parse_known_args(arguments)
     try:
         if getattr(command, "TAKES_OVERRIDES", False):
             options.overrides = parse_overrides(unknown)

@@ -2,7 +2,7 @@
 
 workdir/
   config.json, environment.json     what is ablated
-  <variant>/seed-<k>/               an ordinary run, and scores.npz when it is finished
+  <variant>/seed-<k>/               an ordinary run, and predictions.parquet when it is finished
   ablation.md, .csv, .json          the table of all that is finished
 """
 
@@ -18,26 +18,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
-from drifa_jax.ablate import scores
-from drifa_jax.ablate.scores import Scores
+from drifa_jax.ablate.scores import Scores, scores_of
 from drifa_jax.ablate.variants import Variant
 from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
-from drifa_jax.data.pairing import labelled_parts
 from drifa_jax.data.pipeline import evaluation_batches
-from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
+from drifa_jax.evaluate.testing import tested
 from drifa_jax.predict.restored import save_description
+from drifa_jax.predictions.files import read_predictions
 from drifa_jax.sharding import layout_of
 from drifa_jax.train import run_directory
 from drifa_jax.train.experiment import Experiment, build_experiment
 from drifa_jax.train.loop import train
-from drifa_jax.train.prediction import SplitLogits, SplitPredictor, split_predictor
+from drifa_jax.train.prediction import SplitPredictor, split_predictor
 from drifa_jax.train.program import Program
 
-SCORES_FILE = "scores.npz"
+PREDICTIONS_FILE = "predictions.parquet"
 COST_FILE = "cost.json"
 
 
@@ -51,11 +49,11 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        return (self.folder / SCORES_FILE).is_file()
+        return (self.folder / PREDICTIONS_FILE).is_file()
 
     def scores(self) -> dict[str, Scores]:
         """Task -> what the finished network said of the test records."""
-        return scores.load(self.folder / SCORES_FILE)
+        return scores_of(read_predictions(self.folder / PREDICTIONS_FILE))
 
     def cost(self) -> dict[str, float]:
         """`num_params`, and `seconds` of the attempt that finished."""
@@ -169,21 +167,7 @@ def _train(config: Config, program: _Program, job: Job) -> None:
         }
         run_directory.write_whole(job.folder / COST_FILE, json.dumps(cost) + "\n")
         # Last: its presence says that the job is finished.
-        scores.save(job.folder / SCORES_FILE, tested(dataset.test, split))
-
-
-def tested(source: Source, split: SplitLogits) -> dict[str, Scores]:
-    """Task -> scores of its labelled records, under the ids that all variants share."""
-    by_task = {}
-    for task, logits in split.logits.items():
-        ids, groups = labelled_parts(source, task)
-        by_task[task] = Scores.of_labelled(
-            np.asarray(ids)[split.index],
-            np.asarray(groups)[split.index],
-            split.labels[task],
-            softmax(logits, axis=-1),
-        )
-    return by_task
+        tested(dataset.test, split).write(job.folder / PREDICTIONS_FILE)
 
 
 @dataclasses.dataclass(frozen=True)

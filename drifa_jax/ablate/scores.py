@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from drifa_jax.errors import UserError
-from drifa_jax.whole_files import written_whole
+from drifa_jax.predictions.table import Predictions
 
 
 @dataclass(frozen=True)
@@ -44,32 +39,14 @@ class Scores:
         )
 
 
-def save(path: Path, by_task: Mapping[str, Scores]) -> None:
-    """Writes the scores of one network as `.npz`, whole or not at all."""
-    arrays = {
-        f"{task}/{field}": getattr(scores, field)
-        for task, scores in by_task.items()
-        for field in Scores.__dataclass_fields__
+def scores_of(predictions: Predictions) -> dict[str, Scores]:
+    """Task -> scores of its labelled records, under the ids that all variants share."""
+    return {
+        task: Scores.of_labelled(
+            found.record_ids or predictions.record_ids,
+            predictions.groups_of(task),
+            found.truth,
+            found.probabilities,
+        )
+        for task, found in predictions.tasks.items()
     }
-    with written_whole(path) as partial:
-        np.savez_compressed(partial, **arrays)
-
-
-def load(path: Path) -> dict[str, Scores]:
-    """Task -> scores, as `save` wrote them.
-
-    Raises:
-      UserError: when the file is damaged.
-    """
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = dict(file)
-        tasks = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
-        return {
-            task: Scores(*(arrays[f"{task}/{field}"] for field in Scores.__dataclass_fields__))
-            for task in tasks
-        }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, and the run is tested again."
-        ) from error

@@ -14,6 +14,9 @@ Every RUN is compared with the first. A run that has no evaluation yet is evalua
 metrics.json, differences.csv, figures (PNG and SVG) and report.html."""
 
 
+MIXES_FLAGS_AND_PATHS = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")

@@ -14,6 +14,9 @@ needs no other file and no network. Several run directories are one deep ensembl
 the same command goes on; the folder is there whole or not at all."""
 
 
+MIXES_FLAGS_AND_PATHS = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
@@ -29,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="columns of the records to report by (default: sex, age, site, source where known)",
     )
     parser.add_argument(
-        "--no-decisions", action="store_true", help="no calibration, sets or referral rule"
+        "--no-post-processing",
+        "--no-decisions",
+        action="store_true",
+        help="no calibration, sets or referral rule",
     )
     parser.add_argument(
         "--no-explanations", action="store_true", help="no Grad-CAM gallery and no embedding"
@@ -62,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             num_resamples=options.resamples,
             columns=options.subgroups.split(",") if options.subgroups else None,
-            decisions=not options.no_decisions,
+            post_processing=not options.no_post_processing,
             more_sections=None if options.no_explanations else explanation_sections,
             say=_say,
         )

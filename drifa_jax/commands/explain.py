@@ -16,6 +16,9 @@ ensemble), explanations.json and contributions.csv (Shapley values and leave-one
 A table has no places to map; it has a contribution. Several run directories are one ensemble."""
 
 
+MIXES_FLAGS_AND_PATHS = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("paths", nargs="+", metavar="RUN [RUN...] [IMAGES]", help="see below")
@@ -47,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or Path(runs[0]) / "explanations"
     check_folder(out)
     use_compilation_cache()
-    predictor = load(*runs, num_samples=options.samples, seed=options.seed, decisions=False)
+    predictor = load(*runs, num_samples=options.samples, seed=options.seed, post_processing=False)
     known = predictor.description.tasks
     if options.task and options.task not in known:
         raise UserError(f"--task {options.task}: the network answers {', '.join(known)}.")

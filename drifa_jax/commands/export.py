@@ -8,6 +8,8 @@ from pathlib import Path
 
 from drifa_jax.errors import UserError
 
+MIXES_FLAGS_AND_PATHS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -16,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, help="Monte Carlo samples of each member")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument(
-        "--no-decisions", action="store_true", help="no calibration, sets or referral"
+        "--no-post-processing",
+        "--no-decisions",
+        action="store_true",
+        help="no calibration, sets or referral",
     )
     parser.epilog = (
         "The file needs JAX and NumPy alone: drifa_jax/predict/exported.py reads it and may be "
@@ -42,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         *options.runs,
         num_samples=options.samples,
         seed=options.seed,
-        decisions=not options.no_decisions,
+        post_processing=not options.no_post_processing,
     )
     card, differences = export(predictor, options.out)
     print(
@@ -50,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         f"member(s) x {card['num_samples']} samples, for {', '.join(card['platforms'])}. "
         f"Read back: largest difference of a probability {differences.probability:.1e}"
         + (
-            "; it cannot tell foreign records."
+            "; it cannot tell records out of distribution."
             if differences.distance is None
             else f", of a distance {differences.distance:.1e} of itself."
         ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import unicodedata
 from pathlib import Path
 
 from drifa_jax.errors import UserError
@@ -15,9 +17,25 @@ name belong together), one FOLDER with a subfolder for each modality, or a table
 on DICOM or NIfTI, the files are those (a volume stands for its slices, scan.nii.gz:43 for one);
 a tabular modality is a table with its columns (mri=a.png mri_table=patient.csv).
 Several run directories before the images are one deep ensemble.
-Calibration, prediction sets, the referral threshold and the distance that tells foreign records
-come from the validation split of the run's data. Training saves them in the run; for other flags
-than the defaults, or an ensemble, they are fitted the first time and then read."""
+In the place of runs, a file that `drifa export` wrote (brain.drifa) answers as it was exported.
+Calibration, prediction sets, the referral threshold and the distance that tells records out of
+distribution come from the validation split of the run's data. Training saves them in the run; for
+other flags than the defaults, or an ensemble, they are fitted the first time and then read."""
+
+
+MIXES_FLAGS_AND_PATHS = True
+COLUMNS = ("record", "diagnosis", "probability", "uncertainty", "set", "refer", "p-value")
+MOST_SHOWN = 40
+"""Records that a terminal shows."""
+DEFAULTS = {
+    "samples": None,
+    "seed": 0,
+    "calibration": "temperature",
+    "sets": "lac",
+    "alpha": 0.1,
+    "class_conditional": False,
+    "refer": 0.1,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refer", type=float, default=0.1, help="share of validation records to refer"
     )
     parser.add_argument(
-        "--no-decisions", action="store_true", help="no calibration, sets or referral"
+        "--no-post-processing",
+        "--no-decisions",
+        action="store_true",
+        help="no calibration, sets or referral",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
@@ -72,17 +93,50 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be in (0, 1).")
     # Imported late, so that a wrong flag is answered before JAX loads.
     from drifa_jax.compilation import use_compilation_cache
-    from drifa_jax.predict.decisions import DecisionOptions
     from drifa_jax.predict.inputs import find_cases
-    from drifa_jax.predict.predictor import load
+    from drifa_jax.predictions.files import written
 
     use_compilation_cache()
-    predictor = load(
+    predictor = _predictor(runs, options)
+    cases = find_cases(images, predictor.description.readings)
+    shown = _Shown(predictor)
+    with written(list(outputs.values())) as write:
+        for block in predictor.stream(cases.images, cases.record_ids):
+            write(block)
+            shown.add(block)
+    # Files first: who reads the console may leave before it ends.
+    for path in outputs.values():
+        _say(f"Written: {path}")
+    try:
+        shown.show()
+    except BrokenPipeError:
+        # Python flushes at exit once more, and would complain of the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _predictor(runs: list[str], options: argparse.Namespace):
+    """Of run directories, or of one exported file."""
+    if is_export(runs[0]):
+        from drifa_jax.predict.exported_predictor import ExportedPredictor
+
+        fixed = ("samples", "seed", "calibration", "sets", "alpha", "class_conditional", "refer")
+        for name in fixed:
+            if getattr(options, name) != DEFAULTS[name]:
+                raise UserError(
+                    f"--{name.replace('_', '-')}: {runs[0]} answers as it was exported; export "
+                    "the run again to change that."
+                )
+        return ExportedPredictor(Path(runs[0]), post_processing=not options.no_post_processing)
+    from drifa_jax.post_processing.task import PostProcessingOptions
+    from drifa_jax.predict.predictor import load
+
+    return load(
         *runs,
         num_samples=options.samples,
         seed=options.seed,
-        decisions=not options.no_decisions,
-        options=DecisionOptions(
+        post_processing=not options.no_post_processing,
+        options=PostProcessingOptions(
             calibration=options.calibration,
             conformal=options.sets,
             alpha=options.alpha,
@@ -90,81 +144,135 @@ def run(options: argparse.Namespace) -> int:
             referred_share=options.refer,
         ),
     )
-    cases = find_cases(images, predictor.description.readings)
-    prediction = predictor(cases.images, cases.record_ids)
-    _show(prediction, predictor)
-    for path in outputs.values():
-        prediction.write(path)
-        _say(f"Written: {path}")
-    return 0
+
+
+def is_export(path: str) -> bool:
+    """Whether a path names an exported file, or would."""
+    return Path(path).suffix.lower() == ".drifa" and not Path(path).is_dir()
 
 
 def split_paths(paths: list[str]) -> tuple[list[str], list[str]]:
-    """Leading run directories, and the images after them.
+    """Leading run directories, or one exported file, and the images after them.
 
     Raises:
-      UserError: when the first path is no run directory.
+      UserError: when the first path is neither.
     """
+    if is_export(paths[0]):
+        return paths[:1], paths[1:]
     count = 0
     while count < len(paths) and (Path(paths[count]) / "config.json").is_file():
         count += 1
     if not count:
-        raise UserError(f"{paths[0]} is not a run directory: it has no config.json.")
+        raise UserError(
+            f"{paths[0]} is not a run directory: it has no config.json, nor is it an exported file "
+            "(.drifa)."
+        )
     return paths[:count], paths[count:]
 
 
-COLUMNS = ("record", "diagnosis", "probability", "uncertainty", "set", "refer", "alike")
+class _Shown:
+    """What the console shows: a table of the first records, or plain lines in a pipe."""
 
+    def __init__(self, predictor):
+        self.synthetic = predictor.description.synthetic
+        fitted = predictor.post_processing
+        self.fitted = {} if fitted is None else fitted.tasks
+        self.kept, self.count, self.first = [], 0, None
 
-def _show(prediction, predictor) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    def add(self, block) -> None:
+        self.first = self.first or block
+        self.count += len(block)
+        room = MOST_SHOWN - sum(map(len, self.kept))
+        if not sys.stdout.isatty():
+            self.kept.append(block)
+        elif room > 0:
+            self.kept.append(block.take(range(min(room, len(block)))))
 
-    from drifa_jax.predict.foreign import FOREIGN_BELOW
+    def show(self) -> None:
+        for task, found in self.first.tasks.items():
+            synthetic = " (trained on SYNTHETIC data)" * self.synthetic
+            rows = (row for block in self.kept for row in _rows(block, task))
+            if sys.stdout.isatty():
+                self._table(f"{task}{synthetic}", rows)
+            else:
+                print(f"{printable(task)}{synthetic}\n" + "\t".join(COLUMNS))
+                for row in rows:
+                    print("\t".join(row))
+            for note in _notes(found, self.first, self.fitted.get(task)):
+                print(f"  {printable(note)}")
+        provenance = self.first.provenance
+        print(
+            f"{provenance.num_members} member(s) x {provenance.num_samples} samples. "
+            "Research use only. Not a medical device.",
+            flush=True,
+        )
 
-    console = Console()
-    description = predictor.description
-    for task, of in prediction.tasks.items():
-        table = Table(title=f"{task}" + (" (trained on SYNTHETIC data)" * description.synthetic))
+    def _table(self, title: str, rows) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(printable(title)))
         for column in COLUMNS:
             table.add_column(column, overflow="fold")
-        for row, one in enumerate(prediction.record_ids):
-            names = of.set_of(row)
-            table.add_row(
-                one,
-                of.labels[row],
-                f"{of.probabilities[row].max():.3f}",
-                f"{of.uncertainty.normalised_entropy[row]:.2f}",
-                "-" if names is None else ", ".join(names) or "none fits",
-                "-" if of.refer is None else ("REFER" if of.refer[row] else "no"),
-                _familiarity(prediction.foreign, row),
-            )
-        console.print(table)
-        decisions = predictor.decisions.get(task)
-        if decisions is not None:
-            console.print(
-                f"  Sets hold the truth in {1 - decisions.sets.alpha:.0%} of records like the "
-                f"{decisions.num_validation} validation records. Uncertainty is predictive "
-                "entropy / log(classes).",
-                highlight=False,
-            )
-    if prediction.foreign is not None:
-        console.print(
-            "  Alike: share of validation records at least as far from the known as this one; "
-            f"{FOREIGN_BELOW:.0%} or less is FOREIGN. A large share proves nothing.",
-            highlight=False,
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        if self.count > MOST_SHOWN:
+            print(f"  {MOST_SHOWN} of {self.count:,} records; --csv writes all.")
+
+
+def _rows(block, task: str):
+    """The cells of each record."""
+    found, scores = block[task], block.out_of_distribution
+    names = found.labels
+    for row, record in enumerate(block.record_ids):
+        in_set = found.set_of(row)
+        familiar = "-"
+        if scores is not None:
+            familiar = f"{scores.p_value[row]:.3f}" + " FLAGGED" * bool(scores.flagged[row])
+        cells = (
+            record,
+            names[row],
+            f"{found.probabilities[row].max():.3f}",
+            f"{found.uncertainty.normalised_entropy[row]:.2f}",
+            "-" if in_set is None else ", ".join(in_set) or "none fits",
+            "-" if found.refer is None else ("REFER" if found.refer[row] else "no"),
+            familiar,
         )
-    console.print(
-        f"{prediction.num_members} member(s) x {prediction.num_samples} samples. "
-        "Research use only. Not a medical device.",
-        highlight=False,
+        yield [printable(cell) for cell in cells]
+
+
+def _notes(found, block, fitted):
+    """What a reader of one task's table must know."""
+    if fitted is not None:
+        sets = fitted.sets
+        how = sets.method.upper()
+        if sets.method == "raps":
+            how += f", penalty {sets.penalty:g} beyond {sets.free_classes} classes"
+        yield (
+            f"Sets ({how}) hold the truth in {1 - sets.alpha:.0%} of records like the "
+            f"{sets.num_records} validation records. Uncertainty is predictive entropy / "
+            "log(classes)."
+        )
+    for note in found.notes:
+        yield f"NOTE: {note}."
+    if block.out_of_distribution is not None:
+        from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
+
+        yield (
+            "Conformal p-value: share of validation records at least as far from the known as this "
+            f"one; {FLAGGED_BELOW:.0%} or less is FLAGGED as out of distribution. A large share "
+            "proves nothing."
+        )
+
+
+def printable(text: str) -> str:
+    """Text without control characters and changes of direction, which a terminal would obey."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
     )
-
-
-def _familiarity(scores, row: int) -> str:
-    if scores is None:
-        return "-"
-    return f"{scores.p_value[row]:.3f}" + (" FOREIGN" if scores.foreign[row] else "")
 
 
 def _say(text: str) -> None:

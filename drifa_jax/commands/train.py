@@ -92,15 +92,15 @@ def train_and_test(config: Config, workdir: Path) -> int:
         results = testing.test(experiment, predict, state, workdir)
         for line in testing.summary(results):
             _say(line)
-        _fit_decisions(config, dataset, workdir)
+        _fit_post_processing(config, dataset, workdir)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
     return 0
 
 
-def _fit_decisions(config: Config, dataset, workdir: Path) -> None:
-    """Calibration, sets, thresholds and what tells foreign records, so that prediction need not."""
+def _fit_post_processing(config: Config, dataset, workdir: Path) -> None:
+    """Calibration, sets, thresholds and distances, so that prediction need not fit them."""
     import jax
 
     from drifa_jax.predict.predictor import prepare

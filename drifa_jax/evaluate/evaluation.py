@@ -1,4 +1,4 @@
-"""The evaluation of a run: answers, metrics with intervals, decisions and what they cost."""
+"""The evaluation of a run: metrics with intervals, post-processing and what it costs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES, TaskMetrics, task_metrics
-from drifa_jax.evaluate.records import Answers
 from drifa_jax.evaluate.subgroups import (
     SMALLEST_GROUP,
     Subgroup,
     find_columns,
     subgroup_table,
 )
-from drifa_jax.predict.decisions import REFERRAL_MEASURE, TaskDecisions
-from drifa_jax.predict.prediction import Row, TaskPrediction, decide
+from drifa_jax.post_processing.task import REFERRAL_MEASURE, TaskPostProcessing
+from drifa_jax.predictions.table import Predictions, TaskPredictions
 from drifa_jax.uncertainty.calibration import calibration_metrics
 from drifa_jax.uncertainty.conformal import coverage, mean_size
 from drifa_jax.uncertainty.selective import (
@@ -62,7 +61,7 @@ class TaskEvaluation:
     classes: tuple[str, ...]
     rows: np.ndarray
     labels: np.ndarray
-    answer: TaskPrediction
+    answer: TaskPredictions
     probabilities: np.ndarray
     raw: np.ndarray
     metrics: TaskMetrics
@@ -75,7 +74,7 @@ class TaskEvaluation:
     certainty: CertaintyTable | None
     set_coverage: float | None
     set_size: float | None
-    decisions: TaskDecisions | None
+    decisions: TaskPostProcessing | None
 
     @property
     def entropy(self) -> np.ndarray:
@@ -84,9 +83,11 @@ class TaskEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         return self.metrics.to_json() | {
-            "calibration": {name: dict(of) for name, of in self.calibration.items()},
+            "calibration": {name: dict(found) for name, found in self.calibration.items()},
             "selective": dict(self.selective),
-            "referral_on_test": {f"{share:g}": asdict(of) for share, of in self.referrals.items()},
+            "referral_on_test": {
+                f"{share:g}": asdict(found) for share, found in self.referrals.items()
+            },
             "referral_frozen": None if self.frozen is None else asdict(self.frozen),
             "certainty": None
             if self.certainty is None
@@ -111,9 +112,8 @@ class TaskEvaluation:
 
 
 def evaluate_tasks(
-    answers: Answers,
-    tasks: Mapping[str, Sequence[str]],
-    decisions: Mapping[str, TaskDecisions],
+    predictions: Predictions,
+    post_processing: Mapping[str, TaskPostProcessing],
     *,
     columns: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
@@ -122,9 +122,8 @@ def evaluate_tasks(
     """Every task that has a labelled record.
 
     Args:
-      answers: of the records.
-      tasks: task -> class names.
-      decisions: task -> frozen rules; empty for none.
+      predictions: with what is known of the records.
+      post_processing: task -> what made sets and referrals; empty for none.
       columns: attributes to make subgroups of; None looks for the usual ones.
       num_resamples, seed: of the bootstrap.
 
@@ -133,71 +132,48 @@ def evaluate_tasks(
 
     Test: tests/evaluate/test_evaluation.py.
     """
-    columns = find_columns(answers.attributes, columns)
-    values = {name: [of.get(name, "") for of in answers.attributes] for name in columns}
-    if len({tuple(row) for row in _presence(answers)}) > 1:
+    names = find_columns(list(predictions.attributes), columns)
+    values: dict[str, Sequence[str]] = {name: predictions.attributes[name] for name in names}
+    presence = np.stack(list(predictions.present.values()), 1) if predictions.present else None
+    if presence is not None and len(np.unique(presence, axis=0)) > 1:
         values[MODALITIES_COLUMN] = [
-            " + ".join(name for name, held in zip(answers.present, row, strict=True) if held)
-            for row in _presence(answers)
+            " + ".join(name for name, held in zip(predictions.present, row, strict=True) if held)
+            for row in presence
         ]
-    found = {}
-    for task, classes in tasks.items():
-        if (answers.labels[task] >= 0).any():
-            own = {
-                name: of
-                for name, of in values.items()
-                # `stroke/lesion shows in` says nothing of the tumour.
-                if name.rpartition("/")[0] not in set(tasks) - {task}
-            }
-            found[task] = _evaluate_task(
-                answers, task, classes, decisions.get(task), own, num_resamples, seed
-            )
-    return found
-
-
-def prediction_rows(answers: Answers, tasks: Mapping[str, TaskEvaluation]) -> list[Row]:
-    """One flat row a record: what is known, the answer, and its uncertainty beside it."""
-    columns = list(dict.fromkeys(name for of in answers.attributes for name in of))
-    rows = []
-    called = {task: of.answer.labels for task, of in tasks.items()}
-    for number, one in enumerate(answers.record_ids):
-        row: Row = {"record_id": one, "group_id": answers.group_ids[number]}
-        row |= {name: answers.attributes[number].get(name, "") for name in columns}
-        row |= {f"{name}/present": bool(of[number]) for name, of in answers.present.items()}
-        for task, of in tasks.items():
-            label = int(answers.labels[task][number])
-            if task in answers.task_groups:
-                row[f"{task}/group_id"] = answers.task_groups[task][number]
-            row[f"{task}/true"] = of.classes[label] if label >= 0 else None
-            row[f"{task}/predicted"] = called[task][number]
-            row[f"{task}/right"] = of.classes[label] == called[task][number] if label >= 0 else None
-            row |= of.answer.columns(task, number)
-        rows.append(row)
-    return rows
-
-
-def _presence(answers: Answers) -> np.ndarray:
-    return np.stack(list(answers.present.values()), 1)
+    tasks = predictions.tasks
+    return {
+        task: _evaluate_task(
+            predictions,
+            task,
+            post_processing.get(task),
+            # `stroke/lesion shows in` says nothing of the tumour.
+            {n: v for n, v in values.items() if n.rpartition("/")[0] not in set(tasks) - {task}},
+            num_resamples,
+            seed,
+        )
+        for task, found in tasks.items()
+        if found.truth is not None and (found.truth >= 0).any()
+    }
 
 
 def _evaluate_task(
-    answers: Answers,
+    predictions: Predictions,
     task: str,
-    classes: Sequence[str],
-    decisions: TaskDecisions | None,
+    fitted: TaskPostProcessing | None,
     values: Mapping[str, Sequence[str]],
     num_resamples: int,
     seed: int,
 ) -> TaskEvaluation:
-    answer = decide(classes, answers.uncertainty[task], decisions)
-    all_labels = answers.labels[task]
+    answer = predictions[task]
+    classes, all_labels = answer.classes, answer.truth
     rows = np.flatnonzero(all_labels >= 0)
     y, p = all_labels[rows], answer.probabilities[rows]
-    raw = answers.uncertainty[task].probabilities[rows]
+    raw = answer.uncertainty.probabilities[rows]
     wrong = p.argmax(1) != y
-    entropy = getattr(answers.uncertainty[task], REFERRAL_MEASURE)[rows]
-    groups = list(answers.groups_of(task))
+    entropy = getattr(answer.uncertainty, REFERRAL_MEASURE)[rows]
+    groups = predictions.groups_of(task)
     options = {"num_resamples": num_resamples, "seed": seed}
+    threshold = None if fitted is None else fitted.referral
     return TaskEvaluation(
         classes=tuple(classes),
         rows=rows,
@@ -207,8 +183,8 @@ def _evaluate_task(
         raw=raw,
         metrics=task_metrics(answer.probabilities, all_labels, groups, classes, **options),
         subgroups={
-            column: subgroup_table(answer.probabilities, all_labels, groups, classes, of, **options)
-            for column, of in values.items()
+            column: subgroup_table(answer.probabilities, all_labels, groups, classes, v, **options)
+            for column, v in values.items()
         },
         calibration={"raw": calibration_metrics(raw, y), "shown": calibration_metrics(p, y)},
         wrong=wrong,
@@ -222,11 +198,9 @@ def _evaluate_task(
             share: refer(entropy, wrong, float(np.quantile(entropy, 1 - share)))
             for share in REFERRED_SHARES
         },
-        frozen=None if decisions is None else refer(entropy, wrong, decisions.referral),
-        certainty=None
-        if decisions is None
-        else certainty_table(entropy, wrong, decisions.referral),
-        set_coverage=None if decisions is None else coverage(answer.sets[rows], y),
-        set_size=None if decisions is None else mean_size(answer.sets[rows]),
-        decisions=decisions,
+        frozen=None if threshold is None else refer(entropy, wrong, threshold),
+        certainty=None if threshold is None else certainty_table(entropy, wrong, threshold),
+        set_coverage=None if answer.sets is None else coverage(answer.sets[rows], y),
+        set_size=None if answer.sets is None else mean_size(answer.sets[rows]),
+        decisions=fitted,
     )

@@ -1,8 +1,9 @@
 """The answers of a network to every record of a split, kept chunk by chunk while they are made.
 
-Each chunk is written whole when it is finished. The same evaluation started again reads the
-finished chunks and predicts the rest; an evaluation of other weights, samples or records starts
-afresh. A record's samples depend on its id alone, so that chunks change no digit.
+Each chunk is a predictions table, written whole when it is finished. The same evaluation started
+again reads the finished chunks and predicts the rest; an evaluation of other weights, samples,
+post-processing or records starts afresh. A record's samples depend on its id alone, so that
+chunks change no digit.
 """
 
 from __future__ import annotations
@@ -11,61 +12,22 @@ import hashlib
 import json
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, replace
 from pathlib import Path
-
-import numpy as np
 
 from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.pairing import labelled_parts
-from drifa_jax.data.record import MISSING_LABEL, Source, stack_records
+from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predict.streaming import read_blocks
+from drifa_jax.predictions.files import read_predictions
+from drifa_jax.predictions.table import Predictions, joined
 from drifa_jax.train.run_directory import write_whole
-from drifa_jax.uncertainty.measures import Uncertainty
-from drifa_jax.whole_files import written_whole
 
 RECORDS_A_CHUNK = 256
 PLAN_FILE = "plan.json"
-MEASURES = tuple(one.name for one in fields(Uncertainty))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a network says of `n` records, beside what is known of them.
-
-    Attributes:
-      record_ids, group_ids: names.
-      attributes: column -> text of each record.
-      present: modality -> `[n]` bool.
-      labels: task -> `[n]`, negative where missing.
-      uncertainty: task -> measures `[n]` of the samples, uncalibrated.
-      network_seconds: time that the network took, without reading the images.
-      reading_seconds: time that reading and decoding took.
-      num_resumed: records whose answers an interrupted evaluation had left.
-      task_groups: task -> groups of the records that its labels belong to, where strangers are
-        paired: a pair's own group is that of two people, and no patient would recur in it.
-    """
-
-    record_ids: tuple[str, ...]
-    group_ids: tuple[str, ...]
-    attributes: tuple[Mapping[str, str], ...]
-    present: Mapping[str, np.ndarray]
-    labels: Mapping[str, np.ndarray]
-    uncertainty: Mapping[str, Uncertainty]
-    network_seconds: float
-    reading_seconds: float
-    num_resumed: int
-    task_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def groups_of(self, task: str) -> tuple[str, ...]:
-        """Groups `[n]` to resample for a task."""
-        return self.task_groups.get(task, self.group_ids)
-
-    def __len__(self) -> int:
-        return len(self.record_ids)
 
 
 def answer_records(
@@ -75,7 +37,7 @@ def answer_records(
     *,
     records_a_chunk: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Answers:
+) -> tuple[Predictions, int]:
     """Predicts all records of a source, going on where an earlier attempt stopped.
 
     Args:
@@ -85,79 +47,74 @@ def answer_records(
       records_a_chunk: lost at most by an interruption; `RECORDS_A_CHUNK` when None.
       progress: called with the records done and their number.
 
+    Returns:
+      The predictions, and how many of them an interrupted evaluation had left.
+
     Test: tests/evaluate/test_records.py.
     """
     if not len(source):
         raise UserError(f"{source.description} holds no records.")
     count = len(source)
-    records_a_chunk = records_a_chunk or RECORDS_A_CHUNK
-    ids = tuple(source.record_id(i) for i in range(count))
-    _prepare_folder(folder, _plan(predictor, source, ids, records_a_chunk))
+    size = records_a_chunk or RECORDS_A_CHUNK
+    ids = [source.record_id(i) for i in range(count)]
+    _prepare_folder(folder, _plan(predictor, source, ids, size))
     chunks, num_resumed = [], 0
-    for start in range(0, count, records_a_chunk):
-        rows = range(start, min(start + records_a_chunk, count))
-        path = folder / f"chunk-{start:08d}.npz"
+    for start in range(0, count, size):
+        path = folder / f"chunk-{start:08d}.parquet"
+        rows = range(start, min(start + size, count))
         chunk = _saved_chunk(path)
         if chunk is None:
             chunk = _answer_chunk(predictor, source, rows)
-            _save_chunk(path, chunk)
+            chunk.write(path)
         else:
             num_resumed += len(rows)
         chunks.append(chunk)
         progress(rows.stop, count)
-    joined = {
-        name: np.concatenate([chunk[name] for chunk in chunks])
-        for name in chunks[0]
-        if not name.startswith("seconds/")
-    }
+    return with_source(joined(chunks), source), num_resumed
+
+
+def with_source(predictions: Predictions, source: Source) -> Predictions:
+    """Predictions of all records of a source, with what it knows of them beside."""
+    count = len(source)
     group_ids = tuple(source.group_id(i) for i in range(count))
-    return Answers(
-        record_ids=ids,
+    attributes = [attributes_of(source, i) for i in range(count)]
+    tasks = {}
+    for task, found in predictions.tasks.items():
+        ids, groups = (tuple(names) for names in labelled_parts(source, task))
+        tasks[task] = replace(
+            found,
+            record_ids=None if ids == predictions.record_ids else ids,
+            group_ids=None if groups == group_ids else groups,
+        )
+    return replace(
+        predictions,
+        tasks=tasks,
         group_ids=group_ids,
-        attributes=tuple(attributes_of(source, i) for i in range(count)),
-        present={m.name: joined[f"present/{m.name}"] for m in predictor.description.modalities},
-        labels={task: joined[f"label/{task}"] for task in predictor.description.tasks},
-        uncertainty={
-            task: Uncertainty(**{name: joined[f"{name}/{task}"] for name in MEASURES})
-            for task in predictor.description.tasks
+        attributes={
+            name: tuple(values.get(name, "") for values in attributes)
+            for name in dict.fromkeys(name for values in attributes for name in values)
         },
-        network_seconds=float(sum(chunk["seconds/network"] for chunk in chunks)),
-        reading_seconds=float(sum(chunk["seconds/reading"] for chunk in chunks)),
-        num_resumed=num_resumed,
-        task_groups={
-            task: tuple(groups)
-            for task in predictor.description.tasks
-            if (groups := labelled_parts(source, task)[1]) != list(group_ids)
-        },
+        provenance=replace(
+            predictions.provenance,
+            split="test",
+            data=source.description,
+            synthetic=predictions.provenance.synthetic or source.synthetic,
+        ),
     )
 
 
-def _answer_chunk(
-    predictor: Predictor, source: Source, rows: Sequence[int]
-) -> dict[str, np.ndarray]:
+def _answer_chunk(predictor: Predictor, source: Source, rows: range) -> Predictions:
     began = time.perf_counter()
-    records = [source[index] for index in rows]
-    pixels, present = stack_records(records, predictor.description.modalities)
-    labels = {
-        task: np.array([record.labels.get(task, MISSING_LABEL) for record in records], np.int32)
-        for task in predictor.description.tasks
-    }
+    pixels, present, labels, names = next(
+        read_blocks(predictor.description, source, start=rows.start, size=len(rows))
+    )
     read = time.perf_counter()
-    names = [record.record_id for record in records]
-    uncertainty = predictor.uncertainty(pixels, present, names)
+    found = predictor.predict(pixels, present, names)
     done = time.perf_counter()
-    return (
-        {f"present/{name}": of for name, of in present.items()}
-        | {f"label/{task}": of for task, of in labels.items()}
-        | {
-            f"{name}/{task}": getattr(of, name)
-            for task, of in uncertainty.items()
-            for name in MEASURES
-        }
-        | {
-            "seconds/reading": np.float64(read - began),
-            "seconds/network": np.float64(done - read),
-        }
+    return replace(
+        found,
+        tasks={task: replace(answer, truth=labels[task]) for task, answer in found.tasks.items()},
+        seconds={"reading": read - began, "network": done - read},
     )
 
 
@@ -165,48 +122,41 @@ def _plan(
     predictor: Predictor, source: Source, ids: Sequence[str], records_a_chunk: int
 ) -> dict[str, object]:
     """Everything that the answers depend on."""
+    fitted = predictor.post_processing
+    tasks = {} if fitted is None else fitted.tasks
+    frozen = {task: found.to_json() for task, found in tasks.items()}
     return {
-        "runs": [str(run.resolve()) for run in predictor.restored.runs],
-        "steps": list(predictor.restored.steps),
-        "num_samples": predictor.num_samples,
-        "seed": predictor.seed,
+        "provenance": asdict(predictor.provenance),
+        "post_processing": _digest(json.dumps(frozen, sort_keys=True)),
         "data": source.description,
-        "records": hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
+        "records": _digest("\n".join(ids)),
         "num_records": len(ids),
         "records_a_chunk": records_a_chunk,
     }
 
 
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def _prepare_folder(folder: Path, plan: Mapping[str, object]) -> None:
     path = folder / PLAN_FILE
+    text = json.dumps(plan, indent=2) + "\n"
     try:
-        if path.is_file() and json.loads(path.read_text()) == plan:
+        if path.is_file() and path.read_bytes() == text.encode():
             return
-    except ValueError:
-        pass  # a plan that cannot be read is none
-    try:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        write_whole(path, json.dumps(plan, indent=2) + "\n")
+        write_whole(path, text)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from error
 
 
-def _save_chunk(path: Path, chunk: Mapping[str, np.ndarray]) -> None:
-    try:
-        with written_whole(path) as partial:
-            np.savez(partial, **chunk)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}).") from error
-
-
-def _saved_chunk(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        # Opened here, because NumPy leaves the file of a damaged archive open.
-        with path.open("rb") as file, np.load(file) as stored:
-            return dict(stored)
-    except FileNotFoundError:
+def _saved_chunk(path: Path) -> Predictions | None:
+    if not path.is_file():
         return None
-    except (OSError, ValueError, zipfile.BadZipFile):
+    try:
+        return read_predictions(path)
+    except UserError:
         return None  # a damaged chunk is predicted again

@@ -72,28 +72,27 @@ class Subgroup:
         return {
             "num_records": self.num_records,
             "num_groups": self.num_groups,
-            "metrics": {name: of.to_json() for name, of in self.metrics.items()},
+            "metrics": {name: found.to_json() for name, found in self.metrics.items()},
         }
 
 
-def find_columns(attributes: Sequence[Mapping[str, str]], asked: Sequence[str] | None) -> list[str]:
+def find_columns(held: Sequence[str], asked: Sequence[str] | None) -> list[str]:
     """The columns of the records to make subgroups of.
 
     Args:
-      attributes: of each record.
+      held: names of all columns.
       asked: columns that must be there; None looks for sex, age, site and source.
 
     Raises:
       UserError: listing what the records have, where one that was asked for is missing.
     """
-    held = list(dict.fromkeys(name for of in attributes for name in of))
     if asked is None:
-        spellings = {one for several in KNOWN_COLUMNS.values() for one in several}
+        spellings = {name for several in KNOWN_COLUMNS.values() for name in several}
         # In paired sets of strangers a column is named `modality/column`.
         return [name for name in held if name.rsplit("/", 1)[-1].lower() in spellings]
     found = []
     for name in asked:
-        same = [one for one in held if name in (one, one.rsplit("/", 1)[-1])]
+        same = [column for column in held if name in (column, column.rsplit("/", 1)[-1])]
         if not same:
             listed = f"they have {', '.join(held)}" if held else "they have no columns"
             raise UserError(
@@ -139,20 +138,20 @@ def subgroup_table(
 
     Test: tests/evaluate/test_subgroups.py.
     """
-    labels, of_record = np.asarray(labels), np.asarray(groups, dtype=str)
+    labels, group = np.asarray(labels), np.asarray(groups, dtype=str)
     names = np.asarray(subgroup_values(values))
     known = labels >= 0
     rows = []
     for name in sorted(set(names[known].tolist()), key=_order):
         chosen = known & (names == name)
-        num_groups = len(np.unique(of_record[chosen]))
+        num_groups = len(np.unique(group[chosen]))
         if num_groups < SMALLEST_GROUP:
             rows.append(Subgroup(name, None, None, {}))
             continue
         found = task_metrics(
             probabilities[chosen],
             labels[chosen],
-            of_record[chosen].tolist(),
+            group[chosen].tolist(),
             classes,
             num_resamples=num_resamples,
             seed=seed,

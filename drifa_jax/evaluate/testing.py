@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, xlogy
+from scipy.special import softmax
 
-from drifa_jax.data.pairing import labelled_parts
+from drifa_jax.data.record import Source
 from drifa_jax.evaluate.intervals import task_metrics
+from drifa_jax.evaluate.records import with_source
+from drifa_jax.predictions.files import written
+from drifa_jax.predictions.table import Predictions, Provenance, from_member_probabilities
 from drifa_jax.processes import is_first
 from drifa_jax.train.experiment import Experiment
-from drifa_jax.train.prediction import SplitPredictor
+from drifa_jax.train.prediction import SplitLogits, SplitPredictor
 from drifa_jax.train.run_directory import RESULTS_FILE, write_whole
 from drifa_jax.train.state import TrainState
 
-PREDICTIONS_FILE = "predictions.csv"
+PREDICTIONS_FILES = ("predictions.csv", "predictions.parquet")
 IN_SUMMARY = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
@@ -32,7 +34,7 @@ IN_SUMMARY = {
 def test(
     experiment: Experiment, predict: SplitPredictor, state: TrainState, workdir: Path
 ) -> dict[str, Any]:
-    """Predicts the test records and writes `metrics.json` and `predictions.csv`.
+    """Predicts the test records and writes `metrics.json` and the predictions.
 
     Args:
       experiment: whose test records are predicted.
@@ -45,30 +47,44 @@ def test(
     """
     source = experiment.dataset.test
     split = predict.split(state.params, state.statistics, source, experiment.config.eval.batch_size)
-    probabilities = {
-        task: np.exp(log_softmax(logits, axis=-1)) for task, logits in split.logits.items()
-    }
+    steps = tuple(np.atleast_1d(np.asarray(state.step)).tolist())
+    predictions = tested(source, split, steps=steps)
     results = {
         "synthetic": source.synthetic,
         "data": source.description,
         "split": "test",
-        "num_records": len(split.index),
+        "num_records": len(predictions),
         "best_step": np.asarray(state.step).tolist(),
         "tasks": {
-            task.name: task_metrics(
-                probabilities[task.name],
-                split.labels[task.name],
-                np.asarray(labelled_parts(source, task.name)[1])[split.index],
-                task.classes,
+            task: task_metrics(
+                found.probabilities, found.truth, predictions.groups_of(task), found.classes
             ).to_json()
-            for task in source.tasks
+            for task, found in predictions.tasks.items()
         },
     }
     if is_first():
-        rows = _rows(source, split, probabilities)
-        write_whole(workdir / PREDICTIONS_FILE, _as_csv(rows))
+        with written([workdir / name for name in PREDICTIONS_FILES]) as write:
+            write(predictions)
         write_whole(workdir / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def tested(source: Source, split: SplitLogits, *, steps: tuple[int, ...] = ()) -> Predictions:
+    """The answers of a network, without dropout, to every record of a source."""
+    tasks = {}
+    for task in source.tasks:
+        members = softmax(np.asarray(split.member_logits[task.name], np.float64), axis=-1)
+        found = from_member_probabilities(task.classes, members)
+        tasks[task.name] = dataclasses.replace(found, truth=split.labels[task.name])
+    num_members = len(next(iter(split.member_logits.values())))
+    return with_source(
+        Predictions(
+            tuple(source.record_id(index) for index in split.index.tolist()),
+            tasks,
+            Provenance(steps=steps, num_members=num_members),
+        ),
+        source,
+    )
 
 
 def summary(results: dict[str, Any]) -> Iterator[str]:
@@ -85,31 +101,3 @@ def _figure(interval: dict[str, Any]) -> str:
         return "undefined"
     reach = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
     return f"{interval['value']:.3f}{reach}"
-
-
-def _rows(source, split, probabilities) -> Iterator[dict[str, Any]]:
-    """Truth, call, probabilities and predictive entropy (nats) of each record."""
-    for row, index in enumerate(split.index.tolist()):
-        line: dict[str, Any] = {"record_id": source.record_id(index)}
-        for task in source.tasks:
-            p = probabilities[task.name][row]
-            label = int(split.labels[task.name][row])
-            line[f"{task.name}/true"] = task.classes[label] if label >= 0 else ""
-            line[f"{task.name}/predicted"] = task.classes[int(p.argmax())]
-            line |= {
-                f"{task.name}/p({name})": f"{value:.6f}"
-                for name, value in zip(task.classes, p, strict=True)
-            }
-            line[f"{task.name}/predictive_entropy"] = f"{-xlogy(p, p).sum():.6f}"
-        yield line
-
-
-def _as_csv(rows: Iterator[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(text, fieldnames=list(row))
-            writer.writeheader()
-        writer.writerow(row)
-    return text.getvalue()

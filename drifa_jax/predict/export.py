@@ -16,17 +16,17 @@ import numpy as np
 
 from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
+from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
 from drifa_jax.predict.exported import (
     CARD,
-    FOREIGN,
     FORMAT,
     FUNCTION,
+    OUT_OF_DISTRIBUTION,
     PARAMETERS,
     ExportError,
     card_digest,
     load_exported,
 )
-from drifa_jax.predict.foreign import FOREIGN_BELOW
 from drifa_jax.predict.predictor import Predictor, fused_features
 from drifa_jax.predict.reading import Reading
 from drifa_jax.uncertainty.mc_dropout import make_sampler
@@ -38,7 +38,7 @@ TOLERANCE = 1e-5
 of float32 convolutions that are compiled for another batch size."""
 
 DISTANCE_TOLERANCE = 1e-3
-"""Largest relative difference of a distance that tells foreign records: whitening magnifies the
+"""Largest relative difference of a distance from known records: whitening magnifies the
 rounding above in directions in which features hardly vary."""
 
 
@@ -69,8 +69,8 @@ def export(predictor: Predictor, path: Path) -> tuple[dict[str, Any], Difference
         FUNCTION: program,
         PARAMETERS: _packed({f"p{i}": leaf for i, leaf in enumerate(parameters)}),
     }
-    if predictor.detector is not None:
-        parts[FOREIGN] = _packed(predictor.detector.to_arrays())
+    if (detector := predictor.detector) is not None:
+        parts[OUT_OF_DISTRIBUTION] = _packed(detector.to_arrays())
     card = _card(predictor)
     card["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
     card["card_sha256"] = card_digest(card)
@@ -113,16 +113,16 @@ def verify(predictor: Predictor, path: Path) -> Differences:
             f"{path}: the exported network differs from the live one by {difference:.1e} in a "
             f"probability, more than {TOLERANCE:.0e}; it was not kept."
         )
-    detector = predictor.detector
-    if (detector is None) != (answers.foreign is None):
-        raise UserError(f"{path}: only one of file and live network tells foreign records.")
+    detector, scores = predictor.detector, answers.out_of_distribution
+    if (detector is None) != (scores is None):
+        raise UserError(f"{path}: only one of file and live network measures distances.")
     if detector is None:
         return Differences(difference, None)
     distance = detector(predictor.features(pixels, present)).distance
-    relative = float(np.max(np.abs(answers.foreign.distance / distance - 1)))
+    relative = float(np.max(np.abs(scores.distance / distance - 1)))
     # Rounding may carry a distance past that of a validation record, but no further.
     most, least = (detector.p_value(distance * (1 + d * DISTANCE_TOLERANCE)) for d in (-1, 1))
-    p = answers.foreign.p_value
+    p = scores.p_value
     if not (relative <= DISTANCE_TOLERANCE and (least <= p).all() and (p <= most).all()):
         raise UserError(
             f"{path}: the exported network differs from the live one by {relative:.1e} of a "
@@ -178,7 +178,7 @@ def _modality_card(spec: ModalitySpec | TabularSpec, reading: Reading) -> dict[s
 
 def _card(predictor: Predictor) -> dict[str, Any]:
     restored, description = predictor.restored, predictor.description
-    rules = predictor.decisions
+    fitted = {} if predictor.post_processing is None else predictor.post_processing.tasks
     return {
         "format": FORMAT,
         "notice": "Research use only. Not a medical device.",
@@ -193,17 +193,18 @@ def _card(predictor: Predictor) -> dict[str, Any]:
         "tasks": {
             task: {
                 "classes": list(classes),
-                "decisions": rules[task].to_json() if task in rules else None,
+                "post_processing": fitted[task].to_json() if task in fitted else None,
             }
             for task, classes in description.tasks.items()
         },
-        "foreign": None
-        if predictor.detector is None
+        "out_of_distribution": None
+        if (detector := predictor.detector) is None
         else {
             "measure": "squared Mahalanobis distance a fused feature, without dropout",
-            "num_validation": len(predictor.detector.known),
-            "foreign_below": FOREIGN_BELOW,
+            "num_validation": len(detector.known),
+            "flagged_below": FLAGGED_BELOW,
         },
+        "identity": predictor.identity,
         "num_members": predictor.num_members,
         "num_samples": predictor.num_samples,
         "seed": predictor.seed,

@@ -4,13 +4,13 @@
     network = load_exported("brain.drifa")
     answer = network({"mri": mri, "ct": ct}, record_ids=["a", "b"])   # uint8 [b, h, w, c]
     answer["tumour"].probabilities, answer["tumour"].predicted
-    answer.foreign.p_value                          # None where the export cannot tell
+    answer.out_of_distribution.p_value              # None where the export cannot tell
 
 This file may be copied beside an exported network and used without the package. An export is a
 zip archive of `card.json` (what it is), `function.stablehlo` (the program, by `jax.export`),
-`parameters.npz` and, where the predictor told foreign records, `foreign.npz` (the distance, and
-those of validation records); the card holds the SHA-256 of the others. Exports of the first
-format hold no distance, and are read as such.
+`parameters.npz` and, where the predictor told records out of distribution,
+`out_of_distribution.npz` (the distance, and those of validation records); the card holds the
+SHA-256 of the others and of itself. Exports of the first two formats are read as well.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = "drifa-export-2"
-READ_FORMATS = ("drifa-export-1", FORMAT)
+FORMAT = "drifa-export-3"
+OLDER_FORMATS = ("drifa-export-1", "drifa-export-2")
 CARD, FUNCTION, PARAMETERS = "card.json", "function.stablehlo", "parameters.npz"
-FOREIGN = "foreign.npz"
+OUT_OF_DISTRIBUTION = "out_of_distribution.npz"
+OLDER_NAMES = {"foreign.npz": OUT_OF_DISTRIBUTION}
+
+LARGEST_RATIO, ROOM = 20, 64 * 2**20
+"""A container may declare `ROOM` bytes more than `LARGEST_RATIO` times its size: programs and
+initial weights are compressed well, but a file that grows a thousandfold is no export."""
+
 SMALLEST_PROBABILITY = 1e-12
 
 
@@ -45,11 +51,11 @@ class Answer:
 
     Attributes:
       classes: names, in the order of the axis `k`.
-      probabilities: `[b, k]`, calibrated where the export holds rules.
+      probabilities: `[b, k]`, calibrated where the export holds a calibration.
       predicted: name of the most probable class of each record.
       predictive_entropy, expected_entropy, mutual_information: `[b]`, nats, before calibration.
-      sets: `[b, k]` bool, prediction sets; None without rules.
-      refer: `[b]` bool; None without rules.
+      sets: `[b, k]` bool, prediction sets; None without post-processing.
+      refer: `[b]` bool; None without a threshold.
       samples: `[e, s, b, k]`.
     """
 
@@ -65,18 +71,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class ForeignScores:
+class DistanceScores:
     """How far `b` records are from what the network knows.
 
     Attributes:
       distance: `[b]`, squared Mahalanobis distance a fused feature, mean over members.
       p_value: `[b]`, share of validation records that are as far, in (0, 1].
-      foreign: `[b]` bool, whether that share is as small as the card's `foreign_below`.
+      flagged: `[b]` bool, whether that share is as small as the card's `flagged_below`.
     """
 
     distance: np.ndarray
     p_value: np.ndarray
-    foreign: np.ndarray
+    flagged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,13 @@ class Answers(Mapping[str, Answer]):
 
     Attributes:
       tasks: task -> answer.
-      foreign: how unlike the validation records each record is; None where the export was made
-        without rules, of too few validation records, or in the first format.
+      out_of_distribution: how unlike the validation records each record is; None where the
+        export was made without post-processing, of too few validation records, or in the first
+        format.
     """
 
     tasks: Mapping[str, Answer]
-    foreign: ForeignScores | None = None
+    out_of_distribution: DistanceScores | None = None
 
     def __getitem__(self, task: str) -> Answer:
         return self.tasks[task]
@@ -109,7 +116,7 @@ class ExportedNetwork:
       card: as in the file.
       program: as serialised by `jax.export`.
       parameters: leaves of parameters and statistics.
-      distance: arrays of the distance that tells foreign records; None where there is none.
+      distance: arrays of the distance from validation records; None where there is none.
     """
 
     def __init__(
@@ -137,7 +144,7 @@ class ExportedNetwork:
         record_ids: Sequence[str] | None = None,
         present: Mapping[str, np.ndarray] | None = None,
     ) -> Answers:
-        """Answers by task, and how foreign each record is.
+        """Answers by task, and how far each record is from those that the network knows.
 
         Args:
           images: modality -> uint8 `[b, h, w, c]` at the size in the card; of a table, float32
@@ -161,21 +168,22 @@ class ExportedNetwork:
             drawn, features = drawn
         return Answers(
             {task: self._answer(task, np.asarray(p, np.float64)) for task, p in drawn.items()},
-            None if features is None else self._foreign(np.asarray(features, np.float64)),
+            None if features is None else self._distances(np.asarray(features, np.float64)),
         )
 
-    def _foreign(self, features: np.ndarray) -> ForeignScores:
+    def _distances(self, features: np.ndarray) -> DistanceScores:
         """Scores of fused features `[e, b, d]`."""
-        of, known = self._distance, self._distance["known"]
+        arrays, known = self._distance, self._distance["known"]
         squared = []
         for member, x in enumerate(features):
-            whitening = of[f"whitening_{member}"]
-            from_centres = (x @ whitening)[:, None] - (of[f"means_{member}"] @ whitening)[None]
+            whitening = arrays[f"whitening_{member}"]
+            from_centres = (x @ whitening)[:, None] - (arrays[f"means_{member}"] @ whitening)[None]
             squared.append(np.min(np.sum(from_centres**2, -1), 1))
         distance = np.mean(squared, 0) / features.shape[-1]
         as_far = len(known) - np.searchsorted(known, distance, side="left")
         p_value = (as_far + 1) / (len(known) + 1)
-        return ForeignScores(distance, p_value, p_value <= self.card["foreign"]["foreign_below"])
+        below = self.card["out_of_distribution"]["flagged_below"]
+        return DistanceScores(distance, p_value, p_value <= below)
 
     def _read(self, images, given_present):
         specs = self.card["modalities"]
@@ -224,17 +232,18 @@ class ExportedNetwork:
     def _answer(self, task: str, samples: np.ndarray) -> Answer:
         if not np.isfinite(samples).all():
             raise ValueError(f"The answer to {task!r} is not finite.")
-        of = self.card["tasks"][task]
+        facts = self.card["tasks"][task]
         samples = samples / samples.sum(-1, keepdims=True)
         mean = samples.mean((0, 1))
         total, expected = _entropy(mean), _entropy(samples).mean((0, 1))
-        rules = of["decisions"]
+        fitted = facts["post_processing"]
         shown, sets, refer = mean, None, None
-        if rules is not None:
-            shown = _calibrated(mean, rules["calibration"])
-            sets = _sets(mean, rules["conformal"])
-            refer = total > rules["referral"]["threshold"]
-        classes = tuple(of["classes"])
+        if fitted is not None:
+            shown = _calibrated(mean, fitted["calibration"])
+            sets = _sets(mean, fitted["conformal"])
+            threshold = fitted["referral"]["threshold"]
+            refer = None if threshold is None else total > threshold
+        classes = tuple(facts["classes"])
         return Answer(
             classes,
             shown,
@@ -256,32 +265,21 @@ def load_exported(path: str | Path) -> ExportedNetwork:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if names - {FOREIGN} != {CARD, FUNCTION, PARAMETERS}:
-                raise ExportError(f"{path}: is a zip archive, but no exported network.")
-            card = json.loads(archive.read(CARD))
-            parts = {name: archive.read(name) for name in names - {CARD}}
+        card, parts = _opened(path)
+        leaves = _arrays(parts[PARAMETERS])
+        parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
+        distance = None
+        if OUT_OF_DISTRIBUTION in parts:
+            arrays = _arrays(parts[OUT_OF_DISTRIBUTION])
+            distance = {name: x.astype(np.float64) for name, x in arrays.items()}
     except FileNotFoundError as error:
         raise ExportError(f"{path}: there is no such file.") from error
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        if isinstance(error, ExportError):
-            raise
-        raise ExportError(f"{path}: is no exported network, or is damaged ({error}).") from error
-    if not isinstance(card, dict) or card.get("format") not in READ_FORMATS:
-        raise ExportError(f"{path}: is no export of the formats {' and '.join(READ_FORMATS)}.")
-    if card.get("card_sha256") != card_digest(card):
-        raise ExportError(f"{path}: {CARD} is not what was exported; the file was changed.")
-    if missing := sorted(set(card["sha256"]) - set(parts)):
-        raise ExportError(f"{path}: {missing[0]} is missing; the file was changed.")
-    for name, data in sorted(parts.items()):
-        if hashlib.sha256(data).hexdigest() != card["sha256"].get(name):
-            raise ExportError(f"{path}: {name} is not what was exported; the file was changed.")
-    leaves = _arrays(parts[PARAMETERS])
-    parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
-    distance = None
-    if FOREIGN in parts:
-        distance = {n: x.astype(np.float64) for n, x in _arrays(parts[FOREIGN]).items()}
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from error
+    except Exception as error:  # of zip, zlib, JSON and NumPy, each with errors of its own
+        raise ExportError(
+            f"{path}: is no exported network, or is damaged ({error}); copy or export it again."
+        ) from error
     try:
         return ExportedNetwork(card, parts[FUNCTION], parameters, distance)
     except ExportError as error:
@@ -293,6 +291,57 @@ def load_exported(path: str | Path) -> ExportedNetwork:
         ) from error
 
 
+def _opened(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The card, in the newest form, and the checked parts by their newest names."""
+    with zipfile.ZipFile(path) as archive:
+        _check_size(archive, path.stat().st_size)
+        names = [entry.filename for entry in archive.infolist()]
+        if {OLDER_NAMES.get(n, n) for n in names} - {OUT_OF_DISTRIBUTION} != {
+            CARD,
+            FUNCTION,
+            PARAMETERS,
+        } or len(set(names)) != len(names):
+            raise ExportError("is a zip archive, but no exported network.")
+        card = json.loads(archive.read(CARD))
+        parts = {name: archive.read(name) for name in names if name != CARD}
+    if not isinstance(card, dict) or card.get("format") not in (*OLDER_FORMATS, FORMAT):
+        raise ExportError(f"is no export of the formats {', '.join((*OLDER_FORMATS, FORMAT))}.")
+    if card.get("card_sha256") != card_digest(card):
+        raise ExportError(f"{CARD} is not what was exported; the file was changed.")
+    if missing := sorted(set(card["sha256"]) - set(parts)):
+        raise ExportError(f"{missing[0]} is missing; the file was changed.")
+    for name, data in sorted(parts.items()):
+        if hashlib.sha256(data).hexdigest() != card["sha256"].get(name):
+            raise ExportError(f"{name} is not what was exported; the file was changed.")
+    return _newest(card), {OLDER_NAMES.get(name, name): data for name, data in parts.items()}
+
+
+def _newest(card: dict[str, Any]) -> dict[str, Any]:
+    """A card of an older format in the words of this one."""
+    if card["format"] == FORMAT:
+        return card
+    older = card.get("foreign")
+    return card | {
+        "tasks": {
+            task: {"classes": facts["classes"], "post_processing": facts["decisions"]}
+            for task, facts in card["tasks"].items()
+        },
+        "out_of_distribution": None
+        if older is None
+        else {
+            "num_validation": older["num_validation"],
+            "flagged_below": older["foreign_below"],
+        },
+    }
+
+
+def _check_size(archive: zipfile.ZipFile, held: int) -> None:
+    """Refuses what would grow beyond reason, before anything of it is allocated."""
+    declared = sum(entry.file_size for entry in archive.infolist())
+    if declared > LARGEST_RATIO * held + ROOM:
+        raise ExportError(f"declares {declared:,} bytes in {held:,}; no export does.")
+
+
 def card_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a card without its own digest."""
     text = json.dumps({k: v for k, v in card.items() if k != "card_sha256"}, sort_keys=True)
@@ -300,8 +349,24 @@ def card_digest(card: Mapping[str, Any]) -> str:
 
 
 def _arrays(packed: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-        return dict(arrays)
+    """The arrays of an `.npz`, whose headers may not declare more than the file holds."""
+    found = {}
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        _check_size(archive, len(packed))
+        for entry in archive.infolist():
+            data = io.BytesIO(archive.read(entry))
+            version = np.lib.format.read_magic(data)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = read_header(data)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ExportError(f"{entry.filename} declares an array that it does not hold.")
+            values = np.frombuffer(data.read(), dtype)
+            order = "F" if fortran else "C"
+            found[entry.filename.removesuffix(".npy")] = values.reshape(shape, order=order)
+    return found
 
 
 def _words(record_ids: Sequence[str]) -> np.ndarray:
@@ -318,29 +383,29 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def _calibrated(p: np.ndarray, rules: Mapping[str, Any]) -> np.ndarray:
-    of, logs = rules["constants"], np.log(np.maximum(p, SMALLEST_PROBABILITY))
-    if rules["method"] == "temperature":
-        return _softmax(logs / of["temperature"])
-    if rules["method"] == "vector":
-        return _softmax(np.asarray(of["scale"]) * logs + np.asarray(of["shift"]))
-    if rules["method"] == "isotonic":
-        curves = [np.interp(p[..., k], x, y) for k, (x, y) in enumerate(of["knots"])]
+def _calibrated(p: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray:
+    constants, logs = fitted["constants"], np.log(np.maximum(p, SMALLEST_PROBABILITY))
+    if fitted["method"] == "temperature":
+        return _softmax(logs / constants["temperature"])
+    if fitted["method"] == "vector":
+        return _softmax(np.asarray(constants["scale"]) * logs + np.asarray(constants["shift"]))
+    if fitted["method"] == "isotonic":
+        curves = [np.interp(p[..., k], x, y) for k, (x, y) in enumerate(constants["knots"])]
         raw = np.stack(curves, -1)
         total = raw.sum(-1, keepdims=True)
         return np.where(total > 0, raw / np.where(total > 0, total, 1.0), p)
     return p
 
 
-def _sets(p: np.ndarray, rules: Mapping[str, Any]) -> np.ndarray:
-    thresholds = np.array([math.inf if t is None else t for t in rules["thresholds"]])
-    if rules["method"] == "lac":
+def _sets(p: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray:
+    thresholds = np.array([math.inf if t is None else t for t in fitted["thresholds"]])
+    if fitted["method"] == "lac":
         return 1.0 - p <= thresholds
     order = np.argsort(-p, axis=1, kind="stable")
     ranked = np.cumsum(np.take_along_axis(p, order, 1), 1)
-    if rules["method"] == "raps":
-        beyond = np.arange(1, p.shape[1] + 1) - rules["free_classes"]
-        ranked = ranked + rules["penalty"] * np.maximum(beyond, 0)
+    if fitted["method"] == "raps":
+        beyond = np.arange(1, p.shape[1] + 1) - fitted["free_classes"]
+        ranked = ranked + fitted["penalty"] * np.maximum(beyond, 0)
     scores = np.empty_like(ranked)
     np.put_along_axis(scores, order, ranked, 1)
     return scores <= thresholds

@@ -7,8 +7,8 @@ prediction["tumour"].labels, prediction["tumour"].uncertainty.predictive_entropy
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -16,42 +16,38 @@ import numpy as np
 
 from drifa_jax.compilation import compiler_options
 from drifa_jax.data.dataset import open_dataset
+from drifa_jax.data.pairing import groups_of
 from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.models.pixels import scale_pixels
-from drifa_jax.predict.decisions import DecisionOptions, TaskDecisions
-from drifa_jax.predict.foreign import ForeignDetector
-from drifa_jax.predict.prediction import Prediction, decide
-from drifa_jax.predict.reading import Item, read_item
+from drifa_jax.post_processing import saved
+from drifa_jax.post_processing.out_of_distribution import DistanceDetector
+from drifa_jax.post_processing.saved import PostProcessing
+from drifa_jax.post_processing.task import PostProcessingOptions
+from drifa_jax.predict.identity import identity_of
 from drifa_jax.predict.restored import Description, Restored, restore
-from drifa_jax.predict.rules import fit_rules, read_rules, rules_path, save_rules
+from drifa_jax.predict.streaming import Arrays, Images, read_blocks, read_images, stream
+from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
 from drifa_jax.rng import root_key
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sampling_mesh
-from drifa_jax.uncertainty.measures import Uncertainty, from_samples
+from drifa_jax.uncertainty.measures import Uncertainty, concatenated, from_samples
 
 LARGEST_BATCH = 16
-"""Records predicted together; smaller batches are padded to a power of two."""
-
-Images = Mapping[str, Sequence[Item] | np.ndarray]
+"""Records that are answered together: fewer than that, and dispatching them costs more."""
 
 
 class Predictor:
-    """A trained network, or an ensemble, that answers for images.
-
-    Calling it with images by modality returns a `Prediction`. The same images under the same
-    names give the same answer, whatever is predicted beside them.
+    """Answers, their uncertainty and, with post-processing, sets and referrals.
 
     Args:
-      restored: the members.
+      restored: network, parameters and the shape of the data.
       num_samples: Monte Carlo samples of each member.
-      seed: of the samples.
-      decisions: task -> frozen rules; empty for none.
+      seed: of the samples; the same seed gives the same answer.
+      post_processing: what was fitted on the validation split; None for bare answers.
 
     Attributes:
       description: modalities (with the size that images are brought to) and tasks.
-      decisions: task -> frozen rules.
-      detector: tells foreign records; None without rules, or where validation was too small.
     """
 
     def __init__(
@@ -60,17 +56,17 @@ class Predictor:
         *,
         num_samples: int,
         seed: int = 0,
-        decisions: Mapping[str, TaskDecisions] | None = None,
+        post_processing: PostProcessing | None = None,
     ):
         if num_samples < 1:
             raise UserError(f"The number of samples is {num_samples}; it must be at least 1.")
         self.restored = restored
         self.description: Description = restored.description
         self.num_samples, self.seed = num_samples, seed
-        self.decisions = dict(decisions or {})
-        self.detector: ForeignDetector | None = None
+        self.post_processing = post_processing
         self._features = jax.jit(
-            lambda *of: fused_features(restored.network, *of), compiler_options=compiler_options()
+            lambda *state: fused_features(restored.network, *state),
+            compiler_options=compiler_options(),
         )
         sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
@@ -81,7 +77,17 @@ class Predictor:
     def num_members(self) -> int:
         return len(self.restored.steps)
 
-    def __call__(self, images: Images, record_ids: Sequence[str] | None = None) -> Prediction:
+    @property
+    def detector(self) -> DistanceDetector | None:
+        """Tells records out of distribution; None where nothing was fitted for it."""
+        return None if self.post_processing is None else self.post_processing.detector
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the weights and of what they read and answer."""
+        return identity_of(self.restored)
+
+    def __call__(self, images: Images, record_ids: Sequence[str] | None = None) -> Predictions:
         """Answers for records.
 
         Args:
@@ -96,64 +102,60 @@ class Predictor:
         Raises:
           UserError: naming the modality or the image that does not fit.
         """
-        pixels, present = self.read(images)
-        count = len(next(iter(present.values())))
-        if record_ids is None:
-            record_ids = fingerprints(pixels, present)
-        if len(record_ids) != count:
-            raise UserError(f"There are {count} records but {len(record_ids)} names.")
+        return joined(list(self.stream(images, record_ids)))
+
+    def stream(
+        self, images: Images, record_ids: Sequence[str] | None = None
+    ) -> Iterator[Predictions]:
+        """The same block by block, so that few images are held at once."""
+        return stream(self.predict, self.description, images, record_ids)
+
+    def predict(self, pixels: Arrays, present: Arrays, record_ids: Sequence[str]) -> Predictions:
+        """Answers for records at the network's size, as `read` gives them."""
         uncertainty = self.uncertainty(pixels, present, record_ids)
-        scores = None if self.detector is None else self.detector(self.features(pixels, present))
-        return Prediction(
+        fitted = self.post_processing
+        detector = self.detector
+        return Predictions(
             tuple(record_ids),
             {
-                task: decide(classes, uncertainty[task], self.decisions.get(task))
+                task: task_predictions(
+                    classes, uncertainty[task], None if fitted is None else fitted.tasks.get(task)
+                )
                 for task, classes in self.description.tasks.items()
             },
-            self.num_members,
-            self.num_samples,
-            scores,
+            self.provenance,
+            None if detector is None else detector(self.features(pixels, present)),
+            present=present,
         )
 
-    def read(self, images: Images) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    @property
+    def provenance(self) -> Provenance:
+        """Of answers, without what is known of their records."""
+        fitted = self.post_processing
+        return Provenance(
+            runs=tuple(str(run) for run in self.restored.runs),
+            identity=self.identity,
+            steps=tuple(self.restored.steps),
+            num_members=self.num_members,
+            num_samples=self.num_samples,
+            seed=self.seed,
+            post_processing="" if fitted is None else fitted.fitted_on,
+            synthetic=self.description.synthetic,
+        )
+
+    def read(self, images: Images) -> tuple[Arrays, Arrays]:
         """Pixels `[b, h, w, c]` uint8 (of tables, features) and presence `[b]` bool by modality."""
-        specs = {spec.name: spec for spec in self.description.modalities}
-        if unknown := [name for name in images if name not in specs]:
-            raise UserError(
-                f"The modalities {unknown} are unknown; this network reads {list(specs)}."
-            )
-        counts = {name: len(of) for name, of in images.items()}
-        if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
-            raise UserError(
-                f"Every modality needs one image (or None) a record, of at least one record; "
-                f"got {counts or 'no images'}."
-            )
-        count = next(iter(counts.values()))
-        pixels, present = {}, {}
-        for name, spec in specs.items():
-            given = images.get(name, [None] * count)
-            present[name] = np.array([image is not None for image in given])
-            pixels[name] = np.stack(
-                [
-                    read_item(item, spec, self.description.readings[name], f"{name} {row}")
-                    for row, item in enumerate(given)
-                ]
-            )
-        self._check_present(present)
-        return pixels, present
+        return read_images(self.description, images)
 
     def uncertainty(
-        self,
-        pixels: Mapping[str, np.ndarray],
-        present: Mapping[str, np.ndarray],
-        record_ids: Sequence[str],
+        self, pixels: Arrays, present: Arrays, record_ids: Sequence[str]
     ) -> dict[str, Uncertainty]:
         """Measures by task of records at the network's size, uncalibrated."""
         samples = self.samples(pixels, present, record_ids)
         for task, p in samples.items():
             bad = ~np.isfinite(p).all((0, 1, 3))
             if bad.any():
-                names = [one for one, is_bad in zip(record_ids, bad, strict=True) if is_bad]
+                names = [name for name, is_bad in zip(record_ids, bad, strict=True) if is_bad]
                 raise UserError(
                     f"The network's answer to {task!r} is not finite for {', '.join(names[:5])}"
                     f"{' and others' if len(names) > 5 else ''}; the run is not usable."
@@ -161,59 +163,42 @@ class Predictor:
         return {task: from_samples(p) for task, p in samples.items()}
 
     def samples(
-        self,
-        pixels: Mapping[str, np.ndarray],
-        present: Mapping[str, np.ndarray],
-        record_ids: Sequence[str],
+        self, pixels: Arrays, present: Arrays, record_ids: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Probabilities `[e, s, b, k]` by task."""
         words = record_words(record_ids)
         key = root_key(self.seed)
         state = self.restored.params, self.restored.statistics
         parts = []
-        for rows, filled in _batches(len(words)):
+        for rows, filled in batches(len(words)):
             masked = self._masks(present, filled)
-            images = {name: of[filled] for name, of in pixels.items()}
+            images = {name: x[filled] for name, x in pixels.items()}
             drawn = self._sampler(*state, images, key, words[filled], None, masked)
             parts.append({task: np.asarray(p)[:, :, : len(rows)] for task, p in drawn.items()})
         return {task: np.concatenate([part[task] for part in parts], 2) for task in parts[0]}
 
-    def features(
-        self, pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
+    def features(self, pixels: Arrays, present: Arrays) -> np.ndarray:
         """Fused features `[e, b, d]` without dropout."""
         state = self.restored.params, self.restored.statistics
         parts = []
-        for rows, filled in _batches(len(next(iter(present.values())))):
-            images = {name: of[filled] for name, of in pixels.items()}
+        for rows, filled in batches(len(next(iter(present.values())))):
+            images = {name: x[filled] for name, x in pixels.items()}
             fused = self._features(*state, images, self._masks(present, filled))
             parts.append(np.asarray(fused)[:, : len(rows)])
         return np.concatenate(parts, 1)
 
-    def _masks(self, present: Mapping[str, np.ndarray], rows: np.ndarray):
+    def _masks(self, present: Arrays, rows: np.ndarray):
         if not self.description.may_lack_modalities:
             return None
-        return {name: of[rows] for name, of in present.items()}
-
-    def _check_present(self, present: Mapping[str, np.ndarray]) -> None:
-        nothing = ~np.any(list(present.values()), axis=0)
-        if nothing.any():
-            raise UserError(f"Record {int(np.argmax(nothing))} has no image in any modality.")
-        lacking = [name for name, of in present.items() if not of.all()]
-        if lacking and not self.description.may_lack_modalities:
-            raise UserError(
-                f"Some records lack {' and '.join(lacking)}, but this network was trained on "
-                "records that hold every modality. Give all images, or train with "
-                "--config.data.pairing=by_task."
-            )
+        return {name: held[rows] for name, held in present.items()}
 
 
 def load(
     *runs: str | Path,
     num_samples: int | None = None,
     seed: int = 0,
-    decisions: bool = True,
-    options: DecisionOptions | None = None,
+    post_processing: bool = True,
+    options: PostProcessingOptions | None = None,
 ) -> Predictor:
     """The predictor of a run, or the deep ensemble of several.
 
@@ -224,9 +209,10 @@ def load(
       runs: run directories; several make an ensemble.
       num_samples: Monte Carlo samples of each member; the run's own setting when None.
       seed: of the samples.
-      decisions: whether to calibrate and decide. The rules are read from the first run or, at
-        the first time, fitted on the validation split of its data and saved there.
-      options: how rules are fitted, when they are.
+      post_processing: whether to calibrate, refer and make prediction sets. What that takes is
+        read from the first run or, at the first time, fitted on the validation split of its data
+        and saved there; what was fitted for other weights is never used.
+      options: how it is fitted, when it is.
 
     Raises:
       UserError: naming the directory or file that is missing, damaged or does not fit.
@@ -234,13 +220,13 @@ def load(
     restored = restore(runs)
     num_samples = num_samples or restored.config.uncertainty.num_mc_samples
     predictor = Predictor(restored, num_samples=num_samples, seed=seed)
-    if decisions:
-        _give_rules(predictor, options or DecisionOptions())
+    if post_processing:
+        _post_process(predictor, options or PostProcessingOptions())
     return predictor
 
 
 def prepare(run: str | Path, validation: Source) -> None:
-    """Fits the rules of a finished run and saves them in it, so that `load` reads them.
+    """Fits the post-processing of a finished run and saves it there, so that `load` reads it.
 
     Args:
       run: its directory.
@@ -251,22 +237,50 @@ def prepare(run: str | Path, validation: Source) -> None:
     """
     restored = restore([run])
     predictor = Predictor(restored, num_samples=restored.config.uncertainty.num_mc_samples)
-    _give_rules(predictor, DecisionOptions(), validation)
+    _post_process(predictor, PostProcessingOptions(), validation)
 
 
-def _give_rules(
-    predictor: Predictor, options: DecisionOptions, validation: Source | None = None
+def _post_process(
+    predictor: Predictor, options: PostProcessingOptions, validation: Source | None = None
 ) -> None:
-    """Saved rules or, the first time, those fitted on validation records (of the run's data)."""
-    path = rules_path(predictor, options)
-    rules = read_rules(path, predictor.description.tasks)
-    if rules is None:
+    """What was saved or, the first time, what is fitted on validation records."""
+    run, tasks = predictor.restored.runs[0], predictor.description.tasks
+    path = saved.path_in(run, predictor.identity, predictor.num_samples, predictor.seed, options)
+    found = saved.read(path, tasks, predictor.identity)
+    if found is None:
         if validation is None:
             validation = open_dataset(predictor.restored.config.data).validation
-        save_rules(fit_rules(predictor, validation, options), path)
+        saved.save(fit_post_processing(predictor, validation, options), path)
         # Read back: the first answer is then that of every later one, to the last bit.
-        rules = read_rules(path, predictor.description.tasks)
-    predictor.decisions, predictor.detector = dict(rules.decisions), rules.detector
+        found = saved.read(path, tasks, predictor.identity)
+    predictor.post_processing = found
+
+
+def fit_post_processing(
+    predictor: Predictor, validation: Source, options: PostProcessingOptions
+) -> PostProcessing:
+    """The post-processing of a network from records that it was not trained on.
+
+    Raises:
+      UserError: where they say too little.
+    """
+    tasks = predictor.description.tasks
+    found = []
+    for pixels, present, labels, names in read_blocks(predictor.description, validation):
+        uncertainty = predictor.uncertainty(pixels, present, names)
+        found.append((uncertainty, labels, predictor.features(pixels, present), present))
+    uncertainties, labels, features, present = zip(*found, strict=True)
+    return saved.fit(
+        {task: concatenated([part[task] for part in uncertainties]) for task in tasks},
+        {task: np.concatenate([part[task] for part in labels]) for task in tasks},
+        tasks,
+        np.concatenate(features, 1),
+        {name: np.concatenate([part[name] for part in present]) for name in present[0]},
+        [groups_of(validation, row) for row in range(len(validation))],
+        options,
+        fitted_on=f"validation split of {validation.description}",
+        identity=predictor.identity,
+    )
 
 
 def fused_features(
@@ -285,19 +299,7 @@ def fused_features(
     return jax.lax.map(of_member, (params, statistics))
 
 
-def fingerprints(pixels: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> list[str]:
-    """A name for each record made of its pixels: the same picture has the same name anywhere."""
-    names = []
-    for row in range(len(next(iter(present.values())))):
-        digest = hashlib.blake2b(digest_size=6)
-        for name in sorted(pixels):
-            if present[name][row]:
-                digest.update(name.encode() + np.ascontiguousarray(pixels[name][row]).tobytes())
-        names.append(f"image-{digest.hexdigest()}")
-    return names
-
-
-def _batches(count: int):
+def batches(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of each batch, and the same with the last repeated to fill the one compiled shape."""
     size = min(LARGEST_BATCH, 1 << (count - 1).bit_length())
     for start in range(0, count, size):

@@ -16,7 +16,7 @@ from drifa_jax.evaluate.comparison import TaskComparison, compare_task, holm
 from drifa_jax.evaluate.facts import machine
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES, TaskMetrics, task_metrics
 from drifa_jax.evaluate.metrics import SCALARS
-from drifa_jax.predict.prediction import WRITERS
+from drifa_jax.predictions.files import write_csv
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
     Block,
@@ -267,7 +267,7 @@ def write_comparison(of: Comparison, out: Path) -> None:
         with folder_replaced(out) as fresh:
             document = json.dumps(of.to_json(), indent=2, allow_nan=False) + "\n"
             write_whole(fresh / METRICS_FILE, document)
-            WRITERS[".csv"](_difference_rows(of), fresh / "differences.csv")
+            write_csv(_difference_rows(of), fresh / "differences.csv")
             made = [make(of, fresh / FIGURES_FOLDER) for make in SECTIONS]
             page = render(
                 " against ".join([of.runs[0].name, ", ".join(run.name for run in of.runs[1:])]),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from drifa_jax.errors import UserError
-from drifa_jax.predict.prediction import WRITERS, Row
+from drifa_jax.predictions.files import written
+from drifa_jax.predictions.table import Predictions
 from drifa_jax.report.blocks import Section
 from drifa_jax.report.checklists import claim, tripod_ai
 from drifa_jax.report.evaluated import Evaluated
@@ -45,13 +46,13 @@ def metrics_document(of: Evaluated) -> dict[str, Any]:
 
 
 def write_evaluation(
-    of: Evaluated, rows: Sequence[Row], folder: Path, *, extra: Sequence[Section] = ()
+    of: Evaluated, predictions: Predictions, folder: Path, *, extra: Sequence[Section] = ()
 ) -> None:
     """Fills a folder; the report comes last.
 
     Args:
       of: what was evaluated.
-      rows: one for each record.
+      predictions: of every test record.
       folder: to be filled.
       extra: sections that come before those on subgroups, such as explanations.
     """
@@ -62,8 +63,8 @@ def write_evaluation(
     write_whole(
         folder / METRICS_FILE, json.dumps(metrics_document(of), indent=2, allow_nan=False) + "\n"
     )
-    for name in PREDICTIONS:
-        WRITERS[Path(name).suffix](list(rows), folder / name)
+    with written([folder / name for name in PREDICTIONS]) as write:
+        write(predictions)
     page = render(
         f"Evaluation of {of.name}",
         f"DRIFA-Net on {of.num_records:,} test records: {of.data.splits['test'].description}",

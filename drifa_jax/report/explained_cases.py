@@ -13,7 +13,7 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.explain.explanation import Explanation
-from drifa_jax.predict.prediction import WRITERS
+from drifa_jax.predictions.files import write_csv
 from drifa_jax.report.explanations import map_pictures
 from drifa_jax.report.html import RESEARCH_NOTE
 from drifa_jax.report.panels import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP
@@ -48,7 +48,7 @@ def write_explanations(
             for one, name in zip(found, names, strict=True):
                 drawn = explanation_png(one, num_members=num_members, synthetic=synthetic)
                 (fresh / name).write_bytes(drawn)
-            WRITERS[".csv"]([row for one in found for row in rows(one)], fresh / CONTRIBUTIONS_FILE)
+            write_csv([row for one in found for row in rows(one)], fresh / CONTRIBUTIONS_FILE)
             text = json.dumps(document, indent=2, allow_nan=False) + "\n"
             write_whole(fresh / EXPLANATIONS_FILE, text)
     except OSError as error:

@@ -11,13 +11,13 @@ import numpy as np
 
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.record import Source, TabularSpec, stack_records
-from drifa_jax.evaluate.records import Answers
 from drifa_jax.explain.embedding import FEWEST_RECORDS, embed, fused_features
 from drifa_jax.explain.explanation import RecordMap
 from drifa_jax.explain.gallery import CELLS, Example, gallery
 from drifa_jax.explain.gates import gate_rows, gates
-from drifa_jax.predict.prediction import WRITERS
 from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predictions.files import write_csv
+from drifa_jax.predictions.table import Predictions
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
     Block,
@@ -48,7 +48,7 @@ SIDE = 176
 def explanation_sections(
     predictor: Predictor,
     dataset: Dataset,
-    answers: Answers,
+    answers: Predictions,
     evaluated: Evaluated,
     folder: Path,
 ) -> list[Section]:
@@ -114,7 +114,7 @@ def map_pictures(
 
 
 def _gallery(
-    predictor: Predictor, source: Source, answers: Answers, evaluated: Evaluated
+    predictor: Predictor, source: Source, answers: Predictions, evaluated: Evaluated
 ) -> Section:
     text = (
         "Grad-CAM colours what raised the class that was called: warm is more. "
@@ -132,7 +132,7 @@ def _gallery(
         text += " A table has no places to map; its values stand with the case."
     blocks: list[Block] = [Prose(text)]
     for task in evaluated.tasks:
-        examples = gallery(predictor, source, task, uncertainty=answers.uncertainty[task])
+        examples = gallery(predictor, source, task, uncertainty=answers[task].uncertainty)
         for cell in CELLS:
             cases = [example_case(e, predictor.num_members) for e in examples if e.cell == cell]
             if cases:
@@ -157,7 +157,7 @@ def _gates(predictor: Predictor, source: Source, evaluated: Evaluated, folder: P
     if not table:
         return Section("gates", "Gates of the attention")
     folder.mkdir(parents=True, exist_ok=True)
-    WRITERS[".csv"](table, folder / "gates.csv")
+    write_csv(table, folder / "gates.csv")
     drawn = [
         panels.gates_panel(table, quantity, title, folder, synthetic=evaluated.synthetic)
         for quantity, title in (
@@ -174,7 +174,7 @@ def _gates(predictor: Predictor, source: Source, evaluated: Evaluated, folder: P
 
 
 def _embedding(
-    predictor: Predictor, source: Source, answers: Answers, evaluated: Evaluated, folder: Path
+    predictor: Predictor, source: Source, answers: Predictions, evaluated: Evaluated, folder: Path
 ) -> Section:
     count = min(len(answers), MOST_EMBEDDED)
     if count < FEWEST_RECORDS:
@@ -185,7 +185,7 @@ def _embedding(
         panels.embedding_panel(
             task,
             place,
-            answers.labels[task][rows],
+            answers[task].truth[rows],
             found.classes,
             folder,
             synthetic=evaluated.synthetic,

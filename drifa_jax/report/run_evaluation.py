@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.errors import UserError
-from drifa_jax.evaluate.evaluation import evaluate_tasks, prediction_rows
+from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.facts import (
     machine,
     measure_cost,
@@ -19,8 +19,9 @@ from drifa_jax.evaluate.facts import (
     training_environment,
 )
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES
-from drifa_jax.evaluate.records import Answers, answer_records
+from drifa_jax.evaluate.records import answer_records
 from drifa_jax.predict.predictor import Predictor, load
+from drifa_jax.predictions.table import Predictions
 from drifa_jax.report.blocks import Section
 from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.evaluation_report import (
@@ -33,7 +34,7 @@ from drifa_jax.train.run_directory import saved_config
 from drifa_jax.whole_files import folder_replaced
 
 EVALUATION_FOLDER = "evaluation"
-MoreSections = Callable[[Predictor, Dataset, Answers, Evaluated, Path], Sequence[Section]]
+MoreSections = Callable[[Predictor, Dataset, Predictions, Evaluated, Path], Sequence[Section]]
 
 
 def evaluate_run(
@@ -44,7 +45,7 @@ def evaluate_run(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
     columns: Sequence[str] | None = None,
-    decisions: bool = True,
+    post_processing: bool = True,
     more_sections: MoreSections | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -60,7 +61,7 @@ def evaluate_run(
       seed: of samples and resamples.
       num_resamples: of the bootstrap.
       columns: attributes of the records to make subgroups of; None looks for the usual ones.
-      decisions: whether to calibrate, refer and make prediction sets.
+      post_processing: whether to calibrate, refer and make prediction sets.
       more_sections: what else goes into the report, such as
         `explanations.explanation_sections`; its figures go into the last argument.
       say: told about progress.
@@ -76,25 +77,25 @@ def evaluate_run(
     check_replaceable(out)
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist.")
-    predictor = load(*runs, num_samples=num_samples, seed=seed, decisions=decisions)
+    predictor = load(*runs, num_samples=num_samples, seed=seed, post_processing=post_processing)
     config = predictor.restored.config
     dataset = open_dataset(config.data)
     _check_tasks(predictor, dataset, runs[0])
     with _only_one(out):
         partial = out.with_name(f".{out.name}.partial")
-        answers = answer_records(
+        predictions, num_resumed = answer_records(
             predictor,
             dataset.test,
             partial,
             progress=lambda done, total: say(f"predicted {done} of {total} test records"),
         )
-        if answers.num_resumed:
-            say(f"{answers.num_resumed} of them had been predicted before an interruption")
+        if num_resumed:
+            say(f"{num_resumed} of them had been predicted before an interruption")
         say(f"{num_resamples} resamples, figures and report")
+        fitted = predictor.post_processing
         tasks = evaluate_tasks(
-            answers,
-            predictor.description.tasks,
-            predictor.decisions,
+            predictions,
+            {} if fitted is None else fitted.tasks,
             columns=columns,
             num_resamples=num_resamples,
             seed=seed,
@@ -109,12 +110,12 @@ def evaluate_run(
             steps=predictor.restored.steps,
             num_samples=predictor.num_samples,
             seed=seed,
-            num_records=len(answers),
+            num_records=len(predictions),
             tasks=tasks,
             data=summarise_data(dataset, config.data),
             cost=measure_cost(
                 predictor,
-                seconds_per_record=answers.network_seconds / len(answers),
+                seconds_per_record=predictions.seconds["network"] / len(predictions),
                 training=training_cost(runs),
             ),
             learning=read_metrics(runs[0]),
@@ -125,12 +126,11 @@ def evaluate_run(
             with folder_replaced(out) as fresh:
                 figures = fresh / FIGURES_FOLDER
                 extra = (
-                    more_sections(predictor, dataset, answers, evaluated, figures)
+                    more_sections(predictor, dataset, predictions, evaluated, figures)
                     if more_sections
                     else ()
                 )
-                rows = prediction_rows(answers, tasks)
-                write_evaluation(evaluated, rows, fresh, extra=extra)
+                write_evaluation(evaluated, predictions, fresh, extra=extra)
         except OSError as error:
             raise UserError(f"{out} cannot be written ({error.strerror}).") from error
         shutil.rmtree(partial, ignore_errors=True)

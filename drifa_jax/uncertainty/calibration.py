@@ -20,6 +20,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
 BINNINGS = ("width", "mass")
+LARGEST_LOG_TEMPERATURE = 4.0
+PSEUDO_RECORDS, ENOUGH_RECORDS = 10.0, 200
+"""Weight of what the network says itself beside few records; none beside `ENOUGH_RECORDS`."""
 SMALLEST_PROBABILITY = 1e-12
 """Logarithms are taken of no less: a certain error costs 27.6 nats, not infinity."""
 
@@ -129,19 +132,37 @@ class Calibrator:
     def to_json(self) -> dict[str, Any]:
         return {"method": self.method, "constants": dict(self.constants)}
 
+    @property
+    def at_its_bound(self) -> bool:
+        """Whether the fit ended where its search had to stop: its optimum is unknown then."""
+        if self.method != "temperature":
+            return False
+        return abs(np.log(self.constants["temperature"])) > LARGEST_LOG_TEMPERATURE - 1e-3
+
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Calibrator:
-        """Raises ValueError where the values are not those of a calibrator."""
+    def from_json(cls, values: Mapping[str, Any], num_classes: int | None = None) -> Calibrator:
+        """Raises ValueError where the values are not those of a calibrator of `num_classes`."""
         method, constants = values.get("method"), values.get("constants")
         if method not in METHODS or not isinstance(constants, Mapping):
             raise ValueError(f"{dict(values)!r} does not describe a calibration.")
         if missing := [name for name in METHODS[method].names if name not in constants]:
             raise ValueError(f"the calibration {method!r} lacks {', '.join(missing)}.")
+        try:
+            METHODS[method].check(constants, num_classes)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the calibration {method!r} is impossible: {error}") from error
         return cls(method, dict(constants))
 
 
-def fit_calibrator(method: str, probabilities: np.ndarray, labels: np.ndarray) -> Calibrator:
+def fit_calibrator(
+    method: str,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+) -> Calibrator:
     """A calibrator fitted on validation records.
+
+    Of few records the fit is shrunk towards no change: beside them it sees up to
+    `PSEUDO_RECORDS` that come true exactly as often as the network says.
 
     Args:
       method: "none", "temperature", "vector" or "isotonic".
@@ -160,19 +181,25 @@ def fit_calibrator(method: str, probabilities: np.ndarray, labels: np.ndarray) -
             f"All {len(y)} labelled validation records are of class {int(y[0])}; a calibration "
             "needs two classes."
         )
-    return Calibrator(method, METHODS[method].fit(p, y))
+    share = PSEUDO_RECORDS * max(1 - len(y) / ENOUGH_RECORDS, 0.0) / len(y)
+    truth = (np.eye(p.shape[1])[y] + share * p) / (1 + share)
+    return Calibrator(method, METHODS[method].fit(p, truth))
 
 
 class _Nothing:
     names = ()
 
     @staticmethod
-    def fit(p, y):
+    def fit(p, truth):
         return {}
 
     @staticmethod
     def apply(p, constants):
         return p
+
+    @staticmethod
+    def check(constants, num_classes):
+        pass
 
 
 class _Temperature:
@@ -181,20 +208,32 @@ class _Temperature:
     names = ("temperature",)
 
     @staticmethod
-    def fit(p, y):
+    def fit(p, truth):
         logs = _log(p)
 
         def loss(log_temperature):
-            logits = logs / np.exp(log_temperature)
-            return -np.mean(log_softmax(logits, 1)[np.arange(len(y)), y])
+            return -np.mean(np.sum(truth * log_softmax(logs / np.exp(log_temperature), 1), 1))
 
         # Bounds far beyond any real network, so that separable validation data stays finite.
-        found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6})
+        found = minimize_scalar(
+            loss,
+            bounds=(-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE),
+            method="bounded",
+            options={"xatol": 1e-6},
+        )
         return {"temperature": float(np.exp(found.x))}
 
     @staticmethod
     def apply(p, constants):
         return softmax(_log(p) / constants["temperature"], -1)
+
+    @staticmethod
+    def check(constants, num_classes):
+        low, high = np.exp([-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE])
+        if not low <= float(constants["temperature"]) <= high:
+            raise ValueError(
+                f"the temperature is {constants['temperature']}, not from {low:.3f} to {high:.1f}"
+            )
 
 
 class _Vector:
@@ -206,9 +245,8 @@ class _Vector:
     names = ("scale", "shift")
 
     @staticmethod
-    def fit(p, y):
+    def fit(p, truth):
         logs, (n, k) = _log(p), p.shape
-        truth = np.eye(k)[y]
 
         def loss(theta):
             scale, shift = theta[:k], theta[k:]
@@ -230,6 +268,14 @@ class _Vector:
             np.asarray(constants["scale"]) * _log(p) + np.asarray(constants["shift"]), -1
         )
 
+    @staticmethod
+    def check(constants, num_classes):
+        scale, shift = (np.asarray(constants[name], float) for name in ("scale", "shift"))
+        if scale.ndim != 1 or scale.shape != shift.shape or num_classes not in (None, len(scale)):
+            raise ValueError("scale and shift need one number for each class")
+        if not np.isfinite([scale, shift]).all():
+            raise ValueError("scale and shift must be finite")
+
 
 class _Isotonic:
     """Each class's probability through its own increasing curve, then shares of their sum."""
@@ -237,11 +283,11 @@ class _Isotonic:
     names = ("knots",)
 
     @staticmethod
-    def fit(p, y):
+    def fit(p, truth):
         knots = []
         for k in range(p.shape[1]):
             curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-            curve.fit(p[:, k], (y == k).astype(float))
+            curve.fit(p[:, k], truth[:, k])
             knots.append([curve.X_thresholds_.tolist(), curve.y_thresholds_.tolist()])
         return {"knots": knots}
 
@@ -252,6 +298,17 @@ class _Isotonic:
         total = np.sum(raw, -1, keepdims=True)
         # Where every curve says zero, what went in is the best that is known.
         return np.where(total > 0, raw / np.where(total > 0, total, 1.0), p)
+
+    @staticmethod
+    def check(constants, num_classes):
+        knots = constants["knots"]
+        if num_classes not in (None, len(knots)):
+            raise ValueError("a curve for each class is needed")
+        for x, y in knots:
+            both = np.asarray([x, y], float)
+            inside = (both >= -1e-9) & (both <= 1 + 1e-9)
+            if not both.size or not inside.all() or (np.diff(both) < 0).any():
+                raise ValueError("the knots of a curve must increase within 0 and 1")
 
 
 METHODS = {"none": _Nothing, "temperature": _Temperature, "vector": _Vector, "isotonic": _Isotonic}

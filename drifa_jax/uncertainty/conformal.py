@@ -25,6 +25,9 @@ import numpy as np
 from drifa_jax.uncertainty.calibration import labelled
 
 METHODS = ("lac", "aps", "raps")
+PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
+"""Of RAPS, to choose from."""
+FEWEST_FOR_RAPS = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class ConformalSets:
       num_records: labelled validation records that they were fitted on.
       penalty, free_classes: of RAPS: added to the score for each class beyond the first
         `free_classes`.
+      randomised: whether they were fitted with `uniform`, and so need it.
     """
 
     method: str
@@ -47,15 +51,22 @@ class ConformalSets:
     num_records: int
     penalty: float = 0.0
     free_classes: int = 0
+    randomised: bool = False
 
     def __call__(self, probabilities: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
         """Membership `[n, k]` bool.
 
         Args:
           probabilities: `[n, k]`.
-          uniform: `[n]` in [0, 1), for the exact coverage of APS and RAPS; None leaves their
-            randomisation out, which makes sets larger, never smaller, and repeatable.
+          uniform: `[n]` in [0, 1), for the exact coverage of APS and RAPS, where they were
+            fitted with it; without, sets are larger, never smaller, and repeatable.
+
+        Raises:
+          ValueError: for other classes, or where sets fitted with `uniform` are asked for without:
+            they would miss the truth more often than promised.
         """
+        if self.randomised and uniform is None:
+            raise ValueError("The sets were fitted with uniform numbers and need them.")
         p = np.asarray(probabilities, np.float64)
         if p.ndim != 2 or p.shape[1] != len(self.thresholds):
             raise ValueError(
@@ -75,13 +86,21 @@ class ConformalSets:
         return asdict(self) | {"thresholds": finite}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ConformalSets:
+    def from_json(cls, values: Mapping[str, Any], num_classes: int | None = None) -> ConformalSets:
+        """Raises ValueError where the values are not those of sets of `num_classes`."""
         try:
             thresholds = tuple(math.inf if t is None else float(t) for t in values["thresholds"])
             sets = cls(**{**values, "thresholds": thresholds})
+            _check(sets.method, sets.alpha)
+            if num_classes not in (None, len(thresholds)):
+                raise ValueError(f"there are {len(thresholds)} thresholds, not {num_classes}")
+            # Rounding leaves -1e-16 where the truth had all; no comparison holds of NaN.
+            if not all(t > -1e-9 for t in thresholds) or not 0 <= sets.penalty < math.inf:
+                raise ValueError("a threshold or the penalty is negative")
+            if not (sets.num_records >= 1 and 0 <= sets.free_classes <= len(thresholds)):
+                raise ValueError("num_records or free_classes is impossible")
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{dict(values)!r} does not describe conformal sets.") from error
-        _check(sets.method, sets.alpha)
+            raise ValueError(f"these are no conformal sets: {error}") from error
         return sets
 
 
@@ -122,7 +141,7 @@ def fit_conformal(
     alpha: float = 0.1,
     method: str = "lac",
     class_conditional: bool = False,
-    penalty: float = 0.0,
+    penalty: float | None = None,
     free_classes: int = 0,
     uniform: np.ndarray | None = None,
 ) -> ConformalSets:
@@ -134,7 +153,8 @@ def fit_conformal(
       alpha: in (0, 1); 0.1 promises 90 %.
       method: "lac" (smallest sets), "aps" (adapts to hard records) or "raps".
       class_conditional: promise the rate within each class, at the price of larger sets.
-      penalty, free_classes: of RAPS.
+      penalty, free_classes: of RAPS; where the penalty is None, both are chosen on a third of
+        the records (`choose_raps`), which then have no part in the thresholds.
       uniform: `[n]` in [0, 1), if sets will be randomised too.
 
     Raises:
@@ -144,13 +164,51 @@ def fit_conformal(
     known = np.asarray(labels) >= 0
     p, y = labelled(probabilities, labels)
     u = None if uniform is None else np.asarray(uniform)[known]
+    if method == "raps" and penalty is None:
+        chooses = np.arange(len(y)) % 3 == 2
+        penalty, free_classes = choose_raps(p[chooses], y[chooses], alpha)
+        p, y, u = p[~chooses], y[~chooses], None if u is None else u[~chooses]
+    penalty = penalty or 0.0
     all_scores = scores(p, method, uniform=u, penalty=penalty, free_classes=free_classes)
     own = all_scores[np.arange(len(y)), y]
     if class_conditional:
         thresholds = [conformal_quantile(own[y == k], alpha) for k in range(p.shape[1])]
     else:
         thresholds = [conformal_quantile(own, alpha)] * p.shape[1]
-    return ConformalSets(method, alpha, tuple(thresholds), len(y), penalty, free_classes)
+    return ConformalSets(
+        method, alpha, tuple(thresholds), len(y), penalty, free_classes, uniform is not None
+    )
+
+
+def choose_raps(probabilities: np.ndarray, labels: np.ndarray, alpha: float) -> tuple[float, int]:
+    """Penalty and free classes of RAPS that make sets small, from records kept for it.
+
+    Free classes are as many as hold the truth of `1 - alpha` of the records when classes are
+    ranked by probability; the penalty is that of `PENALTIES` with the smallest sets on one half
+    of the records, with thresholds from the other (Angelopoulos et al., appendix E).
+
+    Args:
+      probabilities: `[n, k]`.
+      labels: `[n]`, all known; of fewer than `FEWEST_FOR_RAPS`, a middling choice is returned.
+    """
+    if len(labels) < FEWEST_FOR_RAPS:
+        return 0.1, 1
+    own = np.take_along_axis(probabilities, labels[:, None], 1)
+    rank = np.sum(probabilities >= own, 1)
+    free = int(min(conformal_quantile(rank, alpha), probabilities.shape[1]))
+    half = np.arange(len(labels)) % 2 == 0
+    sizes = []
+    for penalty in PENALTIES:
+        sets = fit_conformal(
+            probabilities[half],
+            labels[half],
+            alpha=alpha,
+            method="raps",
+            penalty=penalty,
+            free_classes=free,
+        )
+        sizes.append(mean_size(sets(probabilities[~half])))
+    return PENALTIES[int(np.argmin(sizes))], free
 
 
 def conformal_quantile(values: np.ndarray, alpha: float) -> float:

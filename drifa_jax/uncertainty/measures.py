@@ -14,6 +14,7 @@ ratio); Kendall and Gal, NeurIPS 2017 (aleatoric and epistemic).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -131,7 +132,7 @@ def normalised(entropies: np.ndarray, num_classes: int) -> np.ndarray:
 def from_samples(samples: np.ndarray) -> Uncertainty:
     """All measures of one task from samples `[e, s, b, k]`."""
     p = _checked(samples)
-    return _assemble(
+    return assemble(
         np.mean(p, (0, 1)),
         np.mean(entropy(p), (0, 1)),
         predictive_variance(p),
@@ -150,7 +151,7 @@ def from_moments(moments: RunningMoments) -> Uncertainty:
     expected = np.sum(np.asarray(moments.entropy_sum, np.float64), 0) / total
     votes = np.sum(np.asarray(moments.votes, np.float64), 0)
     _checked(mean[None, None])
-    return _assemble(
+    return assemble(
         mean,
         expected,
         np.sum(np.maximum(squares - mean**2, 0.0), -1),
@@ -158,7 +159,16 @@ def from_moments(moments: RunningMoments) -> Uncertainty:
     )
 
 
-def _assemble(mean, expected, variance, variation) -> Uncertainty:
+def concatenated(parts: Sequence[Uncertainty]) -> Uncertainty:
+    """The measures of several blocks of records as those of one."""
+    names = [field.name for field in fields(Uncertainty)]
+    return Uncertainty(*[np.concatenate([getattr(part, n) for part in parts]) for n in names])
+
+
+def assemble(
+    mean: np.ndarray, expected: np.ndarray, variance: np.ndarray, variation: np.ndarray
+) -> Uncertainty:
+    """All measures from the mean `[b, k]` and the three that need the samples, `[b]` each."""
     num_classes = mean.shape[-1]
     total = entropy(mean)
     information = np.maximum(total - expected, 0.0)

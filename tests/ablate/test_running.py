@@ -11,6 +11,7 @@ import pytest
 
 from drifa_jax.ablate import running, scores
 from drifa_jax.cli import main
+from drifa_jax.predictions.files import read_predictions
 from drifa_jax.train.loop import Interrupted
 
 CONFIG = """
@@ -58,8 +59,8 @@ def finished(config_file, tmp_path_factory):
 
 def stored(workdir):
     return {
-        str(path.parent.relative_to(workdir)): scores.load(path)
-        for path in sorted(workdir.glob(f"*/*/{running.SCORES_FILE}"))
+        str(path.parent.relative_to(workdir)): scores.scores_of(read_predictions(path))
+        for path in sorted(workdir.glob(f"*/*/{running.PREDICTIONS_FILE}"))
     }
 
 
@@ -144,7 +145,7 @@ def test_another_configuration_in_the_same_folder_is_refused(finished, config_fi
 def test_damaged_scores_are_named(finished, config_file, tmp_path, capsys):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished, workdir)
-    path = workdir / "drifa" / "seed-0" / running.SCORES_FILE
+    path = workdir / "drifa" / "seed-0" / running.PREDICTIONS_FILE
     path.write_bytes(path.read_bytes()[:100])
     assert ablate(config_file, workdir, "--table-only") == 1
     message = capsys.readouterr().err

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from drifa_jax.errors import UserError
+from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW, DistanceDetector
 from drifa_jax.predict import exported as exported_module
 from drifa_jax.predict.export import DISTANCE_TOLERANCE, TOLERANCE, export, verify
 from drifa_jax.predict.exported import (
     CARD,
-    FOREIGN,
+    OUT_OF_DISTRIBUTION,
     PARAMETERS,
     ExportError,
     card_digest,
     load_exported,
 )
-from drifa_jax.predict.foreign import FOREIGN_BELOW, ForeignDetector
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.uncertainty.calibration import METHODS, fit_calibrator
 from drifa_jax.uncertainty.conformal import fit_conformal
@@ -39,7 +39,7 @@ def file(predictor, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare_file(predictor, tmp_path_factory) -> Path:
-    """Without rules."""
+    """Without post-processing."""
     path = tmp_path_factory.mktemp("exports") / "bare.drifa"
     export(Predictor(predictor.restored, num_samples=predictor.num_samples), path)
     return path
@@ -75,28 +75,29 @@ def test_an_export_answers_as_the_live_network(predictor, network, arrays):
             )
 
 
-def test_an_export_tells_foreign_records_as_the_live_network(predictor, network, arrays, known):
-    """Noise is foreign, known records are at all kinds of p-values."""
+def test_an_export_measures_distances_as_the_live_network(predictor, network, arrays, known):
+    """Noise is far, known records are at all kinds of p-values."""
     images = {m: np.concatenate([arrays[m], known[m]]) for m in arrays}
     ids = [f"r{n}" for n in range(12)]
-    live, scores = predictor(images, ids).foreign, network(images, ids).foreign
+    live, scores = predictor(images, ids), network(images, ids)
+    live, scores = live.out_of_distribution, scores.out_of_distribution
     np.testing.assert_allclose(scores.distance, live.distance, rtol=DISTANCE_TOLERANCE)
     # None of these distances is within rounding of a validation record's.
     np.testing.assert_array_equal(scores.p_value, live.p_value)
-    np.testing.assert_array_equal(scores.foreign, live.foreign)
-    assert scores.foreign[:4].all() and not scores.foreign[4:].all()
+    np.testing.assert_array_equal(scores.flagged, live.flagged)
+    assert scores.flagged[:4].all() and not scores.flagged[4:].all()
     assert len(set(scores.p_value)) > 4
-    one = network({m: x[5:6] for m, x in images.items()}, ids[5:6]).foreign
+    one = network({m: x[5:6] for m, x in images.items()}, ids[5:6]).out_of_distribution
     np.testing.assert_allclose(one.distance, scores.distance[5], rtol=DISTANCE_TOLERANCE)
-    assert network.card["foreign"]["num_validation"] == 24
-    assert network.card["foreign"]["foreign_below"] == FOREIGN_BELOW
+    assert network.card["out_of_distribution"]["num_validation"] == 24
+    assert network.card["out_of_distribution"]["flagged_below"] == FLAGGED_BELOW
 
 
 def test_an_export_tells_who_lacks_a_modality(predictor, arrays, tmp_path):
     restored = predictor.restored
     description = dataclasses.replace(restored.description, may_lack_modalities=True)
     able = Predictor(dataclasses.replace(restored, description=description), num_samples=2)
-    able.detector = predictor.detector
+    able.post_processing = dataclasses.replace(predictor.post_processing, tasks={})
     export(able, tmp_path / "able.drifa")
     network = load_exported(tmp_path / "able.drifa")
     ids, held = [*"abcd"], np.array([True, False, True, True])
@@ -106,7 +107,9 @@ def test_an_export_tells_who_lacks_a_modality(predictor, arrays, tmp_path):
     for task, of in answers.items():
         np.testing.assert_allclose(of.probabilities, live[task].probabilities, atol=TOLERANCE)
     np.testing.assert_allclose(
-        answers.foreign.distance, live.foreign.distance, rtol=DISTANCE_TOLERANCE
+        answers.out_of_distribution.distance,
+        live.out_of_distribution.distance,
+        rtol=DISTANCE_TOLERANCE,
     )
     alone = network({"ct": arrays["ct"]}, ids)["tumour"].probabilities
     np.testing.assert_allclose(answers["tumour"].probabilities[1], alone[1], atol=TOLERANCE)
@@ -160,7 +163,7 @@ def test_the_loader_runs_without_the_package(file, arrays, network, tmp_path):
         "images = dict(np.load(sys.argv[1] + '/images.npz'))\n"
         "answer = exported.load_exported(sys.argv[2])(images, list('abcd'))\n"
         "print(answer['tumour'].probabilities.tolist())\n"
-        "print(answer.foreign.distance.tolist())\n"
+        "print(answer.out_of_distribution.distance.tolist())\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, str(tmp_path), str(file)],
@@ -171,7 +174,9 @@ def test_the_loader_runs_without_the_package(file, arrays, network, tmp_path):
     probabilities, distance = map(json.loads, done.stdout.splitlines())
     expected = network(arrays, [*"abcd"])
     np.testing.assert_allclose(probabilities, expected["tumour"].probabilities, atol=TOLERANCE)
-    np.testing.assert_allclose(distance, expected.foreign.distance, rtol=DISTANCE_TOLERANCE)
+    np.testing.assert_allclose(
+        distance, expected.out_of_distribution.distance, rtol=DISTANCE_TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -216,11 +221,11 @@ def rename_class(entries):
 
 
 def other_format(entries):
-    entries[CARD] = entries[CARD].replace(b"drifa-export-2", b"drifa-export-9")
+    entries[CARD] = entries[CARD].replace(b"drifa-export-3", b"drifa-export-9")
 
 
 def bare_card(entries):
-    entries[CARD] = b'{"format": "drifa-export-2"}'
+    entries[CARD] = b'{"format": "drifa-export-3"}'
 
 
 @pytest.mark.parametrize(
@@ -230,15 +235,18 @@ def bare_card(entries):
         (rename_class, "card.json is not what was exported"),
         (other_format, "no export of the format"),
         (lambda entries: entries.pop(PARAMETERS), "no exported network"),
-        (lambda entries: entries.pop(FOREIGN), "foreign.npz is missing"),
-        (lambda entries: entries.update({FOREIGN: entries[PARAMETERS]}), "foreign.npz is not what"),
+        (lambda entries: entries.pop(OUT_OF_DISTRIBUTION), "out_of_distribution.npz is missing"),
         (
-            lambda entries: entries.update({CARD: b'{"format": "drifa-export-2"}'}),
+            lambda entries: entries.update({OUT_OF_DISTRIBUTION: entries[PARAMETERS]}),
+            "out_of_distribution.npz is not what",
+        ),
+        (
+            lambda entries: entries.update({CARD: b'{"format": "drifa-export-3"}'}),
             "card.json is not",
         ),
         (lambda entries: entries.update({CARD: b"[]"}), "no export of the format"),
     ],
-    ids=["parameters", "card", "format", "missing", "no-foreign", "foreign", "list", "bare"],
+    ids=["parameters", "card", "format", "missing", "no-distance", "distance", "list", "bare"],
 )
 def test_a_changed_export_is_refused(file, tmp_path, change, message):
     with pytest.raises(ExportError, match=message):
@@ -272,11 +280,11 @@ def test_images_that_do_not_fit_an_export_are_named(network, arrays, change, mes
         network(change(arrays))
 
 
-def test_an_export_without_rules_says_that_it_cannot_tell(bare_file, arrays):
+def test_an_export_without_post_processing_says_that_it_cannot_tell(bare_file, arrays):
     network = load_exported(bare_file)
-    assert network.card["foreign"] is None
+    assert network.card["out_of_distribution"] is None
     answers = network(arrays)
-    assert answers.foreign is None and answers["tumour"].sets is None
+    assert answers.out_of_distribution is None and answers["tumour"].sets is None
 
 
 def test_an_export_of_the_first_format_is_still_read(bare_file, arrays, tmp_path):
@@ -285,12 +293,14 @@ def test_an_export_of_the_first_format_is_still_read(bare_file, arrays, tmp_path
     def first_format(entries):
         card = json.loads(entries[CARD])
         card["format"] = "drifa-export-1"
-        del card["foreign"]
+        del card["out_of_distribution"]
+        for facts in card["tasks"].values():
+            facts["decisions"] = facts.pop("post_processing")
         card["card_sha256"] = card_digest(card)
         entries[CARD] = json.dumps(card).encode()
 
     old = load_exported(rewritten(bare_file, tmp_path / "old.drifa", first_format))(arrays)
-    assert old.foreign is None
+    assert old.out_of_distribution is None
     np.testing.assert_array_equal(
         old["tumour"].samples, load_exported(bare_file)(arrays)["tumour"].samples
     )
@@ -300,7 +310,7 @@ def test_an_export_of_another_network_is_not_kept(predictor, second_run, file, b
     from drifa_jax.predict.predictor import load
 
     with pytest.raises(UserError, match="differs from the live one"):
-        verify(load(second_run, decisions=False), file)
+        verify(load(second_run, post_processing=False), file)
     with pytest.raises(UserError, match="only one of file and live network"):
         verify(predictor, bare_file)
 
@@ -310,7 +320,10 @@ def test_an_export_with_another_distance_is_not_kept(predictor, file, monkeypatc
     longer = dataclasses.replace(
         detector.members[0], whitening=detector.members[0].whitening * 1.01
     )
-    monkeypatch.setattr(predictor, "detector", ForeignDetector((longer,), detector.known))
+    fitted = dataclasses.replace(
+        predictor.post_processing, detector=DistanceDetector((longer,), detector.known)
+    )
+    monkeypatch.setattr(predictor, "post_processing", fitted)
     with pytest.raises(UserError, match=r"by 2\.0e-02 of a distance"):
         verify(predictor, file)
 

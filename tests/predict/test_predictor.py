@@ -91,10 +91,11 @@ def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
     monkeypatch.setattr("drifa_jax.predict.predictor.open_dataset", gone)
     monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
     again = load(run)
-    assert again.decisions == predictor.decisions
-    np.testing.assert_array_equal(again.detector.known, predictor.detector.known)
-    for one, same in zip(again.detector.members, predictor.detector.members, strict=True):
-        np.testing.assert_array_equal(one.whitening, same.whitening)
+    assert again.post_processing.tasks == predictor.post_processing.tasks
+    detector, same = again.post_processing.detector, predictor.post_processing.detector
+    np.testing.assert_array_equal(detector.known, same.known)
+    for one, other in zip(detector.members, same.members, strict=True):
+        np.testing.assert_array_equal(one.whitening, other.whitening)
 
 
 def test_rules_prepared_at_the_end_of_training_are_those_of_the_first_prediction(
@@ -104,18 +105,18 @@ def test_rules_prepared_at_the_end_of_training_are_those_of_the_first_prediction
     from drifa_jax.predict.predictor import prepare
 
     folder = tmp_path / "fresh"
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("decisions-*"))
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("post_processing-*"))
     prepare(folder, open_dataset(predictor.restored.config.data).validation)
-    (rules,) = folder.glob("decisions-*.json")
+    (rules,) = folder.glob("post_processing-*.json")
     assert rules.read_text() == (run / rules.name).read_text()
     assert rules.with_suffix(".npz").is_file()
     before = rules.stat().st_mtime_ns
-    assert load(folder).decisions == predictor.decisions
+    assert load(folder).post_processing.tasks == predictor.post_processing.tasks
     assert rules.stat().st_mtime_ns == before
 
 
 def test_training_ends_with_the_rules_and_survives_their_failure(monkeypatch, capsys, tmp_path):
-    from drifa_jax.commands.train import _fit_decisions
+    from drifa_jax.commands.train import _fit_post_processing
     from drifa_jax.config import Config, UncertaintyConfig
 
     asked = []
@@ -126,10 +127,12 @@ def test_training_ends_with_the_rules_and_survives_their_failure(monkeypatch, ca
 
     monkeypatch.setattr("drifa_jax.predict.predictor.prepare", prepare)
     dataset = types.SimpleNamespace(validation="validation")
-    _fit_decisions(Config(), dataset, tmp_path)
+    _fit_post_processing(Config(), dataset, tmp_path)
     assert asked == [(tmp_path, "validation")]
     assert "Nothing was calibrated: one class only" in capsys.readouterr().err
-    _fit_decisions(Config(uncertainty=UncertaintyConfig(fit_decisions=False)), dataset, tmp_path)
+    _fit_post_processing(
+        Config(uncertainty=UncertaintyConfig(fit_decisions=False)), dataset, tmp_path
+    )
     assert len(asked) == 1
 
 
@@ -143,10 +146,10 @@ def test_foreign_images_are_further_than_known_ones(predictor):
     draw = np.random.default_rng(0)
     noise = {m: draw.integers(0, 256, (4, 16, 16, 1), np.uint8) for m in ("mri", "ct")}
     foreign = predictor(noise)
-    assert foreign.foreign.distance.min() > 2 * known.foreign.distance.max()
+    assert foreign.out_of_distribution.distance.min() > 2 * known.out_of_distribution.distance.max()
     rows = foreign.rows()
     assert rows[0]["ood/p_value"] == pytest.approx(1 / 25)
-    assert rows[0]["ood/distance"] == pytest.approx(foreign.foreign.distance[0])
+    assert rows[0]["ood/distance"] == pytest.approx(foreign.out_of_distribution.distance[0])
 
 
 def test_the_temperature_leaves_the_diagnosis(prediction):
@@ -158,13 +161,13 @@ def test_the_temperature_leaves_the_diagnosis(prediction):
 
 def test_sets_cover_the_validation_records_that_they_were_fitted_on(predictor):
     from drifa_jax.data.dataset import open_dataset
-    from drifa_jax.predict.rules import read_source
+    from drifa_jax.predict.streaming import read_blocks
 
     validation = open_dataset(predictor.restored.config.data).validation
-    pixels, present, labels, names = read_source(predictor, validation)
+    ((pixels, present, labels, names),) = read_blocks(predictor.description, validation)
     uncertainty = predictor.uncertainty(pixels, present, names)
     assert len(names) == 24
-    for task, rules in predictor.decisions.items():
+    for task, rules in predictor.post_processing.tasks.items():
         sets = rules.sets(uncertainty[task].probabilities)
         assert sets[np.arange(24), labels[task]].mean() >= 0.9
         refers = uncertainty[task].predictive_entropy > rules.referral
@@ -173,12 +176,12 @@ def test_sets_cover_the_validation_records_that_they_were_fitted_on(predictor):
 
 def test_an_ensemble_averages_its_members(run, second_run, arrays):
     ids = [*"abcd"]
-    both = load(run, second_run, decisions=False)
+    both = load(run, second_run, post_processing=False)
     assert both.num_members == 2
     pixels, present = both.read(arrays)
     samples = both.samples(pixels, present, ids)["tumour"]
     assert samples.shape == (2, 3, 4, 4)
-    alone = load(run, decisions=False).samples(pixels, present, ids)["tumour"]
+    alone = load(run, post_processing=False).samples(pixels, present, ids)["tumour"]
     np.testing.assert_allclose(samples[0], alone[0], atol=ROUNDING)
     prediction = both(arrays, ids)["tumour"]
     np.testing.assert_allclose(prediction.probabilities, samples.mean((0, 1)), atol=ROUNDING)
@@ -188,11 +191,11 @@ def test_an_ensemble_averages_its_members(run, second_run, arrays):
 def test_ensemble_trained_in_one_run_answers_as_its_members_together(
     run, second_run, ensemble_run, arrays
 ):
-    one_run = load(ensemble_run, decisions=False)
+    one_run = load(ensemble_run, post_processing=False)
     assert one_run.num_members == 2
     assert one_run.restored.steps == (0, 0)
     pixels, present = one_run.read(arrays)
-    both = load(run, second_run, decisions=False)
+    both = load(run, second_run, post_processing=False)
     for task, samples in both.samples(pixels, present, [*"abcd"]).items():
         np.testing.assert_array_equal(one_run.samples(pixels, present, [*"abcd"])[task], samples)
 
@@ -293,12 +296,12 @@ def test_the_same_run_twice_is_refused(run):
 def test_damaged_files_are_named(run, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(run, folder)
-    (rules,) = folder.glob("decisions-*.json")
+    (rules,) = folder.glob("post_processing-*.json")
     rules.with_suffix(".npz").write_bytes(b"no arrays")
-    with pytest.raises(UserError, match=r"decisions-.*damaged"):
+    with pytest.raises(UserError, match=r"post_processing-.*damaged"):
         load(folder)
-    rules.write_text('{"format": 3, "decisions": {}}')
-    with pytest.raises(UserError, match=r"decisions-.*damaged"):
+    rules.write_text('{"format": 4, "tasks": {}}')
+    with pytest.raises(UserError, match=r"post_processing-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")
     with pytest.raises(UserError, match=r"preprocessing\.json is damaged"):
@@ -308,14 +311,14 @@ def test_damaged_files_are_named(run, tmp_path):
 def test_a_validation_split_of_one_class_is_refused(predictor):
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.data.splits import Subset
-    from drifa_jax.predict.decisions import DecisionOptions
-    from drifa_jax.predict.rules import fit_rules
+    from drifa_jax.post_processing.task import PostProcessingOptions
+    from drifa_jax.predict.predictor import fit_post_processing
 
     validation = open_dataset(predictor.restored.config.data).validation
     one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
     source = Subset(validation, one_class.tolist(), "one class")
     with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
-        fit_rules(predictor, source, DecisionOptions())
+        fit_post_processing(predictor, source, PostProcessingOptions())
 
 
 def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):

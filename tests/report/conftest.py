@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
-from drifa_jax.evaluate.records import Answers
-from drifa_jax.predict.decisions import DecisionOptions, fit_decisions
+from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
 from drifa_jax.predict.restored import Description
+from drifa_jax.predictions.table import Predictions, Provenance, task_predictions
 from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.uncertainty.measures import from_samples
 
@@ -38,26 +39,30 @@ def make_evaluated(*, synthetic=True, num_records=240, labels=None, groups=2, at
     known = {t: np.maximum(of, 0) for t, of in labels.items()}
     of_validation = {t: draw.integers(0, len(c), 120) for t, c in TASKS.items()}
     decisions = {
-        task: fit_decisions(
+        task: fit_task(
             drawn_uncertainty(of_validation[task], len(classes), 1),
             of_validation[task],
-            DecisionOptions(),
+            PostProcessingOptions(),
         )
         for task, classes in TASKS.items()
     }
-    answers = Answers(
+    tasks = {}
+    for task, classes in TASKS.items():
+        uncertainty = drawn_uncertainty(known[task], len(classes), 2)
+        found = task_predictions(classes, uncertainty, decisions[task])
+        tasks[task] = dataclasses.replace(found, truth=labels[task])
+    answers = Predictions(
         record_ids=tuple(f"r{i}" for i in range(num_records)),
+        tasks=tasks,
+        provenance=Provenance(synthetic=synthetic, data="test records"),
         group_ids=tuple(f"p{i // groups}" for i in range(num_records)),
-        attributes=tuple(
-            {"sex": "fm"[i % 2], "age": str(20 + i % 60)} if attributes else {}
-            for i in range(num_records)
-        ),
+        attributes={
+            "sex": tuple("fm"[i % 2] for i in range(num_records)),
+            "age": tuple(str(20 + i % 60) for i in range(num_records)),
+        }
+        if attributes
+        else {},
         present={m: np.ones(num_records, bool) for m in ("mri", "ct")},
-        labels=labels,
-        uncertainty={t: drawn_uncertainty(known[t], len(c), 2) for t, c in TASKS.items()},
-        network_seconds=1.0,
-        reading_seconds=0.1,
-        num_resumed=0,
     )
     counts = {t: dict.fromkeys(c, 10) for t, c in TASKS.items()}
     splits = {
@@ -80,7 +85,7 @@ def make_evaluated(*, synthetic=True, num_records=240, labels=None, groups=2, at
         num_samples=6,
         seed=0,
         num_records=num_records,
-        tasks=evaluate_tasks(answers, TASKS, decisions, num_resamples=100),
+        tasks=evaluate_tasks(answers, decisions, num_resamples=100),
         data=DataSummary(splits, Leakage(0, 0, groups == 1, None), synthetic),
         cost=Cost(
             1234567, 7.2e7, 0.031, 900_000_000, TrainingCost(5400.0, 1, 2, 88.0, 2**31, "1 x cpu")
@@ -116,7 +121,6 @@ def single_class():
 @pytest.fixture(scope="session")
 def evaluation_folder(evaluated, tmp_path_factory) -> Path:
     """The folder that `drifa evaluate` would write, with a picture among its sections."""
-    from drifa_jax.evaluate.evaluation import prediction_rows
     from drifa_jax.report.blocks import Case, Cases, Heading, Pictures, Section, picture
     from drifa_jax.report.evaluation_report import write_evaluation
 
@@ -127,7 +131,7 @@ def evaluation_folder(evaluated, tmp_path_factory) -> Path:
     ramp = picture(pixels, alt="a ramp from dark to light", caption="c")
     case = Case("late, 0.93; truth: no", [ramp], [("mri adds", "+0.40")], "r7")
     extra = Section("gallery", "Gallery", [Pictures([ramp]), Heading("stroke"), Cases([case] * 3)])
-    write_evaluation(of, prediction_rows(answers, of.tasks), folder, extra=[extra])
+    write_evaluation(of, answers, folder, extra=[extra])
     return folder
 
 

@@ -1,11 +1,15 @@
-"""Claims about foreign records: p-values mean what they say, and far records get small ones."""
+"""Records out of distribution: p-values mean what they say, and far records get small ones."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from drifa_jax.predict.foreign import FOREIGN_BELOW, ForeignDetector, fit_detector
+from drifa_jax.post_processing.out_of_distribution import (
+    FLAGGED_BELOW,
+    DistanceDetector,
+    fit_detector,
+)
 
 
 def drawn(count, seed, num_members=2, width=12):
@@ -18,14 +22,14 @@ def drawn(count, seed, num_members=2, width=12):
     return features, present
 
 
-def test_known_records_are_rarely_foreign():
+def test_known_records_are_rarely_flagged():
     """Over 40 validation sets of 60 records, 200 fresh records each."""
     shares = []
     for seed in range(40):
         detector = fit_detector(*drawn(60, seed))
-        shares.append(detector(drawn(200, 1000 + seed)[0]).foreign.mean())
+        shares.append(detector(drawn(200, 1000 + seed)[0]).flagged.mean())
     # The standard error over the sets is below 0.01.
-    assert np.mean(shares) < FOREIGN_BELOW + 0.02
+    assert np.mean(shares) < FLAGGED_BELOW + 0.02
     assert np.mean(shares) > 0.01
 
 
@@ -45,16 +49,16 @@ def of_patients(num_patients, seed, slices=12, width=12):
     return features.reshape(1, -1, width), {"ct": np.ones(len(names), bool)}, names
 
 
-def test_slices_of_new_patients_are_rarely_foreign():
+def test_slices_of_new_patients_are_rarely_flagged():
     """Leaving out slices instead of patients would call every third new patient's foreign."""
     by_patient, by_slice = [], []
     for seed in range(20):
         features, present, names = of_patients(30, seed)
         fresh = of_patients(30, 1000 + seed)[0]
-        by_patient.append(fit_detector(features, present, names)(fresh).foreign.mean())
-        by_slice.append(fit_detector(features, present)(fresh).foreign.mean())
-    assert np.mean(by_patient) < FOREIGN_BELOW + 0.03
-    assert np.mean(by_slice) > 4 * FOREIGN_BELOW
+        by_patient.append(fit_detector(features, present, names)(fresh).flagged.mean())
+        by_slice.append(fit_detector(features, present)(fresh).flagged.mean())
+    assert np.mean(by_patient) < FLAGGED_BELOW + 0.03
+    assert np.mean(by_slice) > 4 * FLAGGED_BELOW
 
 
 def test_one_patient_alone_has_no_detector():
@@ -62,17 +66,17 @@ def test_one_patient_alone_has_no_detector():
     assert fit_detector(features, present, names) is None
 
 
-def test_far_records_are_foreign():
+def test_far_records_are_flagged():
     detector = fit_detector(*drawn(60, 0))
     features, _ = drawn(20, 1)
     scores = detector(features + 30)
-    assert scores.foreign.all() and (scores.p_value == 1 / 61).all()
+    assert scores.flagged.all() and (scores.p_value == 1 / 61).all()
     assert (scores.distance > 10).all()
 
 
 def test_a_detector_survives_being_saved():
     detector = fit_detector(*drawn(60, 0))
-    again = ForeignDetector.from_arrays(detector.to_arrays())
+    again = DistanceDetector.from_arrays(detector.to_arrays())
     features, _ = drawn(20, 1)
     np.testing.assert_allclose(again(features).distance, detector(features).distance, rtol=1e-4)
 

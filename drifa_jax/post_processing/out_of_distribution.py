@@ -20,8 +20,8 @@ import numpy as np
 
 from drifa_jax.uncertainty.ood import Mahalanobis, fit_mahalanobis
 
-FOREIGN_BELOW = 0.05
-"""A record with a smaller p-value is shown as foreign."""
+FLAGGED_BELOW = 0.05
+"""A record with no larger p-value is flagged as out of distribution."""
 
 NUM_FOLDS = 5
 SMALLEST = 20
@@ -29,25 +29,25 @@ SMALLEST = 20
 
 
 @dataclass(frozen=True)
-class ForeignScores:
+class DistanceScores:
     """How far `b` records are from what the network knows.
 
     Attributes:
       distance: `[b]`, squared distance a feature, mean over members; about 1 for known records.
-      p_value: `[b]`, share of validation records that are as far, in (0, 1].
+      p_value: `[b]`, conformal: share of validation records that are as far, in (0, 1].
     """
 
     distance: np.ndarray
     p_value: np.ndarray
 
     @property
-    def foreign(self) -> np.ndarray:
-        """`[b]` bool."""
-        return self.p_value <= FOREIGN_BELOW
+    def flagged(self) -> np.ndarray:
+        """Whether each record is out of distribution, `[b]` bool."""
+        return self.p_value <= FLAGGED_BELOW
 
 
 @dataclass(frozen=True)
-class ForeignDetector:
+class DistanceDetector:
     """Distances of a network, or of each member of an ensemble, and those of known records.
 
     Attributes:
@@ -59,10 +59,10 @@ class ForeignDetector:
     members: tuple[Mahalanobis, ...]
     known: np.ndarray
 
-    def __call__(self, features: np.ndarray) -> ForeignScores:
+    def __call__(self, features: np.ndarray) -> DistanceScores:
         """Scores of fused features `[e, b, d]`."""
         distance = _distance(self.members, features)
-        return ForeignScores(distance, self.p_value(distance))
+        return DistanceScores(distance, self.p_value(distance))
 
     def p_value(self, distance: np.ndarray) -> np.ndarray:
         """Share of validation records, and of the record itself, that are as far: `[b]`."""
@@ -72,22 +72,28 @@ class ForeignDetector:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """To be saved; float32 halves the file and moves a distance by 1e-6 of itself."""
         arrays = {"known": self.known}
-        for number, of in enumerate(self.members):
-            arrays[f"means_{number}"] = of.means.astype(np.float32)
-            arrays[f"whitening_{number}"] = of.whitening.astype(np.float32)
+        for number, member in enumerate(self.members):
+            arrays[f"means_{number}"] = member.means.astype(np.float32)
+            arrays[f"whitening_{number}"] = member.whitening.astype(np.float32)
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ForeignDetector:
-        """Raises KeyError where the arrays are not those of a detector."""
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DistanceDetector:
+        """Raises ValueError or KeyError where the arrays are not those of a detector."""
         count = sum(name.startswith("means_") for name in arrays)
-        members = [
-            Mahalanobis(
-                arrays[f"means_{e}"].astype(np.float64), arrays[f"whitening_{e}"].astype(np.float64)
-            )
-            for e in range(count)
-        ]
-        return cls(tuple(members), np.asarray(arrays["known"], np.float64))
+        known = np.asarray(arrays["known"], np.float64)
+        if not count or known.ndim != 1 or len(known) < 1 or not (np.diff(known) >= 0).all():
+            raise ValueError("the distances of validation records are not sorted numbers")
+        members = []
+        for e in range(count):
+            means = arrays[f"means_{e}"].astype(np.float64)
+            whitening = arrays[f"whitening_{e}"].astype(np.float64)
+            if means.ndim != 2 or whitening.shape != (means.shape[1],) * 2:
+                raise ValueError(f"means {means.shape} and whitening {whitening.shape} do not fit")
+            members.append(Mahalanobis(means, whitening))
+        if not all(np.isfinite(x).all() for x in arrays.values()) or known[0] < 0:
+            raise ValueError("a distance is negative or not finite")
+        return cls(tuple(members), known)
 
 
 def fit_detector(
@@ -96,7 +102,7 @@ def fit_detector(
     groups: Sequence[Sequence[str]] | None = None,
     *,
     num_folds: int = NUM_FOLDS,
-) -> ForeignDetector | None:
+) -> DistanceDetector | None:
     """A detector from validation records; None where there are too few of them, or one group.
 
     Distances of records from a fit that saw them would be too small, so the distances that
@@ -124,19 +130,19 @@ def fit_detector(
         left_out = fold_of % num_folds == fold
         members = _fit(features[:, ~left_out], kinds[~left_out])
         known[left_out] = _distance(members, features[:, left_out])
-    return ForeignDetector(_fit(features, kinds), np.sort(known))
+    return DistanceDetector(_fit(features, kinds), np.sort(known))
 
 
 def _ranks(groups: Sequence[Sequence[str]]) -> np.ndarray:
     """Number of each record's group, `[n]`; of several, of the one that holds most records."""
-    sizes = Counter(one for of in groups for one in of)
-    largest = [max(of, key=sizes.__getitem__) for of in groups]
+    sizes = Counter(name for names in groups for name in names)
+    largest = [max(names, key=sizes.__getitem__) for names in groups]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(largest))}
     return np.array([numbers[name] for name in largest])
 
 
 def _fit(features: np.ndarray, kinds: np.ndarray) -> tuple[Mahalanobis, ...]:
-    return tuple(fit_mahalanobis(of_member, kinds) for of_member in features)
+    return tuple(fit_mahalanobis(x, kinds) for x in features)
 
 
 def _distance(members: tuple[Mahalanobis, ...], features: np.ndarray) -> np.ndarray:
