@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Nearly all that a test waits for is compiling programs that run for milliseconds: LLVM's optimiser
+# is left out. Where compiling itself is the claim, the test asks for it (`test_exactness.py`).
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {UNOPTIMISED}")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
