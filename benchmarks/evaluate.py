@@ -54,7 +54,9 @@ def main() -> None:
     )
     say(f"bootstrap, 1 task, 7 classes, {NUM_RESAMPLES:,} x {NUM_RECORDS:,}", seconds)
     statistics, tasks = timed(
-        lambda: evaluate_tasks(answers, decisions, num_resamples=NUM_RESAMPLES)
+        lambda: evaluate_tasks(
+            answers, {t: [found] for t, found in decisions.items()}, num_resamples=NUM_RESAMPLES
+        )
     )
     say("all statistics, 2 tasks, 3 subgroup columns", statistics)
     report, size = timed(lambda: written(answers, tasks))
@@ -101,10 +103,11 @@ def written(answers: Predictions, tasks) -> int:
     """Writes the folder; the report's size in bytes."""
     from drifa_jax.config import from_mapping, modality
     from drifa_jax.data.record import ModalitySpec
+    from drifa_jax.evaluate.evaluated import Evaluated
     from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
+    from drifa_jax.evaluate.folders import REPORT_FILE
     from drifa_jax.predict.restored import Description
-    from drifa_jax.report.evaluated import Evaluated
-    from drifa_jax.report.evaluation_report import REPORT_FILE, write_evaluation
+    from drifa_jax.report.evaluation_report import write_evaluation
 
     counts = {task: dict.fromkeys(classes, 1) for task, classes in TASKS.items()}
     split = SplitSummary("drawn records", NUM_RECORDS, NUM_RECORDS, counts)

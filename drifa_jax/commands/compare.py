@@ -41,14 +41,14 @@ def run(options: argparse.Namespace) -> int:
     import absl.logging
 
     from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.evaluate.folders import REPORT_FILE, check_replaceable, find_evaluation
+    from drifa_jax.evaluate.run_evaluation import evaluate_run
     from drifa_jax.report.comparison_report import (
         compare,
-        find_evaluation,
-        read_predictions,
+        read_evaluation,
         write_comparison,
     )
-    from drifa_jax.report.evaluation_report import REPORT_FILE, check_replaceable
-    from drifa_jax.report.run_evaluation import evaluate_run
+    from drifa_jax.report.evaluation_report import write_all
 
     out = options.out or options.runs[0].resolve().parent / "comparison"
     check_replaceable(out)
@@ -63,12 +63,14 @@ def run(options: argparse.Namespace) -> int:
                 if not (path / "config.json").is_file():
                     raise
                 _say(f"{path} has no evaluation yet:")
-                folders.append(evaluate_run([path], num_resamples=options.resamples, say=_say))
+                folders.append(
+                    evaluate_run([path], write=write_all, num_resamples=options.resamples, say=_say)
+                )
     except KeyboardInterrupt:
         _say("Interrupted. The same command goes on with the records that are left.")
         return 130
     names = distinct_names(options.runs)
-    read = [read_predictions(f, name) for f, name in zip(folders, names, strict=True)]
+    read = [read_evaluation(f, name) for f, name in zip(folders, names, strict=True)]
     write_comparison(compare(read, num_resamples=options.resamples, seed=options.seed), out)
     _say(f"Report: {out / REPORT_FILE}. Research use only. Not a medical device.")
     return 0

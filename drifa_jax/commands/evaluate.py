@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from drifa_jax.errors import UserError
 
 EPILOG = """\
 Writes metrics.json, predictions.csv and .parquet, figures (PNG and SVG) and report.html, which
-needs no other file and no network. Several run directories are one deep ensemble. Interrupted,
+needs no other file and no network. Several run directories are one deep ensemble; the folds of one
+cross-validation are pooled, each record answered by the runs that never saw it. Interrupted,
 the same command goes on; the folder is there whole or not at all."""
 
 
@@ -54,9 +56,10 @@ def run(options: argparse.Namespace) -> int:
     import absl.logging
 
     from drifa_jax.compilation import use_compilation_cache
-    from drifa_jax.report.evaluation_report import REPORT_FILE
+    from drifa_jax.evaluate.folders import REPORT_FILE
+    from drifa_jax.evaluate.run_evaluation import evaluate_run
+    from drifa_jax.report.evaluation_report import write_all
     from drifa_jax.report.explanations import explanation_sections
-    from drifa_jax.report.run_evaluation import evaluate_run
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
@@ -69,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
             num_resamples=options.resamples,
             columns=options.subgroups.split(",") if options.subgroups else None,
             post_processing=not options.no_post_processing,
-            more_sections=None if options.no_explanations else explanation_sections,
+            write=functools.partial(
+                write_all, more_sections=None if options.no_explanations else explanation_sections
+            ),
             say=_say,
         )
     except KeyboardInterrupt:

@@ -55,7 +55,7 @@ class TaskEvaluation:
       frozen: the referral rule that was fitted on validation records; None without rules.
       certainty: at that rule's threshold; None without rules.
       set_coverage, set_size: of the prediction sets; None without rules.
-      decisions: the rules; None without.
+      post_processing: what made sets and referrals, one for each fold; empty without.
     """
 
     classes: tuple[str, ...]
@@ -74,7 +74,17 @@ class TaskEvaluation:
     certainty: CertaintyTable | None
     set_coverage: float | None
     set_size: float | None
-    decisions: TaskPostProcessing | None
+    post_processing: tuple[TaskPostProcessing, ...]
+
+    @property
+    def threshold(self) -> float | None:
+        """Above which entropy records are referred; None without one, or with one for each fold."""
+        return self.post_processing[0].referral if len(self.post_processing) == 1 else None
+
+    @property
+    def promised(self) -> float | None:
+        """Share of records whose set should hold the truth; None without sets."""
+        return 1 - self.post_processing[0].sets.alpha if self.post_processing else None
 
     @property
     def entropy(self) -> np.ndarray:
@@ -99,7 +109,7 @@ class TaskEvaluation:
             "prediction_sets": None
             if self.set_coverage is None
             else {
-                "promised": 1 - self.decisions.sets.alpha,
+                "promised": self.promised,
                 "coverage": self.set_coverage,
                 "mean_size": self.set_size,
             },
@@ -108,12 +118,13 @@ class TaskEvaluation:
                 for column, rows in self.subgroups.items()
             },
             "smallest_subgroup": SMALLEST_GROUP,
+            "post_processing": [found.to_json() for found in self.post_processing],
         }
 
 
 def evaluate_tasks(
     predictions: Predictions,
-    post_processing: Mapping[str, TaskPostProcessing],
+    post_processing: Mapping[str, Sequence[TaskPostProcessing]],
     *,
     columns: Sequence[str] | None = None,
     num_resamples: int = NUM_RESAMPLES,
@@ -123,7 +134,7 @@ def evaluate_tasks(
 
     Args:
       predictions: with what is known of the records.
-      post_processing: task -> what made sets and referrals; empty for none.
+      post_processing: task -> what made sets and referrals, one for each fold; empty for none.
       columns: attributes to make subgroups of; None looks for the usual ones.
       num_resamples, seed: of the bootstrap.
 
@@ -145,7 +156,7 @@ def evaluate_tasks(
         task: _evaluate_task(
             predictions,
             task,
-            post_processing.get(task),
+            tuple(post_processing.get(task, ())),
             # `stroke/lesion shows in` says nothing of the tumour.
             {n: v for n, v in values.items() if n.rpartition("/")[0] not in set(tasks) - {task}},
             num_resamples,
@@ -159,7 +170,7 @@ def evaluate_tasks(
 def _evaluate_task(
     predictions: Predictions,
     task: str,
-    fitted: TaskPostProcessing | None,
+    fitted: tuple[TaskPostProcessing, ...],
     values: Mapping[str, Sequence[str]],
     num_resamples: int,
     seed: int,
@@ -173,7 +184,7 @@ def _evaluate_task(
     entropy = getattr(answer.uncertainty, REFERRAL_MEASURE)[rows]
     groups = predictions.groups_of(task)
     options = {"num_resamples": num_resamples, "seed": seed}
-    threshold = None if fitted is None else fitted.referral
+    threshold = fitted[0].referral if len(fitted) == 1 else None
     return TaskEvaluation(
         classes=tuple(classes),
         rows=rows,
@@ -200,7 +211,7 @@ def _evaluate_task(
         },
         frozen=None if threshold is None else refer(entropy, wrong, threshold),
         certainty=None if threshold is None else certainty_table(entropy, wrong, threshold),
-        set_coverage=None if answer.sets is None else coverage(answer.sets[rows], y),
-        set_size=None if answer.sets is None else mean_size(answer.sets[rows]),
-        decisions=fitted,
+        set_coverage=None if not fitted else coverage(answer.sets[rows], y),
+        set_size=None if not fitted else mean_size(answer.sets[rows]),
+        post_processing=fitted,
     )

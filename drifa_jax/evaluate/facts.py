@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,34 @@ def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
             for name, of in dataset.parts.items()
             if len(dataset.parts) > 1
         },
+    )
+
+
+def pooled_data(folds: Sequence[DataSummary]) -> DataSummary:
+    """The summary of a cross-validation: training of the first fold, test records of all."""
+    first = folds[0]
+    if len(folds) == 1:
+        return first
+    tests = [fold.splits["test"] for fold in folds]
+    counts = {
+        task: {name: sum(t.class_counts[task][name] for t in tests) for name in of_task}
+        for task, of_task in tests[0].class_counts.items()
+    }
+    test = SplitSummary(
+        f"the test records of {len(folds)} folds, such as {tests[0].description}",
+        sum(t.num_records for t in tests),
+        sum(t.num_groups for t in tests),
+        counts,
+    )
+    leaks = [fold.leakage for fold in folds]
+    return replace(
+        first,
+        splits={**first.splits, "test": test},
+        leakage=replace(
+            first.leakage,
+            shared_records=sum(leak.shared_records for leak in leaks),
+            shared_groups=sum(leak.shared_groups for leak in leaks),
+        ),
     )
 
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from drifa_jax.data.record import TabularSpec
+from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.report.blocks import Cell, Prose, Section, Table
-from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.model_card import OWED
 
 TRIPOD_AI: tuple[tuple[str, str, str], ...] = (
@@ -164,7 +164,7 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         else f"augmentation preset {config.data.augmentation!r} in training"
     )
     prefix = "SYNTHETIC data. " if of.synthetic else ""
-    calibrated = {t.decisions.calibrator.method for t in of.tasks.values() if t.decisions}
+    calibrated = {t.answer.calibration for t in of.tasks.values() if t.post_processing}
     commit = of.evaluated_by.get("git_commit")
     facts = {
         "sources": f"{prefix}{of.description.data}. Why they represent the target: open.",

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from drifa_jax.data.record import MISSING_LABEL
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.comparison import TaskComparison, compare_task, holm
 from drifa_jax.evaluate.facts import machine
+from drifa_jax.evaluate.folders import (
+    FIGURES_FOLDER,
+    METRICS_FILE,
+    PREDICTIONS,
+    REPORT_FILE,
+    check_replaceable,
+)
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES, TaskMetrics, task_metrics
 from drifa_jax.evaluate.metrics import SCALARS
-from drifa_jax.predictions.files import write_csv
+from drifa_jax.predictions.files import read_predictions, write_csv
+from drifa_jax.predictions.table import Predictions
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
     Block,
@@ -32,112 +39,38 @@ from drifa_jax.report.blocks import (
     figure,
     interval_cell,
 )
-from drifa_jax.report.evaluation_report import (
-    FIGURES_FOLDER,
-    METRICS_FILE,
-    NOTICE,
-    REPORT_FILE,
-    check_replaceable,
-    made_line,
-)
+from drifa_jax.report.evaluation_report import NOTICE, made_line
 from drifa_jax.report.html import render, write_report
-from drifa_jax.report.run_evaluation import EVALUATION_FOLDER
 from drifa_jax.report.sections import TITLES
 from drifa_jax.train.run_directory import write_whole
 from drifa_jax.whole_files import folder_replaced
 
-PREDICTIONS_FILE = "predictions.parquet"
 SHOWN = tuple(metric.name for metric in SCALARS if metric.in_figure)
 
 
 @dataclass(frozen=True)
-class RunPredictions:
-    """What an evaluation folder holds, for comparing.
-
-    Attributes:
-      name: of the run.
-      folder: of its evaluation.
-      record_ids, group_ids: of the test records.
-      classes: task -> class names.
-      labels: task -> `[n]`, negative where missing.
-      probabilities: task -> `[n, k]`.
-      synthetic: whether the data were drawn.
-      data: in words.
-      task_groups: task -> groups to resample, where they are not `group_ids`.
-    """
+class EvaluatedRun:
+    """What an evaluation folder holds, for comparing: its name, itself, and its predictions."""
 
     name: str
     folder: Path
-    record_ids: tuple[str, ...]
-    group_ids: tuple[str, ...]
-    classes: Mapping[str, tuple[str, ...]]
-    labels: Mapping[str, np.ndarray]
-    probabilities: Mapping[str, np.ndarray]
-    synthetic: bool
-    data: str
-    task_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def groups_of(self, task: str) -> tuple[str, ...]:
-        """Groups `[n]` to resample for a task."""
-        return self.task_groups.get(task, self.group_ids)
+    predictions: Predictions
 
 
-def find_evaluation(path: Path) -> Path:
-    """The evaluation folder that a run directory, or itself, holds.
-
-    Raises:
-      UserError: where there is none.
-    """
-    for folder in (path, path / EVALUATION_FOLDER):
-        if (folder / PREDICTIONS_FILE).is_file() and (folder / METRICS_FILE).is_file():
-            return folder
-    raise UserError(f"{path} has no evaluation; run `drifa evaluate {path}` first.")
-
-
-def read_predictions(folder: Path, name: str) -> RunPredictions:
+def read_evaluation(folder: Path, name: str) -> EvaluatedRun:
     """The predictions of an evaluation folder.
 
     Raises:
-      UserError: where a file is damaged.
+      UserError: where the file is damaged, or its records have no truth or group.
     """
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        document = json.loads((folder / METRICS_FILE).read_text())
-        table = parquet.read_table(folder / PREDICTIONS_FILE)
-        classes = {task: tuple(of["classes"]) for task, of in document["tasks"].items()}
-        labels, probabilities = {}, {}
-        for task, names in classes.items():
-            place = {c: k for k, c in enumerate(names)} | {None: MISSING_LABEL}
-            truth = table[f"{task}/true"].to_pylist()
-            labels[task] = np.array([place[one] for one in truth], np.int64)
-            probabilities[task] = np.stack(
-                [table[f"{task}/p({c})"].to_numpy() for c in names], axis=1
-            )
-        return RunPredictions(
-            name,
-            folder,
-            tuple(table["record_id"].to_pylist()),
-            tuple(table["group_id"].to_pylist()),
-            classes,
-            labels,
-            probabilities,
-            bool(document["synthetic"]),
-            str(document["data"]),
-            {
-                task: tuple(table[f"{task}/group_id"].to_pylist())
-                for task in classes
-                if f"{task}/group_id" in table.column_names
-            },
-        )
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{folder} is damaged ({error}); delete it and run `drifa evaluate` again."
-        ) from error
+    path = folder / PREDICTIONS[1]
+    predictions = read_predictions(path)
+    if predictions.group_ids is None or any(t.truth is None for t in predictions.tasks.values()):
+        raise UserError(f"{path} holds no truth; delete {folder} and run `drifa evaluate` again.")
+    return EvaluatedRun(name, folder, predictions)
 
 
-def aligned(first: RunPredictions, second: RunPredictions) -> RunPredictions:
+def aligned(first: EvaluatedRun, second: EvaluatedRun) -> EvaluatedRun:
     """The second's predictions in the order of the first's records.
 
     Raises:
@@ -145,20 +78,21 @@ def aligned(first: RunPredictions, second: RunPredictions) -> RunPredictions:
         groups or truth.
     """
     pair = f"{first.folder} and {second.folder}"
-    if set(first.classes) != set(second.classes):
+    ours, theirs = first.predictions, second.predictions
+    if set(ours.tasks) != set(theirs.tasks):
         raise UserError(
-            f"{pair} answer different tasks: {sorted(first.classes)} against "
-            f"{sorted(second.classes)}; only runs of the same tasks can be compared."
+            f"{pair} answer different tasks: {sorted(ours.tasks)} against "
+            f"{sorted(theirs.tasks)}; only runs of the same tasks can be compared."
         )
-    for task, classes in first.classes.items():
-        if classes != second.classes[task]:
+    for task, found in ours.tasks.items():
+        if found.classes != theirs[task].classes:
             raise UserError(
-                f"{pair} know different classes of {task}: {', '.join(classes)} against "
-                f"{', '.join(second.classes[task])}."
+                f"{pair} know different classes of {task}: {', '.join(found.classes)} against "
+                f"{', '.join(theirs[task].classes)}."
             )
-    place = {one: i for i, one in enumerate(second.record_ids)}
-    only_first = [one for one in first.record_ids if one not in place]
-    only_second = sorted(set(place) - set(first.record_ids))
+    place = {name: i for i, name in enumerate(theirs.record_ids)}
+    only_first = [name for name in ours.record_ids if name not in place]
+    only_second = sorted(set(place) - set(ours.record_ids))
     if only_first or only_second:
         examples = ", ".join([*only_first[:2], *only_second[:2]])
         raise UserError(
@@ -167,25 +101,13 @@ def aligned(first: RunPredictions, second: RunPredictions) -> RunPredictions:
             "the same test records: train with the same data and split seed, or give both runs "
             "the same data.split_folder."
         )
-    order = np.array([place[one] for one in first.record_ids])
-    moved = RunPredictions(
-        second.name,
-        second.folder,
-        first.record_ids,
-        tuple(second.group_ids[i] for i in order),
-        second.classes,
-        {task: of[order] for task, of in second.labels.items()},
-        {task: of[order] for task, of in second.probabilities.items()},
-        second.synthetic,
-        second.data,
-        {task: tuple(of[i] for i in order) for task, of in second.task_groups.items()},
-    )
-    if any(moved.groups_of(task) != first.groups_of(task) for task in first.classes):
+    moved = theirs.take([place[name] for name in ours.record_ids])
+    if any(moved.groups_of(task) != ours.groups_of(task) for task in ours.tasks):
         raise UserError(f"{pair} put the same records into different groups.")
-    for task, labels in first.labels.items():
-        if differ := int(np.sum(labels != moved.labels[task])):
+    for task, found in ours.tasks.items():
+        if differ := int(np.sum(found.truth != moved[task].truth)):
             raise UserError(f"{pair} disagree on the truth of {differ} records of {task}.")
-    return moved
+    return EvaluatedRun(second.name, second.folder, moved)
 
 
 @dataclass(frozen=True)
@@ -199,7 +121,7 @@ class Comparison:
       num_resamples, seed: of the bootstrap.
     """
 
-    runs: tuple[RunPredictions, ...]
+    runs: tuple[EvaluatedRun, ...]
     metrics: Mapping[str, list[TaskMetrics]]
     pairs: Mapping[str, list[TaskComparison]]
     num_resamples: int
@@ -207,7 +129,7 @@ class Comparison:
 
     @property
     def synthetic(self) -> bool:
-        return any(run.synthetic for run in self.runs)
+        return any(run.predictions.provenance.synthetic for run in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         names = [run.name for run in self.runs]
@@ -217,7 +139,7 @@ class Comparison:
             "runs": names,
             "folders": [str(run.folder) for run in self.runs],
             "compared_with": names[0],
-            "data": self.runs[0].data,
+            "data": self.runs[0].predictions.provenance.data,
             "num_resamples": self.num_resamples,
             "seed": self.seed,
             "tasks": {
@@ -235,7 +157,7 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[RunPredictions], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    runs: Sequence[EvaluatedRun], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Comparison:
     """All paired tests of each run against the first.
 
@@ -250,9 +172,11 @@ def compare(
     options = {"num_resamples": num_resamples, "seed": seed}
     metrics: dict[str, list[TaskMetrics]] = {}
     pairs: dict[str, list[TaskComparison]] = {}
-    for task, classes in runs[0].classes.items():
-        labels, groups = runs[0].labels[task], list(runs[0].groups_of(task))
-        of_task = [run.probabilities[task] for run in together]
+    for task, found in runs[0].predictions.tasks.items():
+        labels, groups, classes = found.truth, runs[0].predictions.groups_of(task), found.classes
+        if not (labels >= 0).any():
+            continue
+        of_task = [run.predictions[task].probabilities for run in together]
         metrics[task] = [task_metrics(p, labels, groups, classes, **options) for p in of_task]
         pairs[task] = [
             compare_task(of_task[0], p, labels, groups, classes, **options) for p in of_task[1:]
@@ -271,8 +195,8 @@ def write_comparison(of: Comparison, out: Path) -> None:
             made = [make(of, fresh / FIGURES_FOLDER) for make in SECTIONS]
             page = render(
                 " against ".join([of.runs[0].name, ", ".join(run.name for run in of.runs[1:])]),
-                f"Paired comparison on {len(of.runs[0].record_ids):,} test records: "
-                f"{of.runs[0].data}",
+                f"Paired comparison on {len(of.runs[0].predictions):,} test records: "
+                f"{of.runs[0].predictions.provenance.data}",
                 made,
                 synthetic=of.synthetic,
                 made=made_line(),

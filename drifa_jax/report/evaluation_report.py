@@ -5,23 +5,25 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drifa_jax.errors import UserError
+from drifa_jax.data.dataset import Dataset
+from drifa_jax.evaluate.evaluated import Evaluated
+from drifa_jax.evaluate.folders import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS, REPORT_FILE
+from drifa_jax.evaluate.run_evaluation import Part
+from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predictions.files import written
 from drifa_jax.predictions.table import Predictions
 from drifa_jax.report.blocks import Section
 from drifa_jax.report.checklists import claim, tripod_ai
-from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.report.html import render, write_report
 from drifa_jax.report.model_card import model_card
 from drifa_jax.report.sections import SECTIONS
 from drifa_jax.train.run_directory import write_whole
 
-METRICS_FILE, REPORT_FILE, FIGURES_FOLDER = "metrics.json", "report.html", "figures"
-PREDICTIONS = ("predictions.csv", "predictions.parquet")
+MoreSections = Callable[[Predictor, Dataset, Predictions, Evaluated, Path], Sequence[Section]]
 NOTICE = "Research use only. Not a medical device."
 
 
@@ -33,6 +35,7 @@ def metrics_document(of: Evaluated) -> dict[str, Any]:
         "runs": [str(run) for run in of.runs],
         "steps": list(of.steps),
         "split": "test",
+        "folds": list(of.folds),
         "data": of.data.splits["test"].description,
         "num_records": of.num_records,
         "num_members": of.num_members,
@@ -75,21 +78,30 @@ def write_evaluation(
     write_report(folder / REPORT_FILE, page)
 
 
+def write_all(
+    of: Evaluated,
+    predictions: Predictions,
+    parts: Sequence[Part],
+    folder: Path,
+    *,
+    more_sections: MoreSections | None = None,
+) -> None:
+    """Fills a folder, with more sections on the first part where they are asked for.
+
+    Args:
+      of, predictions, folder: as of `write_evaluation`.
+      parts: who answered which records.
+      more_sections: such as `explanations.explanation_sections`; its figures go into the last
+        argument.
+    """
+    extra: Sequence[Section] = ()
+    if more_sections is not None:
+        part, figures = parts[0], folder / FIGURES_FOLDER
+        extra = more_sections(part.predictor, part.dataset, part.predictions, of, figures)
+    write_evaluation(of, predictions, folder, extra=extra)
+
+
 def made_line() -> str:
     """When and by what a report was made."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"Made by drifa_jax {importlib.metadata.version('drifa-jax')} on {now}."
-
-
-def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that is no earlier evaluation or comparison.
-
-    Raises:
-      UserError: naming it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
-        raise UserError(
-            f"--out {folder} holds files but no {REPORT_FILE}; choose an empty or a new folder."
-        )

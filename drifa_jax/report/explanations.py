@@ -11,6 +11,7 @@ import numpy as np
 
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.record import Source, TabularSpec, stack_records
+from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.explain.embedding import FEWEST_RECORDS, embed, fused_features
 from drifa_jax.explain.explanation import RecordMap
 from drifa_jax.explain.gallery import CELLS, Example, gallery
@@ -30,7 +31,6 @@ from drifa_jax.report.blocks import (
     Section,
     picture,
 )
-from drifa_jax.report.evaluated import Evaluated
 
 MOST_EMBEDDED = 1000
 """Test records in the plane, evenly spaced among all: t-SNE takes long and points cover points."""

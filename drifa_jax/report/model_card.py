@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from drifa_jax.data.record import Spec, TabularSpec
+from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.report.blocks import Cell, Note, Section, Table
-from drifa_jax.report.evaluated import Evaluated
 
 OWED = Cell("to be written by the authors", blank=True)
 

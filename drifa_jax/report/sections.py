@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.evaluation import TaskEvaluation
 from drifa_jax.evaluate.facts import TrainingCost
 from drifa_jax.evaluate.intervals import Interval
@@ -33,7 +34,6 @@ from drifa_jax.report.blocks import (
     interval_cell,
     interval_text,
 )
-from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.uncertainty.calibration import reliability
 from drifa_jax.uncertainty.selective import Referral, risk_coverage
 
@@ -73,6 +73,17 @@ def headline(of: Evaluated, folder: Path) -> Section:
             f"{of.num_samples} Monte Carlo dropout samples, {_calibrated(of)}."
         )
     )
+    if of.folds:
+        blocks.append(
+            Note(
+                f"Out of fold: {len(of.folds)} of {of.config.data.num_folds} folds of one "
+                "cross-validation, each record answered by the runs that were tested on it and "
+                "never saw it. Explanations are of the first fold."
+            )
+        )
+    for task, found in of.tasks.items():
+        notes = dict.fromkeys(note for fitted in found.post_processing for note in fitted.notes)
+        blocks += [Note(f"{task}: {note}.") for note in notes]
     lacking = [task for task in of.description.tasks if task not in of.tasks]
     if lacking:
         blocks.append(Note(f"No test record has a label of {' or '.join(lacking)}."))
@@ -262,7 +273,7 @@ def calibration(of: Evaluated, folder: Path) -> Section:
     }
     drawn, tables = [], []
     for task, found in of.tasks.items():
-        method = found.decisions.calibrator.method if found.decisions else "none"
+        method = found.answer.calibration
         curves_, errors = {"uncalibrated": reliability(found.raw, found.labels)}, {}
         errors["uncalibrated"] = found.calibration["raw"]["ece"]
         if method != "none":
@@ -283,9 +294,10 @@ def calibration(of: Evaluated, folder: Path) -> Section:
             )
         )
     fitted = [
-        f"{found.decisions.num_validation:,}" + f" ({task})" * (len(of.tasks) > 1)
+        " and ".join(f"{fitted.num_validation:,}" for fitted in found.post_processing)
+        + f" ({task})" * (len(of.tasks) > 1)
         for task, found in of.tasks.items()
-        if found.decisions
+        if found.post_processing
     ]
     text = (
         f"The calibration map was fitted on {' and '.join(fitted)} validation records and frozen; "
@@ -329,7 +341,7 @@ def referral(of: Evaluated, folder: Path) -> Section:
                 entropy,
                 wrong,
                 len(found.classes),
-                found.decisions.referral if found.decisions else None,
+                found.threshold,
                 folder,
                 synthetic=of.synthetic,
             ),
@@ -545,7 +557,7 @@ def _referral_tables(task: str, found: TaskEvaluation) -> list[Block]:
         ),
     ]
     if found.set_coverage is not None:
-        promised = 1 - found.decisions.sets.alpha
+        promised = found.promised
         facts.append(
             (
                 f"Prediction sets promised {promised:.0%}",
@@ -607,7 +619,7 @@ def _groups(of: Evaluated) -> str:
 
 
 def _calibrated(of: Evaluated) -> str:
-    methods = {t.decisions.calibrator.method if t.decisions else "none" for t in of.tasks.values()}
+    methods = {t.answer.calibration for t in of.tasks.values()}
     named = sorted(methods - {"none"})
     return f"calibrated by {' and '.join(named)}" if named else "uncalibrated"
 

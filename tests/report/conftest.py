@@ -10,12 +10,12 @@ import pytest
 
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
+from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
 from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
 from drifa_jax.predict.restored import Description
 from drifa_jax.predictions.table import Predictions, Provenance, task_predictions
-from drifa_jax.report.evaluated import Evaluated
 from drifa_jax.uncertainty.measures import from_samples
 
 TASKS = {"tumour": ("glioma", "<b>none</b> & 'other'"), "stroke": ("no", "early", "late")}
@@ -85,7 +85,9 @@ def make_evaluated(*, synthetic=True, num_records=240, labels=None, groups=2, at
         num_samples=6,
         seed=0,
         num_records=num_records,
-        tasks=evaluate_tasks(answers, decisions, num_resamples=100),
+        tasks=evaluate_tasks(
+            answers, {t: [found] for t, found in decisions.items()}, num_resamples=100
+        ),
         data=DataSummary(splits, Leakage(0, 0, groups == 1, None), synthetic),
         cost=Cost(
             1234567, 7.2e7, 0.031, 900_000_000, TrainingCost(5400.0, 1, 2, 88.0, 2**31, "1 x cpu")
@@ -148,14 +150,15 @@ def comparison_folder(evaluation_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(evaluation_folder, folder / "noisier")
     path = folder / "noisier" / "predictions.parquet"
-    columns = parquet.read_table(path).to_pydict()
+    table = parquet.read_table(path)
+    columns = table.to_pydict()
     draw = np.random.default_rng(3)
     for task in TASKS:
         names = [name for name in columns if name.startswith(f"{task}/p(")]
         p = np.array([columns[name] for name in names])
         p = p * np.exp(draw.normal(size=p.shape))
         columns |= dict(zip(names, (p / p.sum(0)).tolist(), strict=True))
-    parquet.write_table(pyarrow.table(columns), path)
+    parquet.write_table(pyarrow.table(columns, schema=table.schema), path)
     out = folder / "out"
     arguments = [str(evaluation_folder), str(folder / "noisier"), "--out", str(out)]
     assert main(["compare", *arguments, "--resamples", "200"]) == 0

@@ -11,46 +11,51 @@ import pytest
 from drifa_jax.cli import main
 from drifa_jax.commands.compare import distinct_names
 from drifa_jax.errors import UserError
+from drifa_jax.evaluate.folders import find_evaluation
 from drifa_jax.report.comparison_report import (
     aligned,
     compare,
-    find_evaluation,
-    read_predictions,
+    read_evaluation,
     write_comparison,
 )
 
 
 @pytest.fixture(scope="module")
 def first(evaluation_folder):
-    return read_predictions(evaluation_folder, "first")
+    return read_evaluation(evaluation_folder, "first")
 
 
-def worse(run, name="second"):
+def changed(run, task=None, name="second", **fields):
+    """A run with other fields of its predictions, or of those of one task."""
+    predictions = run.predictions
+    if task is not None:
+        other = dataclasses.replace(predictions[task], **fields)
+        fields = {"tasks": {**predictions.tasks, task: other}}
+    return dataclasses.replace(
+        run, name=name, predictions=dataclasses.replace(predictions, **fields)
+    )
+
+
+def worse(run):
     """The same records in another order, with noisier probabilities."""
     draw = np.random.default_rng(1)
-    order = draw.permutation(len(run.record_ids))
-
-    def noisy(p):
-        q = p * np.exp(1.5 * draw.normal(size=p.shape))
-        return (q / q.sum(1, keepdims=True))[order]
-
-    return dataclasses.replace(
-        run,
-        name=name,
-        record_ids=tuple(run.record_ids[i] for i in order),
-        group_ids=tuple(run.group_ids[i] for i in order),
-        labels={t: of[order] for t, of in run.labels.items()},
-        probabilities={t: noisy(of) for t, of in run.probabilities.items()},
-    )
+    predictions = run.predictions.take(draw.permutation(len(run.predictions)))
+    tasks = {}
+    for task, found in predictions.tasks.items():
+        p = found.probabilities * np.exp(1.5 * draw.normal(size=found.probabilities.shape))
+        tasks[task] = dataclasses.replace(found, probabilities=p / p.sum(1, keepdims=True))
+    moved = dataclasses.replace(run, predictions=predictions)
+    return changed(moved, tasks=tasks)
 
 
 def test_the_order_of_the_records_does_not_matter(first):
     other = worse(first)
-    moved = aligned(first, other)
-    assert moved.record_ids == first.record_ids
-    place = other.record_ids.index(first.record_ids[9])
+    ours, theirs = first.predictions, other.predictions
+    moved = aligned(first, other).predictions
+    assert moved.record_ids == ours.record_ids
+    place = theirs.record_ids.index(ours.record_ids[9])
     np.testing.assert_array_equal(
-        moved.probabilities["stroke"][9], other.probabilities["stroke"][place]
+        moved["stroke"].probabilities[9], theirs["stroke"].probabilities[place]
     )
     assert compare([first, other], num_resamples=100).pairs["stroke"][0].num_records == 235
 
@@ -74,14 +79,9 @@ def test_a_noisier_network_is_found_worse(first, tmp_path):
 
 
 def without(run, record):
-    keep = np.array([one != record for one in run.record_ids])
-    return dataclasses.replace(
-        run,
-        record_ids=tuple(one for one in run.record_ids if one != record),
-        group_ids=tuple(g for g, k in zip(run.group_ids, keep, strict=True) if k),
-        labels={t: of[keep] for t, of in run.labels.items()},
-        probabilities={t: of[keep] for t, of in run.probabilities.items()},
-    )
+    names = run.predictions.record_ids
+    kept = [i for i, name in enumerate(names) if name != record]
+    return dataclasses.replace(run, predictions=run.predictions.take(kept))
 
 
 @pytest.mark.parametrize(
@@ -89,25 +89,17 @@ def without(run, record):
     [
         (lambda run: without(run, "r7"), r"different records \(1 only in the first, 0 only.*r7"),
         (
-            lambda run: dataclasses.replace(run, classes={"tumour": run.classes["tumour"]}),
+            lambda run: changed(run, tasks={"tumour": run.predictions["tumour"]}),
             "answer different tasks",
         ),
         (
-            lambda run: dataclasses.replace(run, classes=run.classes | {"stroke": ("a", "b", "c")}),
+            lambda run: changed(run, "stroke", classes=("a", "b", "c")),
             "different classes of stroke",
         ),
+        (lambda run: changed(run, "stroke", truth=np.zeros(240, int)), "disagree on the truth of"),
+        (lambda run: changed(run, group_ids=run.predictions.record_ids), "different groups"),
         (
-            lambda run: dataclasses.replace(
-                run, labels=run.labels | {"stroke": np.zeros(240, int)}
-            ),
-            "disagree on the truth of",
-        ),
-        (
-            lambda run: dataclasses.replace(run, group_ids=run.record_ids),
-            "different groups",
-        ),
-        (
-            lambda run: dataclasses.replace(run, task_groups={"stroke": run.record_ids}),
+            lambda run: changed(run, "stroke", group_ids=run.predictions.record_ids),
             "different groups",
         ),
     ],
@@ -123,7 +115,7 @@ def test_folders_without_an_evaluation_or_with_a_damaged_one_are_named(tmp_path,
     (tmp_path / "predictions.parquet").write_bytes(b"no")
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
-        read_predictions(find_evaluation(tmp_path), "x")
+        read_evaluation(find_evaluation(tmp_path), "x")
     assert find_evaluation(evaluation_folder) == evaluation_folder
 
 

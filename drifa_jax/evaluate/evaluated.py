@@ -1,4 +1,4 @@
-"""What the sections of an evaluation report are made from."""
+"""A finished evaluation: everything that a report is made from."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Evaluated:
       cost: of the network.
       learning: lines of `metrics.jsonl` of the (first) run.
       trained_by, evaluated_by: command, code, versions and devices.
+      folds: of the cross-validation whose runs these are, each record answered by the runs that
+        were tested on it; empty where there is one split.
     """
 
     runs: tuple[Path, ...]
@@ -46,6 +48,7 @@ class Evaluated:
     learning: Sequence[Mapping[str, Any]]
     trained_by: Mapping[str, Any]
     evaluated_by: Mapping[str, Any]
+    folds: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
