@@ -11,6 +11,7 @@ empty; columns of which nothing is known but the answer's own are left out. Parq
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from drifa_jax.predictions.table import Predictions, Provenance, TaskPredictions
 from drifa_jax.uncertainty.measures import assemble
 from drifa_jax.whole_files import written_whole
 
-METADATA = b"drifa_jax.predictions"
+METADATA, CONTENT = b"drifa_jax.predictions", b"drifa_jax.content_sha256"
 FORMAT = 1
 MEASURES = (
     "predictive_entropy",
@@ -69,6 +70,7 @@ def to_arrow(predictions: Predictions, *, whole: bool = True) -> pa.Table:
         },
         "seconds": dict(predictions.seconds),
     }
+    document["sha256"] = _digest(document)
     return table.replace_schema_metadata({METADATA: json.dumps(document).encode()})
 
 
@@ -114,6 +116,9 @@ def from_arrow(table: pa.Table) -> Predictions:
     document = json.loads((table.schema.metadata or {})[METADATA])
     if document["format"] != FORMAT:
         raise ValueError(f"its format is {document['format']}, not {FORMAT}")
+    # The cells of a file have a digest of their own.
+    if document.pop("sha256") != _digest(document):
+        raise ValueError("its metadata are not what was written")
     held = set(table.column_names)
 
     def texts(name: str) -> tuple[str, ...] | None:
@@ -167,6 +172,28 @@ def from_arrow(table: pa.Table) -> Predictions:
     )
 
 
+class _Content:
+    """A digest of a table's cells, whatever blocks they come in."""
+
+    def __init__(self):
+        self._columns: dict[str, Any] = {}
+
+    def add(self, table: pa.Table) -> None:
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_floating(column.type):
+                cells = np.ascontiguousarray(column.to_numpy()).tobytes()
+            else:
+                cells = "".join(f"{cell!r}," for cell in column.to_pylist()).encode()
+            self._columns.setdefault(name, hashlib.sha256()).update(cells)
+
+    def hexdigest(self) -> str:
+        return _digest({name: found.hexdigest() for name, found in self._columns.items()})
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
 def _column_of(attribute: str) -> str:
     return f"attribute/{attribute}" if attribute in ("record_id", "group_id") else attribute
 
@@ -178,7 +205,13 @@ def read_predictions(path: Path) -> Predictions:
       UserError: where it is missing, damaged or holds another table.
     """
     try:
-        return from_arrow(pq.read_table(path, page_checksum_verification=True))
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table, written_digest = file.read(), file.metadata.metadata[CONTENT]
+        content = _Content()
+        content.add(table)
+        if written_digest != content.hexdigest().encode():
+            raise ValueError("its cells are not what was written")
+        return from_arrow(table)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged or was written by an older release ({error}); delete it and make "
@@ -214,17 +247,20 @@ def written(paths: Sequence[Path]) -> Iterator[Callable[[Predictions], None]]:
 @contextmanager
 def _parquet(path: Path) -> Iterator[Callable[[Predictions], None]]:
     with ExitStack() as stack:
-        writer = None
+        writer, content = None, _Content()
 
         def add(predictions: Predictions) -> None:
             nonlocal writer
             table = to_arrow(predictions)
+            content.add(table)
             if writer is None:
                 made = pq.ParquetWriter(path, table.schema, write_page_checksum=True)
                 writer = stack.enter_context(made)
             writer.write_table(table.cast(writer.schema))
 
         yield add
+        if writer is not None:
+            writer.add_key_value_metadata({CONTENT: content.hexdigest()})
 
 
 @contextmanager

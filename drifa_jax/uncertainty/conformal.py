@@ -15,6 +15,7 @@ ICLR 2021 (RAPS); Vovk, 2012 (class-conditional); Angelopoulos and Bates, 2021 (
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -183,9 +184,9 @@ def fit_conformal(
 def choose_raps(probabilities: np.ndarray, labels: np.ndarray, alpha: float) -> tuple[float, int]:
     """Penalty and free classes of RAPS that make sets small, from records kept for it.
 
-    Free classes are as many as hold the truth of `1 - alpha` of the records when classes are
-    ranked by probability; the penalty is that of `PENALTIES` with the smallest sets on one half
-    of the records, with thresholds from the other (Angelopoulos et al., appendix E).
+    The smallest sets on one half of the records, with thresholds from the other, win among
+    `PENALTIES` and one or two free classes, or as many as hold the truth of `1 - alpha` of the
+    records when classes are ranked by probability (Angelopoulos et al., appendix E).
 
     Args:
       probabilities: `[n, k]`.
@@ -197,18 +198,19 @@ def choose_raps(probabilities: np.ndarray, labels: np.ndarray, alpha: float) -> 
     rank = np.sum(probabilities >= own, 1)
     free = int(min(conformal_quantile(rank, alpha), probabilities.shape[1]))
     half = np.arange(len(labels)) % 2 == 0
-    sizes = []
-    for penalty in PENALTIES:
+    sizes = {}
+    for choice in itertools.product(PENALTIES, sorted({1, 2, free})):
+        penalty, free_classes = choice
         sets = fit_conformal(
             probabilities[half],
             labels[half],
             alpha=alpha,
             method="raps",
             penalty=penalty,
-            free_classes=free,
+            free_classes=free_classes,
         )
-        sizes.append(mean_size(sets(probabilities[~half])))
-    return PENALTIES[int(np.argmin(sizes))], free
+        sizes[choice] = mean_size(sets(probabilities[~half]))
+    return min(sizes, key=sizes.__getitem__)
 
 
 def conformal_quantile(values: np.ndarray, alpha: float) -> float:

@@ -65,3 +65,44 @@ def test_export_writes_and_verifies(run, predictor, tmp_path, capsys):
 def test_wrong_arguments_are_one_message(run, predictor, arguments, message, capsys):
     assert main([str(run) if a == "RUN" else a for a in arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_flags_may_stand_between_run_and_images(run, predictor, folder, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    images = [f"{m}={folder / m / 'case0.png'}" for m in ("mri", "ct")]
+    arguments = ["predict", str(run), "--no-decisions", images[0], "--csv", str(out), images[1]]
+    assert main(arguments) == 0
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["tumour/set"] == "" and row["tumour/calibration"] == "none"
+
+
+def test_a_pipe_gets_plain_lines_after_the_files(run, predictor, folder, tmp_path):
+    """`drifa predict ... | head -1`: who reads stops early, and the files are whole."""
+    import subprocess
+    import sys
+
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "drifa_jax.cli", "predict", str(run), str(folder)]
+    shell = " ".join([*command, "--csv", str(out), "| head -1"])
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.stdout.startswith("tumour (trained on SYNTHETIC data)")
+    assert len(out.read_text().splitlines()) == 5
+
+
+def test_names_reach_the_console_as_text(capsys):
+    from drifa_jax.commands.predict import printable
+
+    assert printable("nodule [malignant] x[/b]") == "nodule [malignant] x[/b]"
+    assert printable("a\x1b[2Jb\u202ec") == "a\ufffd[2Jb\ufffdc"
+
+
+def test_an_exported_file_predicts(run, predictor, folder, tmp_path, capsys):
+    out = tmp_path / "net.drifa"
+    assert main(["export", str(run), str(out)]) == 0
+    assert main(["predict", str(out), str(folder), "--csv", str(tmp_path / "out.csv")]) == 0
+    assert "case3" in capsys.readouterr().out
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 5
+    assert main(["predict", str(out), str(folder), "--samples", "9"]) == 1
+    assert "--samples: " in capsys.readouterr().err

@@ -332,3 +332,66 @@ def test_an_export_that_cannot_be_written_leaves_nothing(predictor, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         export(predictor, tmp_path / "no" / "net.drifa")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(file, network, arrays, tmp_path):
+    data, draw = file.read_bytes(), np.random.default_rng(0)
+    path, refused = tmp_path / "flipped.drifa", 0
+    for place in draw.integers(0, len(data), 60):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(flipped)
+        try:
+            found = load_exported(path)
+        except ExportError as error:
+            assert str(path) in str(error)
+            refused += 1
+            continue
+        assert found.card == network.card
+        for one, other in zip(found._parameters, network._parameters, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert refused > 40
+
+
+def test_a_container_that_grows_beyond_reason_is_refused_before_it_is_read(file, tmp_path):
+    path = tmp_path / "bomb.drifa"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(CARD, "{}")
+        archive.writestr(PARAMETERS, bytes(100 * 2**20))
+    with pytest.raises(ExportError, match=r"bomb\.drifa: declares 104,857,602 bytes"):
+        load_exported(path)
+
+
+def test_an_array_that_declares_more_than_the_file_holds_is_refused():
+    import io
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**9,)}
+    )
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("p0.npy", header.getvalue())
+    with pytest.raises(ExportError, match=r"p0\.npy declares an array that it does not hold"):
+        exported_module._arrays(packed.getvalue())
+
+
+def test_an_exported_file_stands_for_its_run(predictor, file, arrays):
+    """The same table of answers, from images of any size, notes and distances included."""
+    from drifa_jax.predict.exported_predictor import ExportedPredictor
+
+    exported = ExportedPredictor(file)
+    assert exported.description == dataclasses.replace(
+        predictor.description, data=exported.description.data
+    )
+    assert exported.provenance.identity == predictor.identity
+    large = {m: [np.repeat(x[..., 0], 2, 0).repeat(2, 1) for x in of] for m, of in arrays.items()}
+    (found,) = exported.stream(large, [*"abcd"])
+    live = predictor(large, [*"abcd"])
+    for task, answer in live.tasks.items():
+        np.testing.assert_allclose(found[task].probabilities, answer.probabilities, atol=TOLERANCE)
+        np.testing.assert_array_equal(found[task].sets, answer.sets)
+        np.testing.assert_array_equal(found[task].refer, answer.refer)
+    np.testing.assert_array_equal(
+        found.out_of_distribution.p_value, live.out_of_distribution.p_value
+    )

@@ -334,3 +334,32 @@ def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):
     assert np.abs(some[1] - whole[1]).max() > 1e-5
     with pytest.raises(UserError, match="Record 1 has no image"):
         able({"mri": mri}, [*"abcd"])
+
+
+def test_post_processing_of_other_weights_is_never_applied(run, second_run, predictor, tmp_path):
+    """Trained anew in the same folder: what was fitted before stays behind, and is not taken."""
+    folder = tmp_path / "again"
+    shutil.copytree(run, folder)
+    (before,) = folder.glob("post_processing-*.json")
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(second_run / "checkpoints", folder / "checkpoints")
+    again = load(folder)
+    assert again.identity != predictor.identity
+    assert again.post_processing.identity == again.identity
+    assert set(folder.glob("post_processing-*.json")) > {before}
+    assert again.post_processing.tasks != predictor.post_processing.tasks
+
+
+def test_the_identity_is_that_of_the_weights_wherever_they_lie(run, predictor, tmp_path):
+    shutil.copytree(run, tmp_path / "elsewhere")
+    assert load(tmp_path / "elsewhere", post_processing=False).identity == predictor.identity
+
+
+def test_blocks_of_records_give_the_answers_of_all_at_once(predictor, arrays, monkeypatch):
+    monkeypatch.setattr("drifa_jax.predict.streaming.RECORDS_A_BLOCK", 3)
+    blocks = list(predictor.stream(arrays, [*"abcd"]))
+    assert [len(block) for block in blocks] == [3, 1]
+    monkeypatch.undo()
+    whole = predictor(arrays, [*"abcd"])["tumour"].probabilities
+    found = np.concatenate([block["tumour"].probabilities for block in blocks])
+    np.testing.assert_allclose(found, whole, atol=ROUNDING)

@@ -142,23 +142,18 @@ def comparison_folder(evaluation_folder, tmp_path_factory) -> Path:
     """What `drifa compare` writes of an evaluation and a noisier copy of it."""
     import shutil
 
-    import pyarrow
-    from pyarrow import parquet
-
     from drifa_jax.cli import main
+    from drifa_jax.predictions.files import read_predictions
 
     folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(evaluation_folder, folder / "noisier")
     path = folder / "noisier" / "predictions.parquet"
-    table = parquet.read_table(path)
-    columns = table.to_pydict()
-    draw = np.random.default_rng(3)
-    for task in TASKS:
-        names = [name for name in columns if name.startswith(f"{task}/p(")]
-        p = np.array([columns[name] for name in names])
-        p = p * np.exp(draw.normal(size=p.shape))
-        columns |= dict(zip(names, (p / p.sum(0)).tolist(), strict=True))
-    parquet.write_table(pyarrow.table(columns, schema=table.schema), path)
+    predictions, draw = read_predictions(path), np.random.default_rng(3)
+    tasks = {}
+    for task, found in predictions.tasks.items():
+        p = found.probabilities * np.exp(draw.normal(size=found.probabilities.shape))
+        tasks[task] = dataclasses.replace(found, probabilities=p / p.sum(1, keepdims=True))
+    dataclasses.replace(predictions, tasks=tasks).write(path)
     out = folder / "out"
     arguments = [str(evaluation_folder), str(folder / "noisier"), "--out", str(out)]
     assert main(["compare", *arguments, "--resamples", "200"]) == 0

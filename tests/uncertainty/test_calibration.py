@@ -181,3 +181,12 @@ def test_bad_input_is_refused(change, message):
 def test_what_is_no_calibration_is_refused(values):
     with pytest.raises(ValueError, match="calibration"):
         Calibrator.from_json(values)
+
+
+def test_few_records_pull_the_fit_towards_no_change():
+    """All right at 0.7: likelihood alone would make them certain."""
+    p = np.tile([[0.7, 0.3], [0.3, 0.7]], (5, 1))
+    mended = fit_calibrator("temperature", p, np.arange(10) % 2)(p)
+    assert 0.7 < mended.max() < 0.9
+    many = np.tile(p, (40, 1))
+    assert fit_calibrator("temperature", many, np.arange(400) % 2)(many).max() > 0.999
