@@ -146,8 +146,8 @@ def _train(config: Config, program: _Program, job: Job) -> None:
     dataset, predict = experiment.dataset, program.predict
     with run_directory.opened(job.folder, config):
         dataset.save_splits(job.folder / "splits")
-        save_description(job.folder, config.data, dataset)
-        state = train(experiment, predict, job.folder, program.step)
+        description = save_description(job.folder, config.data, dataset).to_json()
+        state = train(experiment, predict, job.folder, program.step, description)
         split = predict(
             state.params,
             state.statistics,

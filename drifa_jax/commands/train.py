@@ -47,7 +47,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
     from drifa_jax.memory import run_programs_in_the_calling_thread
-    from drifa_jax.predict.restored import save_description
+    from drifa_jax.predict.restored import describe, save_description
     from drifa_jax.report.figures import learning_curves
     from drifa_jax.sharding import DATA_AXIS, layout_of
     from drifa_jax.train import run_directory
@@ -80,8 +80,9 @@ def train_and_test(config: Config, workdir: Path) -> int:
             save_description(workdir, config.data, dataset)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
+        description = describe(config.data, dataset).to_json()
         try:
-            state = train(experiment, predict, workdir)
+            state = train(experiment, predict, workdir, description=description)
         except Interrupted as interruption:
             _say(f"{interruption}: state saved. The same command again goes on from here.")
             return 128 + interruption.number

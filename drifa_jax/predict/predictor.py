@@ -8,7 +8,6 @@ prediction["tumour"].labels, prediction["tumour"].uncertainty.predictive_entropy
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -25,7 +24,6 @@ from drifa_jax.post_processing import saved
 from drifa_jax.post_processing.out_of_distribution import DistanceDetector
 from drifa_jax.post_processing.saved import PostProcessing
 from drifa_jax.post_processing.task import PostProcessingOptions
-from drifa_jax.predict.identity import identity_of
 from drifa_jax.predict.restored import Description, Restored, restore
 from drifa_jax.predict.streaming import Arrays, Images, read_blocks, read_images, stream
 from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
@@ -82,10 +80,10 @@ class Predictor:
         """Tells records out of distribution; None where nothing was fitted for it."""
         return None if self.post_processing is None else self.post_processing.detector
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Digest of the weights and of what they read and answer."""
-        return identity_of(self.restored)
+        return self.restored.model_identity
 
     def __call__(self, images: Images, record_ids: Sequence[str] | None = None) -> Predictions:
         """Answers for records.

@@ -17,12 +17,11 @@ from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.reading import Reading, readings_of
-from drifa_jax.sharding import data_mesh, replicated
-from drifa_jax.train.checkpoint import Checkpoints
+from drifa_jax.train.checkpoint import best_model
 from drifa_jax.train.experiment import build_network
-from drifa_jax.train.optimizer import make_optimizer
+from drifa_jax.train.identity import digest
 from drifa_jax.train.run_directory import saved_config, write_whole
-from drifa_jax.train.state import TrainState, abstract_state
+from drifa_jax.train.state import Model
 
 DESCRIPTION_FILE = "preprocessing.json"
 
@@ -82,6 +81,9 @@ class Restored:
       params, statistics: of the best checkpoints, along a leading axis `e`: the members of the
         first run, then those of the next.
       steps: training step of each member's checkpoint.
+      model_identity: digest of the weights of all members, of what they read and answer, and of
+        the network's options; what is kept beside a run carries it, so that it is never taken for
+        another network's.
     """
 
     runs: tuple[Path, ...]
@@ -91,12 +93,13 @@ class Restored:
     params: Any
     statistics: Any
     steps: tuple[int, ...]
+    model_identity: str
 
 
-def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description:
-    """Writes what the network reads and answers beside its checkpoints; returns it."""
+def describe(config: DataConfig, dataset: Dataset) -> Description:
+    """What a network of this data reads and answers."""
     source = dataset.train
-    description = Description(
+    return Description(
         tuple(source.modalities),
         readings_of(config, source.modalities, dataset.tables),
         {task.name: tuple(task.classes) for task in source.tasks},
@@ -104,6 +107,11 @@ def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Descrip
         bool(source.synthetic),
         source.description,
     )
+
+
+def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description:
+    """Writes what the network reads and answers beside its checkpoints; returns it."""
+    description = describe(config, dataset)
     write_whole(run / DESCRIPTION_FILE, json.dumps(description.to_json(), indent=2) + "\n")
     return description
 
@@ -121,66 +129,96 @@ def restore(runs: Sequence[str | Path]) -> Restored:
     if len({path.resolve() for path in paths}) != len(paths):
         raise UserError("The same run was given twice; an ensemble needs different members.")
     configs = [saved_config(path) for path in paths]
-    descriptions = [_description(path, c) for path, c in zip(paths, configs, strict=True)]
-    for path, config, description in zip(paths[1:], configs[1:], descriptions[1:], strict=True):
+    for path, config in zip(paths[1:], configs[1:], strict=True):
         if config.model != configs[0].model:
             raise UserError(
                 f"{path} and {paths[0]} are different networks: {config.model} against "
                 f"{configs[0].model}. Members of an ensemble share config.model."
             )
+    first, *others = loaded = [_load(*run) for run in zip(paths, configs, strict=True)]
+    for run in others:
         for field in ("modalities", "readings", "tasks"):
-            theirs, ours = getattr(description, field), getattr(descriptions[0], field)
+            theirs, ours = (getattr(r.description, field) for r in (run, first))
             if theirs != ours:
-                raise UserError(f"{path} and {paths[0]} differ in their {field}: {theirs}, {ours}.")
-    first = descriptions[0]
-    network = build_network(
-        configs[0].model,
-        {m.name: m.channels for m in first.modalities if isinstance(m, ModalitySpec)},
-        {task: len(classes) for task, classes in first.tasks.items()},
-        {m.name: m.num_features for m in first.modalities if isinstance(m, TabularSpec)},
-    )
-    states = [_best(path, c, network) for path, c in zip(paths, configs, strict=True)]
+                raise UserError(
+                    f"{run.path} and {first.path} differ in their {field}: {theirs}, {ours}."
+                )
     params, statistics = jax.tree.map(
-        lambda *leaves: np.concatenate(leaves), *[(s.params, s.statistics) for s in states]
+        lambda *leaves: np.concatenate(leaves),
+        *[(run.model.params, run.model.statistics) for run in loaded],
     )
-    steps = tuple(np.concatenate([state.step for state in states]).tolist())
-    return Restored(paths, configs[0], first, network, params, statistics, steps)
+    steps = tuple(np.concatenate([run.model.step for run in loaded]).tolist())
+    identities = [run.model.identity for run in loaded]
+    identity = digest([identities, asdict(first.config.model)])
+    return Restored(
+        paths, first.config, first.description, first.network, params, statistics, steps, identity
+    )
 
 
-def _description(run: Path, config: Config) -> Description:
+@dataclass
+class _Run:
+    """One run and its best model, every leaf `[e, ...]` on the host."""
+
+    path: Path
+    config: Config
+    description: Description
+    network: Functional
+    model: Model
+
+
+def _load(path: Path, config: Config) -> _Run:
+    directory = path / "checkpoints"
+    if not directory.is_dir():
+        raise UserError(f"{path} holds no checkpoint; train it to the end of an epoch first.")
+    members = config.ensemble.num_members
+    lead = (members,) * (members > 1)
+    run = _Run(path, config, None, None, None)
+
+    def template(described: Mapping[str, Any] | None) -> Model:
+        run.description = _description(path, config, described)
+        run.network = _network(config, run.description)
+        weights = run.network.abstract_params, run.network.abstract_statistics
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype),
+            Model(jax.ShapeDtypeStruct((), np.int32), *weights),
+        )
+
+    run.model = best_model(directory, template)
+    if not lead:
+        run.model = jax.tree.map(lambda leaf: leaf[None], run.model)
+    return run
+
+
+def _network(config: Config, description: Description) -> Functional:
+    return build_network(
+        config.model,
+        {m.name: m.channels for m in description.modalities if isinstance(m, ModalitySpec)},
+        {task: len(classes) for task, classes in description.tasks.items()},
+        {m.name: m.num_features for m in description.modalities if isinstance(m, TabularSpec)},
+    )
+
+
+def _description(run: Path, config: Config, described: Mapping[str, Any] | None) -> Description:
+    """What the checkpoint says, with which the file beside it must agree; else what that says.
+
+    A run that is older than both: its data say the same.
+    """
     path = run / DESCRIPTION_FILE
-    if not path.is_file():
-        # A run that is older than this file: its data say the same.
-        return save_description(run, config.data, open_dataset(config.data))
     try:
-        return Description.from_json(json.loads(path.read_text()))
+        beside = Description.from_json(json.loads(path.read_text())) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it, and it is written anew from the run's data."
+            f"{path} is damaged ({error}); delete it, and what the checkpoint or the run's data "
+            "say is taken."
         ) from error
-
-
-def _best(run: Path, config: Config, network: Functional) -> TrainState:
-    """The best state of each member, every leaf `[e, ...]` on the host."""
-    directory = run / "checkpoints"
-    if not directory.is_dir():
-        raise UserError(f"{run} holds no checkpoint; train it to the end of an epoch first.")
-    train = config.train
-    optimizer = make_optimizer(
-        learning_rate=train.learning_rate,
-        schedule="cosine" if train.schedule == "cosine" else "constant",
-        warmup_steps=train.warmup_steps,
-        weight_decay=train.weight_decay,
-        clip_norm=train.clip_norm,
-    )
-    sharding = replicated(data_mesh())
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_state(network, optimizer, config.ensemble.num_members),
-    )
-    with Checkpoints(directory) as checkpoints:
-        state, _ = checkpoints.best(template)
-    state = jax.device_get(state)
-    if state.step.ndim == 0:
-        return jax.tree.map(lambda leaf: leaf[None], state)
-    return state
+    if described is None:
+        return beside or describe(config.data, open_dataset(config.data))
+    description = Description.from_json(described)
+    for field in ("modalities", "readings", "tasks", "may_lack_modalities", "synthetic"):
+        ours, theirs = getattr(description, field), getattr(beside or description, field)
+        if theirs != ours:
+            raise UserError(
+                f"{path} was changed: its {field} are {theirs}, and the network was trained with "
+                f"{ours}. Delete it, and what the checkpoint says is taken."
+            )
+    return description

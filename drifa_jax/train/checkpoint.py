@@ -1,87 +1,99 @@
-"""Checkpoints: the newest states to go on from, and the best one to predict with.
+"""Checkpoints: the newest states to go on from, and the best model to predict with.
 
-Orbax writes each checkpoint under a temporary name and renames it when it is complete, so a
-kill at any moment leaves the ones before intact. A state has thousands of small arrays, each of
-which costs orbax milliseconds; they travel in one vector per dtype (`packed`). What is stored does
-not depend on the devices, so that a run can go on with others. With several processes each
-writes what only it holds.
+    checkpoints/<step>/
+      model, model_index         parameters and statistics; what they are, and how good
+      training, training_index   the rest of the state, and what the host remembers beside it
+
+Whoever predicts reads `model` alone. An index is JSON: names and shapes of the arrays, their
+checksums, and a digest of itself, so that what changed on the disk is noticed when it is read.
+Orbax writes each checkpoint under a temporary name and renames it when it is complete, so a kill
+at any moment leaves the ones before intact. Readers change nothing, also while a run goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from drifa_jax.errors import UserError
-from drifa_jax.processes import all_say, on_first
-from drifa_jax.sharding import ENSEMBLE_AXIS, is_large, put
-from drifa_jax.train.state import TrainState, steps_done
+from drifa_jax.processes import on_first
+from drifa_jax.train import older_checkpoints
+from drifa_jax.train.checkpoint_items import FORMAT, Damaged, read_index, read_item, sealed
+from drifa_jax.train.identity import digest, model_identity
+from drifa_jax.train.packing import checksums, entries, packed
+from drifa_jax.train.state import Model, TrainState, steps_done
 
-VALIDATION_LOSS = "validation_loss"
-LINES_SHOWN = 10
-"""Of the difference between a checkpoint's parameters and a network's."""
+DELETION_SECONDS = 0.3
+"""In which a checkpoint that a run in progress deletes is gone."""
 
 Progress = dict[str, Any]
 """What the host remembers beside the state: plain JSON values."""
 
 
 class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints, and of each member the one with its lowest loss."""
+    """Keeps the newest checkpoints, of each member the best, and those that cannot be judged."""
 
-    def __init__(self, num_latest: int):
-        self._num_latest = num_latest
+    def __init__(self, num_latest: int, losses: Mapping[int, list[float] | None]):
+        self._num_latest, self._losses = num_latest, losses
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         kept = {info.step for info in checkpoints[-self._num_latest :]}
-        kept |= set(best_steps({info.step: info.metrics for info in checkpoints}))
-        return [info.step in kept for info in checkpoints]
+        kept |= set(best_steps(self._losses))
+        return [info.step in kept or info.step not in self._losses for info in checkpoints]
 
 
-def best_steps(metrics: Mapping[int, Mapping[str, Any] | None]) -> list[int]:
+def best_steps(losses: Mapping[int, Sequence[float] | None]) -> list[int]:
     """The step with the lowest validation loss, of each member; empty where none has one.
 
     Args:
-      metrics: step -> what was saved with it. The first of equal losses counts.
+      losses: step -> each member's; None for one within an epoch. The first of equals counts.
     """
-    losses = {
-        step: np.atleast_1d(np.asarray(of[VALIDATION_LOSS], float))
-        for step, of in sorted(metrics.items())
-        if of is not None
-    }
-    if not losses:
-        return []
-    steps = list(losses)
-    return [steps[i] for i in np.argmin(np.stack([losses[s] for s in steps]), axis=0)]
+    known = {step: of_members for step, of_members in sorted(losses.items()) if of_members}
+    steps = list(known)
+    return [steps[i] for i in np.argmin(list(known.values()), axis=0)] if known else []
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps that a directory holds complete checkpoints of, in order."""
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
 class Checkpoints:
-    """The checkpoints in one directory, numbered by training step.
+    """The checkpoints of a run that this process writes, alone or with those that train with it.
 
     Args:
       directory: created when missing.
+      description: of the network and its data as plain JSON values, kept with every model.
       keep: how many of the newest stay, besides the best.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
-        self._directory = directory.absolute()
+    def __init__(
+        self, directory: Path, *, description: Mapping[str, Any] | None = None, keep: int = 2
+    ):
+        self._directory, self._description = directory.absolute(), description
+        self._losses: dict[int, list[float] | None] = {}
         self._options = ocp.CheckpointManagerOptions(
-            # Orbax writes metrics only where it has something to rank by.
-            best_fn=lambda metrics: np.min(metrics[VALIDATION_LOSS]),
-            best_mode="min",
-            preservation_policy=_LatestAndBest(keep),
-            cleanup_tmp_directories=True,
+            preservation_policy=_LatestAndBest(keep, self._losses), cleanup_tmp_directories=True
         )
+        self._open()
+
+    def _open(self) -> None:
         self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        self._losses.clear()
+        for step in steps_in(self._directory):
+            try:
+                self._losses[step] = _judged(self._directory, step)["validation_loss"]
+            except Damaged:
+                pass  # It is never deleted, and named as soon as it is needed.
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -103,18 +115,34 @@ class Checkpoints:
           validation_loss: given at the end of an epoch, one for each member; a member's lowest
             marks its best checkpoint.
         """
-        step = steps_done(state)
+        step, lead = steps_done(state), state.step.ndim
         if step in self._manager.all_steps():
             return
         losses = None if validation_loss is None else np.atleast_1d(validation_loss).tolist()
+        model, training = (packed(tree, lead) for tree in (_model(state), _training(state)))
+        arrays, sums = entries(_model(state), lead), checksums(model)
+        identity = model_identity(arrays, sums, self._description)
+        common = {"format": FORMAT, "step": step, "identity": identity}
+        model_index = common | {
+            "arrays": arrays,
+            "checksums": sums,
+            "validation_loss": losses,
+            "description": self._description,
+        }
+        training_index = common | {
+            "arrays": entries(_training(state), lead),
+            "checksums": checksums(training),
+            "progress": progress,
+        }
+        self._losses[step] = losses
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(packed(state)),
-                names=ocp.args.JsonSave(_shapes(state)),
-                progress=ocp.args.JsonSave(progress),
+                model=ocp.args.StandardSave(model),
+                model_index=ocp.args.JsonSave(sealed(model_index)),
+                training=ocp.args.StandardSave(training),
+                training_index=ocp.args.JsonSave(sealed(training_index)),
             ),
-            metrics=None if losses is None else {VALIDATION_LOSS: losses},
         )
 
     def wait(self) -> None:
@@ -128,205 +156,156 @@ class Checkpoints:
 
         Args:
           template: shapes, dtypes and shardings to restore into.
-        """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            read, problem = None, ""
-            try:
-                read = self._read(step, template)
-            except Exception as error:
-                problem = _first_line(error)
-            if all_say(read is not None):
-                return read
-            self._move_aside(step, problem or "another process cannot read it")
-        return None
-
-    def best(self, template: TrainState) -> tuple[TrainState, Progress]:
-        """The checkpoint with the lowest validation loss; of an ensemble, each member's own.
-
-        The state's `step` then says from which checkpoint each member comes.
 
         Raises:
-          UserError: when no epoch was completed, or the checkpoint is damaged.
+          UserError: when an earlier release wrote it.
         """
         self.wait()
-        steps = best_steps({s: self._manager.metrics(s) for s in self._manager.all_steps()})
-        if not steps:
-            raise UserError(f"{self._directory} holds no checkpoint of a completed epoch.")
-        best = progress = None
-        for step in dict.fromkeys(steps):
-            try:
-                state, progress = self._read(step, template)
-            except Exception as error:
+        lead = template.step.ndim
+        for step in reversed(steps_in(self._directory)):
+            if older_checkpoints.is_older(self._directory / str(step)):
                 raise UserError(
-                    f"The best checkpoint, {self._directory / str(step)}, cannot be read: {error}"
-                ) from error
-            best = state if best is None else _take(best, state, np.array(steps) == step)
-        of_members = np.array(steps, np.int32).reshape(template.step.shape)
-        return dataclasses.replace(best, step=of_members), progress
+                    f"{self._directory / str(step)} was written by an earlier release. Its model "
+                    "can be used by every command, but training cannot go on from it; choose "
+                    "another --workdir, or the release that environment.json beside it names."
+                )
+            try:
+                tree, model = read_item(self._directory, step, "model", _model(template), lead)
+                rest, index = read_item(
+                    self._directory, step, "training", _training(template), lead
+                )
+                if index["identity"] != model["identity"]:
+                    raise Damaged(step, "its model and its training are of two checkpoints")
+            except Damaged as damage:
+                self._move_aside(damage)
+                continue
+            state = dataclasses.replace(template, **tree, **rest)
+            return state, index["progress"]
+        return None
 
-    def _read(self, step: int, template: TrainState) -> tuple[TrainState, Progress]:
-        names = self._manager.restore(step, args=ocp.args.Composite(names=ocp.args.JsonRestore()))[
-            "names"
-        ]
-        if difference := _difference(names, _shapes(template)):
-            raise ValueError(f"it holds another network:\n{difference}")
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_packed_like(template)),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
-        return unpacked(restored["state"], template), restored["progress"]
+    def best(self, template: TrainState) -> Model:
+        """The model with the lowest validation loss; of an ensemble, each member's own.
 
-    def _move_aside(self, step: int, problem: str) -> None:
-        aside = self._directory.parent / "damaged_checkpoints" / str(step)
+        A damaged one is moved aside, with a warning, and the next best is taken.
+
+        Raises:
+          UserError: when no epoch was completed.
+        """
+        self.wait()
+        like = Model(template.step, template.params, template.statistics)
+        while True:
+            try:
+                return _best(self._directory, lambda _: like)
+            except Damaged as damage:
+                self._move_aside(damage)
+
+    def _move_aside(self, damage: Damaged) -> None:
+        aside = self._directory.parent / "damaged_checkpoints" / str(damage.step)
 
         def move() -> None:
             aside.parent.mkdir(exist_ok=True)
             if aside.exists():
                 shutil.rmtree(aside)
-            shutil.move(self._directory / str(step), aside)
+            shutil.move(self._directory / str(damage.step), aside)
             logging.getLogger(__name__).warning(
                 "Checkpoint %d cannot be read (%s). It was moved to %s; "
                 "going on from the one before it.",
-                step,
-                problem,
+                damage.step,
+                damage,
                 aside,
             )
 
         self._manager.close()
         on_first(move)
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        self._open()
 
 
-def packed(state: TrainState) -> dict[str, dict[str, Any]]:
-    """The state as few arrays: `large` by name, and `small` ones by dtype, end to end.
+def best_model(directory: Path, template: Callable[[Mapping[str, Any] | None], Model]) -> Model:
+    """The model with the lowest validation loss in a directory, in which nothing is changed.
 
-    All are copies, so that the state may be donated at once. The members of an ensemble stay
-    apart, `[e, n]`.
+    Args:
+      directory: of checkpoints; the run may be in progress.
+      template: from the description that the checkpoint holds (None where it is of an earlier
+        release) to shapes, dtypes and, where leaves are to be on devices, shardings.
+
+    Raises:
+      UserError: when no epoch was completed, or a checkpoint is damaged.
     """
-    lead = state.step.ndim
-    large, small = {}, {}
-    for name, leaf in _named(state).items():
-        if is_large(leaf.shape[lead:]):
-            large[name] = _detached(leaf)
-        else:
-            small.setdefault(leaf.dtype.name, []).append(leaf)
-    return {"large": large, "small": {dtype: _end_to_end(v, lead) for dtype, v in small.items()}}
+    failed: set[int] = set()
+    while True:
+        try:
+            return _best(directory, template)
+        except Damaged as damage:
+            folder = directory / str(damage.step)
+            time.sleep(DELETION_SECONDS)
+            # The run that writes it may have deleted it just now; another is the best then.
+            if damage.step in failed and folder.exists():
+                raise UserError(
+                    f"The checkpoint {folder} cannot be read: {damage}. Start the training again, "
+                    "which moves it aside and goes on from the one before it; or delete it, and "
+                    "the best of the others is taken."
+                ) from damage
+            failed.add(damage.step)
 
 
-def _detached(leaf: Any) -> Any:
-    """An array that stays as it is when the leaf is donated."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return np.array(leaf)
-    # Orbax copies from a device to the host before it returns, but reads a CPU's array in place.
-    if leaf.sharding.mesh.devices.flat[0].platform != "cpu":
-        return leaf
-    pieces = [jax.device_put(np.array(s.data), s.device) for s in leaf.addressable_shards]
-    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
+def _best(directory: Path, template: Callable[[Mapping[str, Any] | None], Model]) -> Model:
+    indexes = {step: _judged(directory, step) for step in steps_in(directory)}
+    steps = best_steps({step: index["validation_loss"] for step, index in indexes.items()})
+    if not steps:
+        raise UserError(
+            f"{directory} holds no checkpoint of a completed epoch; train to the end of one first."
+        )
+    description = indexes[steps[0]]["description"]
+    like = template(description)
+    if len(steps) != np.prod(like.step.shape):
+        raise UserError(
+            f"{directory} holds the checkpoints of {len(steps)} members, and the configuration "
+            f"beside it asks for {int(np.prod(like.step.shape))}."
+        )
+    best, identities = None, {}
+    for step in dict.fromkeys(steps):
+        tree, index = read_item(directory, step, "model", _model(like), like.step.ndim)
+        identities[step] = index["identity"]
+        best = tree if best is None else _take(best, tree, np.array(steps) == step)
+    identity = identities[steps[0]]
+    if len(identities) > 1:
+        identity = digest([identities[step] for step in steps])
+    of_members = np.array(steps, np.int32).reshape(like.step.shape)
+    return Model(of_members, **best, identity=identity, description=description)
 
 
-def _end_to_end(leaves: list[Any], lead: int) -> Any:
-    """Small arrays as one, `[n]` or `[e, n]`; a global array where no process has all members."""
-    local = [_local_members(leaf) for leaf in leaves]
-    joined = np.concatenate([x.reshape(*x.shape[:lead], -1) for x in local], axis=-1)
-    first = leaves[0]
-    if not lead or joined.shape[0] == first.shape[0]:
-        return joined
-    over_members = NamedSharding(first.sharding.mesh, PartitionSpec(ENSEMBLE_AXIS))
-    return jax.make_array_from_process_local_data(
-        over_members, joined, (first.shape[0], joined.shape[1])
-    )
+def _judged(directory: Path, step: int) -> Mapping[str, Any]:
+    """The index of a model: `validation_loss`, by member or None within an epoch, and more."""
+    folder = directory / str(step)
+    if older_checkpoints.is_older(folder):
+        return {"validation_loss": older_checkpoints.losses(folder), "description": None}
+    return read_index(directory, step, "model")
 
 
-def _local_members(leaf: Any) -> np.ndarray:
-    """A small array as far as this process holds its members."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return np.asarray(leaf)
-    if leaf.is_fully_replicated:
-        return np.asarray(leaf.addressable_data(0))
-    pieces = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
-    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
+def _model(state: TrainState | Model) -> dict[str, Any]:
+    return {"params": state.params, "statistics": state.statistics}
 
 
-def unpacked(stored: dict[str, dict[str, Any]], template: TrainState) -> TrainState:
-    """The state that `packed` stored, with the template's shapes and, where given, shardings."""
-    lead = template.step.ndim
-    start = dict.fromkeys(stored["small"], 0)
-    leaves = []
-    for name, like in _named(template).items():
-        if is_large(like.shape[lead:]):
-            leaf = stored["large"][name]
-            leaf = _placed(leaf, like) if isinstance(leaf, np.ndarray) else leaf
-        else:
-            dtype, size = np.dtype(like.dtype).name, math.prod(like.shape[lead:])
-            leaf = stored["small"][dtype][..., start[dtype] : start[dtype] + size]
-            leaf = _placed(leaf.reshape(like.shape), like)
-            start[dtype] += size
-        leaves.append(leaf)
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+def _training(state: TrainState) -> dict[str, Any]:
+    fields = ("step", "optimizer_state", "learning_rate_scale")
+    return {name: getattr(state, name) for name in fields}
 
 
-def _placed(leaf: np.ndarray, like: Any) -> jax.Array:
-    sharding = getattr(like, "sharding", None)
-    return jax.device_put(leaf) if sharding is None else put(leaf, sharding)
+def _take(tree: Any, other: Any, members: np.ndarray) -> Any:
+    """The tree with some members, `[e]` bool, replaced by those of another."""
 
-
-def _packed_like(template: TrainState) -> dict[str, dict[str, Any]]:
-    """What to restore into: large arrays in their places, small ones on the host of everyone."""
-    lead = template.step.ndim
-    large, sizes = {}, {}
-    for name, like in _named(template).items():
-        if is_large(like.shape[lead:]):
-            placed = getattr(like, "sharding", None) is not None
-            large[name] = like if placed else np.empty(like.shape, like.dtype)
-        else:
-            dtype = np.dtype(like.dtype).name
-            sizes[dtype] = sizes.get(dtype, 0) + math.prod(like.shape[lead:])
-    return {
-        "large": large,
-        "small": {
-            dtype: np.empty((*template.step.shape, size), dtype) for dtype, size in sizes.items()
-        },
-    }
-
-
-def _take(state: TrainState, other: TrainState, members: np.ndarray) -> TrainState:
-    """The state with some members, `[e]` bool, replaced by those of another."""
+    def chosen(ours, theirs, members):
+        return np.where(members.reshape(-1, *(1,) * (ours.ndim - 1)), theirs, ours)
 
     def take(leaf, replacement):
-        pieces = []
-        for ours, theirs in zip(
-            leaf.addressable_shards, replacement.addressable_shards, strict=True
-        ):
-            chosen = members[ours.index[0]]
-            chosen = chosen.reshape(-1, *(1,) * (leaf.ndim - 1))
-            piece = np.where(chosen, np.asarray(theirs.data), np.asarray(ours.data))
-            pieces.append(jax.device_put(piece, ours.device))
+        if not isinstance(leaf, jax.Array):
+            return chosen(leaf, replacement, members)
+        pieces = [
+            jax.device_put(
+                chosen(np.asarray(a.data), np.asarray(b.data), members[a.index[0]]), a.device
+            )
+            for a, b in zip(leaf.addressable_shards, replacement.addressable_shards, strict=True)
+        ]
         return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
 
-    return jax.tree.map(take, state, other)
-
-
-def _named(state: TrainState) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _shapes(state: TrainState) -> dict[str, list[int]]:
-    return {name: list(leaf.shape) for name, leaf in _named(state).items()}
-
-
-def _difference(stored: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
-    """The first names and shapes that differ, `-` for those stored and `+` for those wanted."""
-    lines = [f"  - {n} {shape}" for n, shape in stored.items() if wanted.get(n) != shape]
-    lines += [f"  + {n} {shape}" for n, shape in wanted.items() if stored.get(n) != shape]
-    shown = lines[:LINES_SHOWN]
-    if len(lines) > LINES_SHOWN:
-        shown.append(f"  and {len(lines) - LINES_SHOWN} more")
-    return "\n".join(shown)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return jax.tree.map(take, tree, other)

@@ -34,7 +34,7 @@ from drifa_jax.train.prediction import SplitPredictor
 from drifa_jax.train.program import Program, put_keys
 from drifa_jax.train.progress import MemberProgress
 from drifa_jax.train.starting_weights import starting_weights
-from drifa_jax.train.state import TrainState, initial_state, steps_done
+from drifa_jax.train.state import Model, TrainState, initial_state, steps_done
 
 COMPILING = "compiling the training step: on a CPU half a minute, or seconds if it was done before"
 
@@ -52,7 +52,8 @@ def train(
     predict: SplitPredictor,
     workdir: Path,
     program: Program | None = None,
-) -> TrainState:
+    description: Mapping[str, Any] | None = None,
+) -> Model:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
     Args:
@@ -61,9 +62,10 @@ def train(
       workdir: of the run, claimed by the caller.
       program: of an experiment that differs in its seed at most, so that several runs share one
         compilation; None compiles anew.
+      description: of network and data, plain JSON values that every checkpoint keeps.
 
     Returns:
-      The state with the lowest validation loss; of an ensemble, each member's own.
+      The model with the lowest validation loss; of an ensemble, each member's own.
 
     Raises:
       Interrupted: after a signal, when the state is saved.
@@ -73,7 +75,8 @@ def train(
     layout = layout_of(experiment.config)
     program = program or Program(experiment, layout)
     program.use_seed(config.seed)
-    with Checkpoints(workdir / "checkpoints") as checkpoints, _signals() as arrived:
+    saved = Checkpoints(workdir / "checkpoints", description=description)
+    with saved as checkpoints, _signals() as arrived:
         restored = checkpoints.newest(program.template)
         if restored is None:
             state, first_step = None, 0
@@ -108,7 +111,7 @@ def train(
         # A signal too late for any step: what remains may take longer than the scheduler allows.
         if not all_say(not arrived):
             raise Interrupted(arrived[0] if arrived else signal.SIGTERM)
-        return checkpoints.best(program.template)[0]
+        return checkpoints.best(program.template)
 
 
 def _drawn_state(experiment: Experiment, layout: Layout, program: Program) -> TrainState:

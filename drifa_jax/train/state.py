@@ -34,6 +34,26 @@ class TrainState:
     learning_rate_scale: jax.Array
 
 
+@struct.dataclass
+class Model:
+    """What predicts: the part of a state that outlives training.
+
+    Attributes:
+      step: of each member's checkpoint.
+      params, statistics: as in `TrainState`.
+      identity: digest of these weights and of the description; two models share it only when
+        they are the same.
+      description: of the network and its data, as plain JSON values; None where a checkpoint of
+        an earlier release holds none.
+    """
+
+    step: Any
+    params: Any
+    statistics: Any
+    identity: str = struct.field(pytree_node=False, default="")
+    description: Any = struct.field(pytree_node=False, default=None)
+
+
 def initial_state(
     params: Parameters,
     statistics: BatchStatistics,

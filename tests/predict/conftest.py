@@ -14,6 +14,7 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.predict import predictor as predictor_module
 from drifa_jax.predict.predictor import load
+from drifa_jax.predict.restored import describe
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.run_directory import CONFIG_FILE
@@ -46,7 +47,8 @@ def write_run(config, folder: Path, *seeds: int) -> Path:
     """An untrained run of a configuration."""
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.to_json())
-    experiment = build_experiment(config, open_dataset(config.data))
+    dataset = open_dataset(config.data)
+    experiment = build_experiment(config, dataset)
     with jax.numpy_dtype_promotion("standard"):
         states = [
             initial_state(*experiment.network.init(jax.random.key(seed)), experiment.optimizer)
@@ -55,7 +57,8 @@ def write_run(config, folder: Path, *seeds: int) -> Path:
         state = states[0]
         if len(seeds) > 1:
             state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
+        description = describe(config.data, dataset).to_json()
+        with Checkpoints(folder / "checkpoints", description=description) as checkpoints:
             checkpoints.save(state, {}, validation_loss=[1.0] * len(seeds))
             checkpoints.wait()
     return folder

@@ -279,7 +279,7 @@ def test_a_run_without_checkpoints_is_refused(run, tmp_path):
 
 
 def test_a_checkpoint_of_another_network_is_refused(edited_run):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"checkpoints/0 holds another network"):
         load(edited_run(width=8))
 
 

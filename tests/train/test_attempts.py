@@ -82,7 +82,7 @@ def unfinished_write(workdir):
 
 
 def damage(checkpoint):
-    for part in (checkpoint / "state").rglob("*"):
+    for part in (checkpoint / "training").rglob("*"):
         if part.is_file():
             part.write_bytes(part.read_bytes()[:20])
 

@@ -99,7 +99,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished_run, workdir)
-    for array in (workdir / "checkpoints" / "8" / "state").rglob("*"):
+    for array in (workdir / "checkpoints" / "8" / "training").rglob("*"):
         if array.is_file():
             array.write_bytes(array.read_bytes()[:20])
     (workdir / "metrics.json").unlink()
