@@ -39,10 +39,14 @@ LARGEST_RATIO, ROOM = 20, 64 * 2**20
 initial weights are compressed well, but a file that grows a thousandfold is no export."""
 
 SMALLEST_PROBABILITY = 1e-12
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class ExportError(ValueError):
-    """The file is no export, or not the one that was written."""
+    """The file is no export, or was changed."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,7 @@ class Answers(Mapping[str, Answer]):
     Attributes:
       tasks: task -> answer.
       out_of_distribution: how unlike the validation records each record is; None where the
-        export was made without post-processing, of too few validation records, or in the first
-        format.
+        export holds no distance.
     """
 
     tasks: Mapping[str, Answer]
@@ -270,8 +273,8 @@ def load_exported(path: str | Path) -> ExportedNetwork:
         parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
         distance = None
         if OUT_OF_DISTRIBUTION in parts:
-            arrays = _arrays(parts[OUT_OF_DISTRIBUTION])
-            distance = {name: x.astype(np.float64) for name, x in arrays.items()}
+            found = _arrays(parts[OUT_OF_DISTRIBUTION])
+            distance = {name: x.astype(np.float64) for name, x in found.items()}
     except FileNotFoundError as error:
         raise ExportError(f"{path}: there is no such file.") from error
     except ExportError as error:
@@ -296,11 +299,8 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         _check_size(archive, path.stat().st_size)
         names = [entry.filename for entry in archive.infolist()]
-        if {OLDER_NAMES.get(n, n) for n in names} - {OUT_OF_DISTRIBUTION} != {
-            CARD,
-            FUNCTION,
-            PARAMETERS,
-        } or len(set(names)) != len(names):
+        known = {OLDER_NAMES.get(name, name) for name in names} - {OUT_OF_DISTRIBUTION}
+        if known != {CARD, FUNCTION, PARAMETERS} or len(set(names)) != len(names):
             raise ExportError("is a zip archive, but no exported network.")
         card = json.loads(archive.read(CARD))
         parts = {name: archive.read(name) for name in names if name != CARD}
@@ -326,17 +326,12 @@ def _newest(card: dict[str, Any]) -> dict[str, Any]:
             task: {"classes": facts["classes"], "post_processing": facts["decisions"]}
             for task, facts in card["tasks"].items()
         },
-        "out_of_distribution": None
-        if older is None
-        else {
-            "num_validation": older["num_validation"],
-            "flagged_below": older["foreign_below"],
-        },
+        "out_of_distribution": older and {**older, "flagged_below": older["foreign_below"]},
     }
 
 
 def _check_size(archive: zipfile.ZipFile, held: int) -> None:
-    """Refuses what would grow beyond reason, before anything of it is allocated."""
+    """Refuses what would grow beyond reason, before it is allocated."""
     declared = sum(entry.file_size for entry in archive.infolist())
     if declared > LARGEST_RATIO * held + ROOM:
         raise ExportError(f"declares {declared:,} bytes in {held:,}; no export does.")
@@ -355,17 +350,11 @@ def _arrays(packed: bytes) -> dict[str, np.ndarray]:
         _check_size(archive, len(packed))
         for entry in archive.infolist():
             data = io.BytesIO(archive.read(entry))
-            version = np.lib.format.read_magic(data)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = read_header(data)
+            shape, fortran, dtype = HEADERS[np.lib.format.read_magic(data)](data)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
                 raise ExportError(f"{entry.filename} declares an array that it does not hold.")
-            values = np.frombuffer(data.read(), dtype)
-            order = "F" if fortran else "C"
-            found[entry.filename.removesuffix(".npy")] = values.reshape(shape, order=order)
+            values = np.frombuffer(data.read(), dtype).reshape(shape, order="CF"[fortran])
+            found[entry.filename.removesuffix(".npy")] = values
     return found
 
 
@@ -379,8 +368,8 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    exponentials = np.exp(x - x.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def _calibrated(p: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray:

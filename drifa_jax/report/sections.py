@@ -13,7 +13,7 @@ from pathlib import Path
 from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.evaluation import TaskEvaluation
 from drifa_jax.evaluate.facts import TrainingCost
-from drifa_jax.evaluate.intervals import Interval
+from drifa_jax.evaluate.intervals import FEWEST_GROUPS, Interval
 from drifa_jax.evaluate.metrics import SCALARS
 from drifa_jax.evaluate.subgroups import SHOWN, SMALLEST_GROUP
 from drifa_jax.report import panels
@@ -82,6 +82,13 @@ def headline(of: Evaluated, folder: Path) -> Section:
             )
         )
     for task, found in of.tasks.items():
+        if found.metrics.num_groups < FEWEST_GROUPS:
+            blocks.append(
+                Note(
+                    f"{task}: {found.metrics.num_groups} groups are too few for more than rough "
+                    f"intervals; their coverage was checked from {FEWEST_GROUPS} groups on."
+                )
+            )
         notes = dict.fromkeys(note for fitted in found.post_processing for note in fitted.notes)
         blocks += [Note(f"{task}: {note}.") for note in notes]
     lacking = [task for task in of.description.tasks if task not in of.tasks]
