@@ -3,11 +3,89 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from drifa_jax.errors import UserError
 
 MAX_SHOWN = 20
+
+
+class FileError(UserError):
+    """One file that cannot be used: which, and what is wrong with it.
+
+    Args:
+      where: the file.
+      what: what is wrong, the rest of a sentence that the file begins, without a full stop.
+    """
+
+    def __init__(self, where: str | Path, what: str):
+        super().__init__(f"{where}: {what}.")
+        self.where, self.what = str(where), what
+
+    def __reduce__(self):
+        # Data workers hand errors to the process that started them.
+        return type(self), (self.where, self.what)
+
+
+@contextmanager
+def reading(path: str | Path, what: str, *, quote: bool = True) -> Iterator[None]:
+    """Turns whatever a reading library raises into a `FileError` of the file.
+
+    Libraries meet damaged files with errors of every class (`zlib.error`, `struct.error`,
+    `KeyError`, `RecursionError`), so all of them count, and a file is told from a defect of this
+    package by who calls: only calls into a library stand inside.
+
+    Args:
+      path: the file.
+      what: what is wrong with it when the library fails, for example "is damaged or truncated".
+      quote: whether the library's own words follow; DICOM's may hold names of patients.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise FileError(path, "needs more memory to read than there is") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise FileError(path, f"cannot be read ({error.strerror})") from error
+        words = " ".join(str(error).split()) if quote else ""
+        raise FileError(path, f"{what} ({words})" if words else what) from (
+            error if quote else None
+        )
+
+
+class LeftOut:
+    """What a scan left out, counted by reason, so that nothing is dropped in silence.
+
+    Example:
+      >>> left_out = LeftOut()
+      >>> left_out.add("segmentations")
+      >>> left_out.add("hidden files", 2)
+      >>> str(left_out)
+      'left out: 2 hidden files, 1 segmentations'
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        counts = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return "left out: " + (", ".join(f"{n} {reason}" for reason, n in counts) or "nothing")
+
+    def __iadd__(self, other: LeftOut) -> LeftOut:
+        self.counts += other.counts
+        return self
+
+    def add(self, reason: str, count: int = 1) -> None:
+        """Count files left out for a reason, a noun in the plural."""
+        self.counts[reason] += count
 
 
 class Problems:

@@ -76,9 +76,10 @@ class Reading:
     def accepts(self, path: Path) -> bool:
         """Whether a file may hold this modality, by its name."""
         if self.format == DICOM:
-            from drifa_jax.data.sources.dicom import is_dicom_name
+            from drifa_jax.data.readers.dicom_files import claims_dicom, is_dicom
 
-            return is_dicom_name(path)
+            hidden = path.name.startswith(".") or not path.is_file()
+            return not hidden and (is_dicom(path) or claims_dicom(path))
         if self.format == NIFTI:
             from drifa_jax.data.sources.nifti import is_nifti_name
 
@@ -88,9 +89,7 @@ class Reading:
     @property
     def suffixes(self) -> str:
         """What files of this modality are called, for messages."""
-        return {DICOM: ".dcm, .ima", NIFTI: ".nii, .nii.gz"}.get(
-            self.format, ", ".join(IMAGE_SUFFIXES)
-        )
+        return {DICOM: "DICOM", NIFTI: ".nii, .nii.gz"}.get(self.format, ", ".join(IMAGE_SUFFIXES))
 
 
 def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
@@ -144,9 +143,10 @@ def read_item(
 
 def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
     if reading.format == DICOM:
-        from drifa_jax.data.sources import dicom
+        from drifa_jax.data.readers import dicom
 
-        return dicom.read_image(Path(text), spec, window=reading.window, fit=reading.fit)
+        path, frame = split_slice(text)
+        return dicom.read_image(path, spec, frame=frame, window=reading.window, fit=reading.fit)
     if reading.format == NIFTI:
         from drifa_jax.data.sources import nifti
 
@@ -162,9 +162,11 @@ def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
 
 
 def split_slice(text: str) -> tuple[Path, int | None]:
-    """`scan.nii.gz:43` as path and slice; the slice is None where there is none."""
-    match = re.fullmatch(r"(.+\.nii(?:\.gz)?):(\d+)", text, flags=re.I)
-    return (Path(match[1]), int(match[2])) if match else (Path(text), None)
+    """`scan.nii.gz:43` as path and slice, a frame as well; None where there is no number."""
+    match = re.fullmatch(r"(.+):(\d+)", text)
+    if match and (re.search(r"\.nii(\.gz)?$", match[1], flags=re.I) or Path(match[1]).is_file()):
+        return Path(match[1]), int(match[2])
+    return Path(text), None
 
 
 def _read_row(item: Item, spec: TabularSpec, reading: Reading, name: str) -> np.ndarray:

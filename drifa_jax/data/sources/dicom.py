@@ -1,14 +1,13 @@
-"""DICOM series in class folders: `<class>/**/*.dcm`, any file names.
+"""DICOM series in class folders: `<class>/**`, files found by content, whatever their names.
 
-Slices are ordered by their position along the normal of the series, values become physical
-units by rescale slope and intercept, and a window makes 8 bits of them. Patient names and all
-other identifying tags stay in the files: records are called by numbers, and only the tags named
-in `READ_TAGS` are ever looked at. Needs the extra "medical" (pydicom).
+Slices are ordered by their position along the normal of the series; a file of several frames is a
+series of its own. Records are called by numbers, never by what a header holds.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,54 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from drifa_jax.data.decode import fit_image
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import FileError, LeftOut, Problems
+from drifa_jax.data.readers.dicom import Plane, read_frame, read_header, windows_of
+from drifa_jax.data.readers.dicom_files import NoImageError, claims_dicom, is_dicom
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
-from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
+from drifa_jax.data.sources.slices import SliceEntry, SliceSource
+from drifa_jax.data.sources.walking import files_below
 from drifa_jax.errors import UserError
-from drifa_jax.extras import optional
 
-WINDOWS: Mapping[str, tuple[float, float]] = {
-    "brain": (40, 80),
-    "stroke": (40, 40),
-    "subdural": (75, 215),
-    "bone": (480, 2500),
-    "soft_tissue": (50, 400),
-    "lung": (-600, 1500),
-    "mediastinum": (50, 350),
-    "abdomen": (60, 400),
-}
-"""CT window -> (centre, width) in Hounsfield units, as customary in radiology."""
-
-READ_TAGS = (
-    "BurnedInAnnotation",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "InstanceNumber",
-    "NumberOfFrames",
-    "PatientID",
-    "PhotometricInterpretation",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "WindowCenter",
-    "WindowWidth",
-)
-"""The header tags that are read. Patient and study only decide which slices belong together."""
-
-PIXEL_TAGS = (
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelData",
-    "PixelRepresentation",
-    "PlanarConfiguration",
-)
-"""What decoding pixels needs besides."""
+DIRECTION_TOLERANCE = 1e-3
+"""By how much direction cosines of one series may differ: less than a tenth of a degree."""
 
 
 @dataclass(frozen=True)
@@ -72,64 +33,72 @@ class _Slice:
     label: int
     patient: str
     series: str
-    position: float | None
-    orientation: tuple[float, ...] | None
     number: int
+    plane: Plane
 
 
-def _pydicom():
-    return optional("pydicom", "Reading DICOM", "medical")
+@dataclass(frozen=True)
+class DicomScan:
+    """What class folders hold.
+
+    Attributes:
+      entries: one a slice, or one a series; a place is ((file, frame), ...), lowest slice first.
+      classes: names of the folders.
+      left_out: what is there and is no record.
+    """
+
+    entries: tuple[SliceEntry, ...]
+    classes: tuple[str, ...]
+    left_out: LeftOut
 
 
-def scan_series(
-    root: str | Path,
-    classes: Sequence[str] | None = None,
-    quarantine: str | Path | None = None,
-) -> tuple[list[list[_Slice]], tuple[str, ...]]:
-    """Series of ordered slices below class folders, and the class names.
+def scan_dicom(
+    root: str | Path, *, volumes: bool = False, quarantine: str | Path | None = None
+) -> DicomScan:
+    """The slices (or, as `volumes`, the series) below class folders, without reading pixels.
 
     With a `quarantine` file, broken files and series are listed there and left out.
 
     Raises:
-      UserError: listing every problem: no class folder or file, files that are not DICOM or hold
-        no pixels, series of mixed orientation or without positions.
+      UserError: listing every problem: no class folder or file, damaged files, header values
+        that cannot be, series of mixed orientation, volumes without an order.
+
+    Test: tests/data/sources/test_dicom.py.
     """
-    pydicom = _pydicom()
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"The DICOM folder {root} does not exist.")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    names = tuple(classes or (folder.name for folder in folders))
-    problems = Problems(f"the DICOM folder {root}")
-    structure = Problems(f"the DICOM folder {root}")
-    if not names:
-        structure.add(root, "holds no class folders")
+    if not folders:
+        raise UserError(f"The DICOM folder {root} holds no class folders.")
+    problems, left_out = Problems(f"the DICOM folder {root}"), LeftOut()
     series: dict[tuple, list[_Slice]] = {}
     burned = 0
-    for label, name in enumerate(names):
-        files = sorted(p for p in (root / name).rglob("*") if _may_be_dicom(p))
-        if not files:
-            problems.add(root / name, "holds no DICOM files")
-        for path in files:
+    for label, folder in enumerate(folders):
+        found = 0
+        for path in files_below(folder, left_out):
+            if not is_dicom(path) and not claims_dicom(path):
+                left_out.add(f"files that are not DICOM ({path.suffix.lower()})")
+                continue
+            found += 1
             try:
-                header = pydicom.dcmread(
-                    path, stop_before_pixels=True, specific_tags=list(READ_TAGS)
-                )
-            except (pydicom.errors.InvalidDicomError, OSError, ValueError):
-                problems.add(path, "is not a DICOM file")
+                header = read_header(path)
+            except NoImageError as error:
+                left_out.add(error.kind)
                 continue
-            if "Rows" not in header or "Columns" not in header:
-                problems.add(path, "has no pixel data")
+            except FileError as error:
+                problems.add(error.where, error.what)
                 continue
-            burned += str(header.get("BurnedInAnnotation", "")).upper() == "YES"
-            one = _slice(header, path, label, problems)
-            if one is not None:
-                series.setdefault((label, one.patient, one.series), []).append(one)
-    ordered = [_ordered(slices, problems) for slices in series.values()]
-    ordered = [slices for slices in ordered if slices]
-    structure.raise_any()
+            burned += header.burned_in
+            series.setdefault((label, header.patient, header.series), []).extend(
+                _Slice(path, label, header.patient, header.series, header.number, plane)
+                for plane in header.planes
+            )
+        if not found:
+            problems.add(folder, "holds no DICOM files")
+    ordered = [_ordered(slices, volumes, problems) for slices in series.values()]
     problems.settle("Move these files away, or repair them.", quarantine)
-    if not ordered:
+    if not (ordered := [slices for slices in ordered if slices]):
         raise UserError(f"The DICOM folder {root} holds no series that can be read.")
     if burned:
         warnings.warn(
@@ -137,7 +106,10 @@ def scan_series(
             "written in the pixels, which no header check can remove. Look at them first.",
             stacklevel=2,
         )
-    return ordered, names
+    if left_out:
+        logging.getLogger(__name__).warning("%s: %s", root, left_out)
+    names = tuple(folder.name for folder in folders)
+    return DicomScan(tuple(_entries(ordered, volumes)), names, left_out)
 
 
 def dicom_splits(
@@ -173,131 +145,73 @@ def dicom_source(
       task: the task whose classes are the folders.
       window: a key of `WINDOWS`; three with commas become the colours of a 3-channel image;
         None takes the window of each file, or its range of values where it has none.
+      fit: how another aspect ratio is fitted.
       quarantine: CSV file for broken files and series, which are then left out; None raises.
 
     Test: tests/data/sources/test_dicom.py.
     """
-    windows = None if not window else [_window(name) for name in window.split(",")]
+    windows = windows_of(window or "")
     if windows and len(windows) not in (1, modality.channels):
         raise ValueError(f"{len(windows)} windows cannot fill {modality.channels} channels")
-    series, classes = scan_series(root, quarantine=quarantine)
+    volumes = isinstance(modality, VolumeSpec)
+    scan = scan_dicom(root, volumes=volumes, quarantine=quarantine)
+
+    def read(places: tuple[tuple[Path, int], ...]) -> np.ndarray:
+        planes = [read_frame(path, frame, windows) for path, frame in places]
+        return np.stack(planes) if volumes else planes[0]
+
+    return SliceSource(
+        scan.entries,
+        modality,
+        TaskSpec(task, scan.classes),
+        read,
+        description=f"{len(scan.entries)} DICOM {modality.name} records",
+        fit=fit,
+    )
+
+
+def _entries(series: Sequence[Sequence[_Slice]], volumes: bool):
     numbers = _patient_numbers(series)
-    entries = []
     count: dict[str, int] = {}
     for slices in series:
         patient = f"patient-{numbers[slices[0].patient]:04d}"
         count[patient] = count.get(patient, 0) + 1
         name = f"{patient}/series-{count[patient]:02d}"
-        paths = [one.path for one in slices]
-        if isinstance(modality, VolumeSpec):
-            entries.append(SliceEntry(name, patient, slices[0].label, tuple(paths)))
-        else:
-            entries += [
-                SliceEntry(f"{name}/slice-{k:03d}", patient, slices[0].label, (path,))
-                for k, path in enumerate(paths)
-            ]
-    volume = isinstance(modality, VolumeSpec)
-
-    def read(paths: tuple[Path, ...]) -> np.ndarray:
-        planes = [read_slice(path, windows) for path in paths]
-        return np.stack(planes) if volume else planes[0]
-
-    description = f"{len(entries)} DICOM {modality.name} records"
-    return SliceSource(
-        entries, modality, TaskSpec(task, classes), read, description=description, fit=fit
-    )
+        places = [(piece.path, piece.plane.frame) for piece in slices]
+        if volumes:
+            yield SliceEntry(name, patient, slices[0].label, tuple(places))
+            continue
+        for number, place in enumerate(places):
+            yield SliceEntry(f"{name}/slice-{number:03d}", patient, slices[0].label, (place,))
 
 
-def read_image(path: Path, spec: ModalitySpec, *, window: str = "", fit: str) -> np.ndarray:
-    """`[height, width, channels]` uint8 of one file, as a record of `dicom_source` holds it."""
-    windows = None if not window else [_window(name) for name in window.split(",")]
-    return fit_image(read_slice(path, windows), spec, fit=fit, name=str(path))
-
-
-def is_dicom_name(path: Path) -> bool:
-    """Whether a file may be DICOM by its name: `.dcm`, `.ima` or no suffix."""
-    return _may_be_dicom(path)
-
-
-def read_slice(path: Path, windows: Sequence[tuple[float, float]] | None) -> np.ndarray:
-    """`[h, w]` or, with several windows, `[h, w, c]` uint8 of one file."""
-    pydicom = _pydicom()
-    try:
-        data = pydicom.dcmread(path, specific_tags=[*READ_TAGS, *PIXEL_TAGS])
-        values = data.pixel_array
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except pydicom.errors.InvalidDicomError as error:
-        raise UserError(f"{path}: is not a DICOM file.") from error
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        # The text of the library may quote header values; it is not passed on.
-        raise UserError(f"{path}: its pixel data cannot be decoded.") from error
-    photometric = str(data.get("PhotometricInterpretation", "MONOCHROME2"))
-    if photometric == "RGB":
-        return np.ascontiguousarray(values.astype(np.uint8))
-    if not photometric.startswith("MONOCHROME") or values.ndim != 2:
-        raise UserError(f"{path}: {photometric} pixels of shape {values.shape} are not supported.")
-    slope = float(data.get("RescaleSlope", 1) or 1)
-    intercept = float(data.get("RescaleIntercept", 0) or 0)
-    physical = values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if not np.isfinite(physical).all():
-        raise UserError(f"{path}: has pixels that are NaN or infinite.")
-    chosen = windows or [_own_window(data, physical)]
-    channels = [to_uint8(physical, c - w / 2, c + w / 2) for c, w in chosen]
-    if photometric == "MONOCHROME1":
-        channels = [255 - channel for channel in channels]
-    return channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
-
-
-def _own_window(data, physical: np.ndarray) -> tuple[float, float]:
-    centre, width = data.get("WindowCenter"), data.get("WindowWidth")
-    if centre is None or width is None:
-        low, high = float(physical.min()), float(physical.max())
-        return (low + high) / 2, max(high - low, 1.0)
-    first = [
-        v[0] if hasattr(v, "__iter__") and not isinstance(v, str) else v for v in (centre, width)
-    ]
-    return float(first[0]), max(float(first[1]), 1.0)
-
-
-def _window(name: str) -> tuple[float, float]:
-    if name.strip() not in WINDOWS:
-        raise UserError(f"The window {name!r} is unknown; choose among {sorted(WINDOWS)}.")
-    return WINDOWS[name.strip()]
-
-
-def _slice(header, path: Path, label: int, problems: Problems) -> _Slice | None:
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        problems.add(path, "is a multi-frame image; store one slice a file")
-        return None
-    position = header.get("ImagePositionPatient")
-    orientation = header.get("ImageOrientationPatient")
-    axes = None if orientation is None else tuple(round(float(v), 3) for v in orientation)
-    along = None
-    if position is not None and axes is not None:
-        normal = np.cross(axes[:3], axes[3:])
-        along = float(np.dot(np.array(position, float), normal))
-    # A file without PatientID is its own patient, as far as anyone can know its study.
-    patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or path)
-    series = str(header.get("SeriesInstanceUID") or path.parent)
-    number = int(header.get("InstanceNumber") or 0)
-    return _Slice(path, label, patient, series, along, axes, number)
-
-
-def _ordered(slices: list[_Slice], problems: Problems) -> list[_Slice]:
-    """Slices from one end to the other; none where the series has no order."""
+def _ordered(slices: list[_Slice], volumes: bool, problems: Problems) -> list[_Slice]:
+    """Slices from one end to the other; none where they cannot be one series."""
     if len(slices) == 1:
         return slices
-    folder = slices[0].path.parent
-    if len({one.orientation for one in slices}) > 1:
+    folder, planes = slices[0].path.parent, [piece.plane for piece in slices]
+    directions = [plane.orientation for plane in planes]
+    if any(d is None for d in directions) or any(plane.position is None for plane in planes):
+        numbers = [(piece.number, piece.plane.frame) for piece in slices]
+        if volumes and len(set(numbers)) < len(slices):
+            files = f"{slices[0].path.name}, {slices[1].path.name}"
+            problems.add(
+                folder, f"holds a series without slice positions or numbers ({files}, ...)"
+            )
+            return []
+        # Single pictures, as of X-ray, need no order among themselves.
+        return sorted(slices, key=lambda piece: (piece.number, piece.path, piece.plane.frame))
+    spread = np.ptp(np.array(directions), axis=0).max()
+    if spread > DIRECTION_TOLERANCE:
         problems.add(folder, "holds a series with mixed orientations")
         return []
-    if any(one.position is None for one in slices):
-        if len({one.number for one in slices}) < len(slices):
-            problems.add(folder, "holds a series without slice positions or numbers")
-            return []
-        return sorted(slices, key=lambda one: one.number)
-    return sorted(slices, key=lambda one: (one.position, one.number))
+    normal = np.cross(directions[0][:3], directions[0][3:])
+
+    def along(piece: _Slice) -> tuple:
+        place = float(np.dot(piece.plane.position, normal))
+        return (place, piece.number, piece.path, piece.plane.frame)
+
+    return sorted(slices, key=along)
 
 
 def _patient_numbers(series: Sequence[Sequence[_Slice]]) -> dict[str, int]:
@@ -305,8 +219,3 @@ def _patient_numbers(series: Sequence[Sequence[_Slice]]) -> dict[str, int]:
     patients = {slices[0].patient for slices in series}
     shuffled = sorted(patients, key=lambda p: hashlib.sha256(p.encode()).hexdigest())
     return {patient: number for number, patient in enumerate(shuffled, start=1)}
-
-
-def _may_be_dicom(path: Path) -> bool:
-    hidden = path.name.startswith(".") or path.name.upper() == "DICOMDIR"
-    return path.is_file() and not hidden and path.suffix.lower() in (".dcm", ".ima", "")

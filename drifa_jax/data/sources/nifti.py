@@ -15,8 +15,9 @@ import numpy as np
 
 from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import Problems
+from drifa_jax.data.readers.levels import to_uint8
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
-from drifa_jax.data.sources.slices import SliceEntry, SliceSource, to_uint8
+from drifa_jax.data.sources.slices import SliceEntry, SliceSource
 from drifa_jax.errors import UserError
 from drifa_jax.extras import optional
 

@@ -80,13 +80,6 @@ class SliceSource:
         return dict(split_source(self, fractions, seed))
 
 
-def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values from `low` to `high` as 0..255, clipped outside."""
-    span = max(float(high) - float(low), 1e-6)
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / span)
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-
-
 def fit_volume(pixels: np.ndarray, spec: VolumeSpec) -> np.ndarray:
     """`[d, h, w]` uint8 at any size to `[depth, height, width, channels]`, by linear sampling."""
     if pixels.ndim == 4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 
 import nibabel
@@ -10,51 +11,28 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from drifa_jax.data.pairing import combine
 from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
+from drifa_jax.data.readers.dicom import WINDOWS
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
-from drifa_jax.data.sources.dicom import WINDOWS, dicom_source
+from drifa_jax.data.sources.dicom import dicom_source
 from drifa_jax.data.sources.opening import Location, open_location
 from drifa_jax.data.sources.prepared import open_prepared
 from drifa_jax.errors import UserError
+from tests.data.readers.dicom_writing import CANARY, item, write
 
 CT = ModalitySpec("ct", 8, 8, 1)
-CANARY = "CANARY^DO NOT LEAK"
 
 
 def write_dicom(path, values, *, z=0.0, patient="p1", series="1.2.3", pixels=True, **tags):
     """One CT slice; stored values are Hounsfield units plus 1024."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID = meta.MediaStorageSOPClassUID
-    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    data.PatientName = CANARY
-    data.PatientID = f"{CANARY} {patient}"
-    data.PatientBirthDate = "19991231"
-    data.InstitutionName = CANARY
-    data.StudyInstanceUID, data.SeriesInstanceUID = "1.2", series
-    data.ImagePositionPatient = [0, 0, z]
-    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    data.RescaleSlope, data.RescaleIntercept = 1, -1024
-    if pixels:
-        stored = (np.asarray(values) + 1024).astype(np.uint16)
-        data.Rows, data.Columns = stored.shape
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.BitsAllocated = data.BitsStored = 16
-        data.HighBit, data.PixelRepresentation = 15, 0
-        data.PixelData = stored.tobytes()
-    for name, value in tags.items():
-        setattr(data, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.save_as(path, enforce_file_format=True)
-    return path
+    stored = (np.asarray(values) + 1024).astype(np.uint16) if pixels else None
+    place = {"ImagePositionPatient": [0, 0, z], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    known = {"PatientID": f"{CANARY} {patient}", "SeriesInstanceUID": series}
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+    return write(path, stored, **{**known, **place, **rescale, **tags})
 
 
 def flat(hounsfield: float) -> np.ndarray:
@@ -170,7 +148,7 @@ def test_every_broken_file_is_listed(tmp_path):
         "report.dcm: has no pixel data",
         "words.dcm: is not a DICOM file",
         "empty: holds no DICOM files",
-        "multi-frame",
+        "b/1.dcm: is truncated",
         "c: holds a series with mixed orientations",
     ):
         assert words in str(caught.value)
@@ -178,6 +156,10 @@ def test_every_broken_file_is_listed(tmp_path):
 
 def test_broken_files_and_series_are_quarantined_when_asked(scans, tmp_path):
     (scans / "normal" / "words.dcm").write_text("words")
+    (scans / "normal" / "empty.dcm").write_bytes(b"")
+    (scans / "normal" / "cut.dcm.gz").write_bytes(gzip.compress(b"words")[:-4])
+    write_dicom(scans / "normal" / "short.dcm", flat(0), Rows=800)
+    write_dicom(scans / "normal" / "two.dcm", flat(0), ImagePositionPatient=[0, 0])
     write_dicom(scans / "stroke" / "1.dcm", flat(0), series="7", patient="p3")
     turned = [1, 0, 0, 0, 0, -1]
     write_dicom(
@@ -190,8 +172,74 @@ def test_broken_files_and_series_are_quarantined_when_asked(scans, tmp_path):
     report = tmp_path / "report.csv"
     source = dicom_source(scans, CT, "stroke", quarantine=report)
     assert len(source) == 8
-    assert report.read_text().count("\n") == 3
+    assert report.read_text().count("\n") == 7
     assert "mixed orientations" in report.read_text()
+
+
+def test_a_file_of_several_frames_is_a_series(tmp_path):
+    """Frames lie from high to low in the file, and are ordered by their positions."""
+    frames = np.stack([flat(10 * k) for k in range(4)])
+    write_dicom(
+        tmp_path / "a" / "1.dcm",
+        frames,
+        SharedFunctionalGroupsSequence=item(
+            PlaneOrientationSequence=item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        ),
+        PerFrameFunctionalGroupsSequence=[
+            item(PlanePositionSequence=item(ImagePositionPatient=[0, 0, -5.0 * k]))[0]
+            for k in range(4)
+        ],
+    )
+    source = dicom_source(tmp_path, CT, "kind", window="brain")
+    assert [value(source, k) for k in range(4)] == [96, 64, 32, 0]
+    assert source.record_id(3) == "patient-0001/series-01/slice-003"
+    volume = dicom_source(tmp_path, VolumeSpec("ct", 4, 8, 8, 1), "kind", window="brain")
+    assert volume[0].images["ct"][:, 0, 0, 0].tolist() == [96, 64, 32, 0]
+
+
+def test_directions_that_differ_by_rounding_are_one_series(tmp_path):
+    for k, cosine in enumerate([0.0004996, 0.0005004, 0.0005]):
+        turned = [1, cosine, 0, -cosine, 1, 0]
+        path = tmp_path / "a" / f"{k}.dcm"
+        write_dicom(path, flat(10 * k), z=k, ImageOrientationPatient=turned)
+    volume = VolumeSpec("ct", 3, 8, 8, 1)
+    assert len(dicom_source(tmp_path, volume, "kind")) == 1
+
+
+def test_single_pictures_need_no_order_but_volumes_do(tmp_path):
+    for k in range(3):
+        path = tmp_path / "a" / f"{k}.dcm"
+        place = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+        write_dicom(path, flat(10 * k), **place, Modality="DX", patient=str(k // 2))
+    source = dicom_source(tmp_path, CT, "kind", window="brain")
+    assert sorted(value(source, k) for k in range(3)) == [0, 32, 64]
+    with pytest.raises(UserError, match=r"without slice positions or numbers \(0\.dcm, 1\.dcm"):
+        dicom_source(tmp_path, VolumeSpec("ct", 3, 8, 8, 1), "kind")
+
+
+def test_whatever_is_left_out_is_counted(scans, caplog):
+    for k in range(2):
+        write_dicom(scans / "normal" / f"seg{k}.dcm", flat(0), Modality="SEG")
+    write_dicom(scans / "stroke" / "report.dcm", None, pixels=False, Modality="SR")
+    (scans / "stroke" / "notes.txt").write_text("words")
+    (scans / "stroke" / "._1.dcm").write_text("of the system")
+    source = dicom_source(scans, CT, "stroke")
+    assert len(source) == 8
+    expected = (
+        "left out: 2 segmentations (SEG), 1 files that are not DICOM (.txt), 1 hidden files, "
+        "1 reports (SR)"
+    )
+    assert expected in caplog.text
+
+
+def test_names_links_and_compression_do_not_matter(scans, tmp_path):
+    (scans / "normal" / "a" / "9.dcm").rename(scans / "normal" / "a" / "1.2.840.113619.2.55")
+    path = scans / "normal" / "a" / "8.dcm"
+    path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    (scans / "stroke" / "b").rename(tmp_path / "elsewhere")
+    (scans / "stroke" / "b").symlink_to(tmp_path / "elsewhere")
+    assert len(dicom_source(scans, CT, "stroke")) == 8
 
 
 def test_wrong_folders_and_windows_are_named(tmp_path, scans):

@@ -1,0 +1,396 @@
+"""One frame of a DICOM file as a picture of 8 bits, by pydicom's own transforms.
+
+The order is the standard's (PS3.3 C.7.6.16 and C.11): stored values, modality lookup table or
+rescale, window or value-of-interest lookup table, inversion of MONOCHROME1. Transforms of a frame
+come from its functional groups where an enhanced image keeps them there. Needs the extra
+"medical": pydicom, and pylibjpeg with its decoders of compressed transfer syntaxes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifa_jax.data.decode import fit_image
+from drifa_jax.data.problems import FileError, reading
+from drifa_jax.data.readers.dicom_files import integer, load, numbers, pydicom, text
+from drifa_jax.data.readers.levels import to_uint8
+from drifa_jax.data.record import ModalitySpec
+from drifa_jax.errors import UserError
+
+WINDOWS: Mapping[str, tuple[float, float]] = {
+    "brain": (40, 80),
+    "stroke": (40, 40),
+    "subdural": (75, 215),
+    "bone": (480, 2500),
+    "soft_tissue": (50, 400),
+    "lung": (-600, 1500),
+    "mediastinum": (50, 350),
+    "abdomen": (60, 400),
+}
+"""CT window -> (centre, width) in Hounsfield units, as customary in radiology."""
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+"""Colour spaces that pydicom and its decoders hand out as RGB."""
+
+BLOCK_PIXELS = 2**22
+"""Pixels that transforms work on at once, which bounds the memory of large images."""
+
+Windows = Sequence[tuple[float, float]] | None
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where one frame lies.
+
+    Attributes:
+      frame: its place in the file, from 0.
+      position: of its first pixel in the patient, mm; None where the file does not say.
+      orientation: direction cosines of its rows and columns; None likewise.
+    """
+
+    frame: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a scan needs of one file. `patient` and `series` only tell what belongs together.
+
+    Attributes:
+      patient, series: identifiers; they must not leave the program.
+      number: of the image in its series, 0 where the file does not say.
+      planes: one a frame.
+      burned_in: whether the file says that annotation is burned into its pixels.
+    """
+
+    patient: str
+    series: str
+    number: int
+    planes: tuple[Plane, ...]
+    burned_in: bool
+
+
+def windows_of(names: str) -> Windows:
+    """Window presets of names separated by commas; None where there are none."""
+    chosen = [name.strip() for name in names.split(",")] if names else []
+    for name in chosen:
+        if name not in WINDOWS:
+            raise UserError(f"The window {name!r} is unknown; choose among {sorted(WINDOWS)}.")
+    return [WINDOWS[name] for name in chosen] or None
+
+
+def read_header(path: Path) -> ImageHeader:
+    """What a file says of itself, without its pixels.
+
+    Raises:
+      FileError: as `load`, and naming a tag whose value cannot be.
+
+    Test: tests/data/readers/test_dicom.py.
+    """
+    data = load(path, pixels=False)
+    frames = integer(data, "NumberOfFrames", path, 1) or 1
+    planes = []
+    for frame in range(frames):
+        view = _of_frame(data, frame, path, ("ImagePositionPatient", "ImageOrientationPatient"))
+        planes.append(
+            Plane(
+                frame,
+                numbers(view, "ImagePositionPatient", path, 3),
+                numbers(view, "ImageOrientationPatient", path, 6),
+            )
+        )
+    series = text(data, "SeriesInstanceUID") or str(path.parent)
+    return ImageHeader(
+        # A file without PatientID is its own patient, as far as anyone can know its study.
+        patient=text(data, "PatientID") or text(data, "StudyInstanceUID") or str(path),
+        # Frames of one file are ordered among themselves.
+        series=series if frames == 1 else f"{series} {path}",
+        number=integer(data, "InstanceNumber", path, 0),
+        planes=tuple(planes),
+        burned_in=text(data, "BurnedInAnnotation").upper() == "YES",
+    )
+
+
+def count_frames(path: Path) -> int:
+    """How many pictures a file holds."""
+    return integer(load(path, pixels=False), "NumberOfFrames", path, 1) or 1
+
+
+def read_image(
+    path: Path, spec: ModalitySpec, *, frame: int | None = None, window: str = "", fit: str
+) -> np.ndarray:
+    """`[height, width, channels]` uint8 of one frame, fitted to a modality.
+
+    Args:
+      path: the file.
+      spec: the size and channels wanted.
+      frame: which; None where the file holds one.
+      window: names of presets, see `read_frame`.
+      fit: how another aspect ratio is fitted.
+    """
+    if frame is None:
+        count = count_frames(path)
+        if count > 1:
+            raise UserError(
+                f"{path} holds {count} frames, and the network reads one: name it, as "
+                f"{path}:{count // 2}."
+            )
+    return fit_image(read_frame(path, frame or 0, windows_of(window)), spec, fit=fit, name=path)
+
+
+def read_frame(path: Path, frame: int = 0, windows: Windows = None) -> np.ndarray:
+    """`[h, w]` or `[h, w, c]` uint8 of one frame.
+
+    Args:
+      path: the file.
+      frame: which of its frames, from 0.
+      windows: (centre, width) in physical units, by `WINDOWS` for CT: one a channel. None takes
+        what the file says: its value-of-interest lookup table, its first window, or its range of
+        values without padding.
+
+    Raises:
+      FileError: as `load`; a frame that is not there, pixels that cannot be decoded (with the
+        package that decodes them), colour spaces that are not read, NaN.
+
+    Test: tests/data/readers/test_dicom.py.
+    """
+    stat = path.stat() if path.is_file() else None
+    data = _loaded(path, stat and stat.st_mtime_ns, stat and stat.st_size)
+    count = integer(data, "NumberOfFrames", path, 1) or 1
+    if not 0 <= frame < count:
+        raise FileError(path, f"holds the frames 0 to {count - 1}, but not {frame}")
+    photometric = text(data, "PhotometricInterpretation") or GREY[1]
+    if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        known = ", ".join((*GREY, *COLOUR, "PALETTE COLOR"))
+        # A word of a closed list may be told; anything else in its place may be a name.
+        raise FileError(path, f"has a PhotometricInterpretation other than {known}")
+    stored = _decode(data, frame, path)
+    if photometric == "PALETTE COLOR":
+        with reading(path, "has a palette that cannot be applied", quote=False):
+            return _palette_colours(stored, data)
+    if stored.ndim == 3:
+        return _upper_bits(stored, integer(data, "BitsStored", path, 8))
+    view = _of_frame(data, frame, path, _DISPLAY_TAGS)
+    return _grey(stored, view, windows, inverted=photometric == GREY[0], path=path)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: Path, changed: int | None, size: int | None) -> Any:
+    """The last files are kept: frames are mostly read one after another."""
+    del changed, size
+    return load(path, pixels=True)
+
+
+def _decode(data: Any, frame: int, path: Path) -> np.ndarray:
+    """Stored values `[h, w]`, or RGB `[h, w, 3]`, of one frame."""
+    package, syntax = pydicom(), data.file_meta.TransferSyntaxUID
+    name = syntax.name if syntax in package.uid.UID_dictionary else "an unknown transfer syntax"
+    rewrite = "or rewrite the file uncompressed, as `gdcmconv --raw` does"
+    try:
+        decoder = package.pixels.get_decoder(syntax)
+    except NotImplementedError:
+        raise FileError(
+            path,
+            f"its pixel data cannot be decoded: it is {name}, which no package here reads; "
+            f"{rewrite.removeprefix('or ')}",
+        ) from None
+    if not decoder.is_available:
+        raise FileError(
+            path,
+            f"its pixel data cannot be decoded: it is {name}, which needs one of "
+            f'{"; ".join(decoder.missing_dependencies)}: pip install "drifa-jax[medical]", '
+            f"{rewrite}",
+        )
+    what = "its pixel data cannot be decoded: it is damaged or truncated"
+    if syntax.is_encapsulated:
+        what += (
+            f', or its {name} needs another decoder: pip install "drifa-jax[medical]", {rewrite}'
+        )
+    with reading(path, what, quote=False):
+        return package.pixels.pixel_array(data, index=frame)
+
+
+_DISPLAY_TAGS = (
+    "BitsStored",
+    "ModalityLUTSequence",
+    "PhotometricInterpretation",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
+    "PixelRepresentation",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+)
+
+_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "VOILUTFunction": "FrameVOILUTSequence",
+    "WindowCenter": "FrameVOILUTSequence",
+    "WindowWidth": "FrameVOILUTSequence",
+}
+"""Tag -> the functional group that holds it in enhanced images."""
+
+
+def _of_frame(data: Any, frame: int, path: Path, keywords: Sequence[str]) -> Any:
+    """A data set of the tags that hold for one frame: its own, shared ones, those of the file."""
+    view = pydicom().Dataset()
+    view.file_meta = data.file_meta
+    view.set_original_encoding(*data.original_encoding)
+    with reading(path, "has functional groups that cannot be read", quote=False):
+        each = data.get("PerFrameFunctionalGroupsSequence") or []
+        shared = data.get("SharedFunctionalGroupsSequence") or []
+        places = [*each[frame : frame + 1], *shared[:1]]
+        for keyword in keywords:
+            groups = (place.get(_GROUPS.get(keyword, "")) for place in places)
+            holders = [*(group[0] for group in groups if group), data]
+            if (holder := next((one for one in holders if keyword in one), None)) is not None:
+                view[keyword] = holder[keyword]
+    return view
+
+
+def _grey(
+    stored: np.ndarray, view: Any, windows: Windows, *, inverted: bool, path: Path
+) -> np.ndarray:
+    """`[h, w]` or, with several windows, `[h, w, c]` uint8; padding is black."""
+    _fill_rescale(view, path)
+    padding = numbers(view, "PixelPaddingValue", path, 1)
+    limit = numbers(view, "PixelPaddingRangeLimit", path, 1) or padding
+    blocks = np.array_split(stored, max(1, min(len(stored), stored.size // BLOCK_PIXELS)))
+
+    def padded(block: np.ndarray) -> np.ndarray:
+        if padding is None:
+            return np.zeros(block.shape, bool)
+        return (block >= min(padding + limit)) & (block <= max(padding + limit))
+
+    def physical(block: np.ndarray) -> np.ndarray:
+        with reading(path, "has a modality transform that cannot be applied", quote=False):
+            values = pydicom().pixels.apply_modality_lut(block, view)
+        if not np.isfinite(values).all():
+            raise FileError(path, "has pixels that are NaN or infinite")
+        return values
+
+    if windows:
+        shown = [functools.partial(_preset, window) for window in windows]
+    else:
+        own = _own_display(view, path)
+        shown = [own or functools.partial(_between, _range(blocks, physical, padded))]
+    result = []
+    for block in blocks:
+        values = physical(block)
+        channels = [show(values) for show in shown]
+        picture = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+        picture = 255 - picture if inverted else picture
+        picture[padded(block)] = 0
+        result.append(picture)
+    return np.concatenate(result)
+
+
+def _fill_rescale(view: Any, path: Path) -> None:
+    """Sets slope and intercept as numbers: pydicom wants both, files may hold one."""
+    slope = numbers(view, "RescaleSlope", path, 1)
+    intercept = numbers(view, "RescaleIntercept", path, 1)
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in view:
+            del view[keyword]
+    if slope or intercept:
+        view.RescaleSlope = (slope or (1.0,))[0] or 1.0
+        view.RescaleIntercept = (intercept or (0.0,))[0]
+
+
+def _preset(window: tuple[float, float], values: np.ndarray) -> np.ndarray:
+    centre, width = window
+    return to_uint8(values, centre - width / 2, centre + width / 2)
+
+
+def _between(ends: tuple[float, float], values: np.ndarray) -> np.ndarray:
+    return to_uint8(values, *ends)
+
+
+def _range(blocks, physical: Callable, padded: Callable) -> tuple[float, float]:
+    """The lowest and highest physical value of what is no padding."""
+    inside = [physical(block)[~padded(block)] for block in blocks]
+    inside = [values for values in inside if values.size]
+    if not inside:
+        return 0.0, 1.0
+    low = min(float(values.min()) for values in inside)
+    high = max(float(values.max()) for values in inside)
+    return low, high if high > low else low + 1.0
+
+
+def _own_display(view: Any, path: Path) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Physical values -> uint8 by the file's lookup table or first window; None without both."""
+    processing = pydicom().pixels.processing
+    with reading(path, "has a VOILUTSequence that cannot be applied", quote=False):
+        tables = [t for t in view.get("VOILUTSequence") or [] if "LUTDescriptor" in t]
+        if tables and "LUTData" in tables[0]:
+            count, first, depth = tables[0].LUTDescriptor
+
+            def by_table(values: np.ndarray) -> np.ndarray:
+                whole = np.clip(np.rint(values), first, first + (count or 2**16)).astype(np.int64)
+                with reading(path, "has a VOILUTSequence that cannot be applied", quote=False):
+                    return to_uint8(processing.apply_voi(whole, view), 0, 2**depth - 1)
+
+            return by_table
+    if "WindowWidth" not in view or "WindowCenter" not in view:
+        return None
+    width = numbers(view, "WindowWidth", path)
+    # A centre without width is no window, whatever it holds.
+    centre = numbers(view, "WindowCenter", path) if width else None
+    function = text(view, "VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise FileError(path, "has a VOILUTFunction other than LINEAR, LINEAR_EXACT and SIGMOID")
+    if centre is None or width[0] <= 0 or (function == "LINEAR" and width[0] < 1):
+        return None
+    window = pydicom().Dataset()
+    window.update(view)
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre[0], width[0], function
+    # The range that a window fills depends on the stored bits; its ends tell it.
+    black, white = _apply_window(np.array([-1e30, 1e30]), window, path)
+
+    def by_window(values: np.ndarray) -> np.ndarray:
+        filled = (_apply_window(values, window, path) - black) / (white - black)
+        return to_uint8(filled, 0, 1)
+
+    return by_window
+
+
+def _apply_window(values: np.ndarray, window: Any, path: Path) -> np.ndarray:
+    with (
+        reading(path, "has a window that cannot be applied", quote=False),
+        np.errstate(over="ignore"),
+    ):
+        return pydicom().pixels.processing.apply_windowing(values, window)
+
+
+def _palette_colours(stored: np.ndarray, data: Any) -> np.ndarray:
+    """RGB uint8 by the palette; one of 16 bits gives its upper half, where it uses it."""
+    count, first, _ = data.RedPaletteColorLookupTableDescriptor
+    palette = pydicom().pixels.apply_color_lut(np.arange(first, first + (count or 2**16)), data)
+    if data.file_meta.TransferSyntaxUID == pydicom().uid.ExplicitVRBigEndian:
+        # pydicom takes these tables for little-endian.
+        palette = palette.byteswap()
+    palette = (palette >> (8 if palette.max() > 255 else 0)).astype(np.uint8)[..., :3]
+    return palette[np.clip(stored.astype(np.int64) - first, 0, len(palette) - 1)]
+
+
+def _upper_bits(colours: np.ndarray, bits: int) -> np.ndarray:
+    """RGB of `bits` stored bits as uint8: the upper 8 of them, or fewer spread over 0..255."""
+    if bits > 8:
+        return (colours >> (bits - 8)).astype(np.uint8)
+    if bits == 8:
+        return np.ascontiguousarray(colours.astype(np.uint8))
+    return to_uint8(colours, 0, 2**bits - 1)
