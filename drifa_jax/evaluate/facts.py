@@ -151,7 +151,7 @@ def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
             shared_records=sum(_shared_records(part) for part in parts),
             shared_groups=sum(len(leaking_groups(part)) for part in parts),
             single_groups=all(
-                len(set(group)) == len(one) for group, one in zip(groups, ids, strict=True)
+                len(set(group)) == len(own) for group, own in zip(groups, ids, strict=True)
             ),
             duplicates=sum(len(found) for found in dataset.duplicates.values())
             if drawn_here and config.duplicates == "remove"
@@ -162,9 +162,9 @@ def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
         {
             name: {
                 split: PartSummary(len(source), len(set(group_ids(source))))
-                for split, source in of.items()
+                for split, source in entry.items()
             }
-            for name, of in dataset.parts.items()
+            for name, entry in dataset.parts.items()
             if len(dataset.parts) > 1
         },
     )
@@ -203,9 +203,9 @@ def measure_cost(
 ) -> Cost:
     """Parameters and operations of a network, and the memory used so far."""
     params = predictor.restored.params
-    one = jax.tree.map(lambda leaf: leaf[0], params)
+    member = jax.tree.map(lambda leaf: leaf[0], params)
     return Cost(
-        num_parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(one)),
+        num_parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(member)),
         flops=_flops(predictor),
         seconds_per_record=seconds_per_record,
         peak_memory_bytes=_peak_memory(),
@@ -218,18 +218,20 @@ def training_cost(runs: Sequence[Path]) -> TrainingCost:
     found = [_logged(run / PERFORMANCE_FILE) for run in runs]
 
     def all_of(name: str) -> list[float] | None:
-        values = [of.get(name) for of in found]
+        values = [entry.get(name) for entry in found]
         return None if any(value is None for value in values) else values
 
     seconds, rates = all_of("training_seconds"), all_of("records_per_second")
     peaks = all_of("device_bytes_peak") or all_of("host_bytes_peak")
     kinds = dict.fromkeys(
-        f"{of['num_devices']} x {of['device_kind']}" for of in found if "device_kind" in of
+        f"{entry['num_devices']} x {entry['device_kind']}"
+        for entry in found
+        if "device_kind" in entry
     )
     return TrainingCost(
         seconds=None if seconds is None else sum(seconds),
         num_runs=len(runs),
-        num_attempts=sum(of.get("num_attempts", 1) for of in found),
+        num_attempts=sum(entry.get("num_attempts", 1) for entry in found),
         records_per_second=None if rates is None else float(np.mean(rates)),
         peak_memory_bytes=None if peaks is None else int(max(peaks)),
         devices=", ".join(kinds),
@@ -257,7 +259,7 @@ def _logged(path: Path) -> dict[str, Any]:
 
 def _shared_records(splits: Mapping[str, Any]) -> int:
     names = [{s.record_id(i) for i in range(len(s))} for s in splits.values()]
-    return sum(len(one) for one in names) - len(set().union(*names))
+    return sum(len(found) for found in names) - len(set().union(*names))
 
 
 def _flops(predictor: Predictor) -> float | None:

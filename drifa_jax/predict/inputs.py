@@ -98,10 +98,11 @@ def _unnamed(arguments: Sequence[str], modalities: Readings) -> Cases:
 
 def _forms(modalities: Readings) -> str:
     files = " ".join(
-        f"{name}={'TABLE.csv' if of.format == TABLE else 'FILE'}" for name, of in modalities.items()
+        f"{name}={'TABLE.csv' if part.format == TABLE else 'FILE'}"
+        for name, part in modalities.items()
     )
     folders = ", ".join(
-        f"{name}.csv" if of.format == TABLE else f"{name}/" for name, of in modalities.items()
+        f"{name}.csv" if part.format == TABLE else f"{name}/" for name, part in modalities.items()
     )
     return f"{files}, the same with folders, one FOLDER with {folders}, or TABLE.csv"
 
@@ -128,10 +129,10 @@ def _named(named: Sequence[tuple[str, str, str]], modalities: Readings) -> Cases
     found = {name: {record_id: path} for name, path in given.items()}
     for name, table in tables.items():
         rows = _rows(table, modalities[name])
-        one = rows.get(record_id) if len(rows) > 1 else next(iter(rows.values()), None)
-        if one is None:
+        case = rows.get(record_id) if len(rows) > 1 else next(iter(rows.values()), None)
+        if case is None:
             raise UserError(f"{table}: holds {len(rows)} rows, and none is named {record_id!r}.")
-        found[name] = {record_id or next(iter(rows)): one}
+        found[name] = {record_id or next(iter(rows)): case}
     return _cases(found, modalities)
 
 
@@ -178,10 +179,10 @@ def _case_name(path: Path) -> str:
 
 def _with_rows(found: Found, tables: Mapping[str, Path], modalities: Readings) -> Found:
     """Adds the rows of tables to the records that images name."""
-    ids = {one for of in found.values() for one in of}
+    ids = {case for part in found.values() for case in part}
     for name, table in tables.items():
         rows = _rows(table, modalities[name])
-        found[name] = {one: row for one, row in rows.items() if one in ids}
+        found[name] = {case: row for case, row in rows.items() if case in ids}
         if not found[name]:
             raise UserError(
                 f"{table}: no row is named like an image; rows are named {sorted(rows)[:3]}, "
@@ -207,11 +208,11 @@ def _rows(table: Path, reading: Reading) -> dict[str, Item]:
         )
     found: dict[str, Item] = {}
     for number, row in enumerate(rows, start=2):
-        one = row.get(names[0], "row")
-        if one in found:
-            raise UserError(f"{table}: line {number} repeats {one!r}.")
+        case = row.get(names[0], "row")
+        if case in found:
+            raise UserError(f"{table}: line {number} repeats {case!r}.")
         if not all(is_missing(row[column]) for column in reading.columns):
-            found[one] = row
+            found[case] = row
     return found
 
 
@@ -220,81 +221,81 @@ def _manifest(table: Path, modalities: Readings) -> Cases:
     if not rows:
         raise UserError(f"{table}: has no rows.")
     columns = {
-        name: of.columns if of.format == TABLE else (name,) for name, of in modalities.items()
+        name: part.columns if part.format == TABLE else (name,) for name, part in modalities.items()
     }
     problems = Problems(f"the table {table}")
-    known = {ID_COLUMN, *(column for of in columns.values() for column in of)}
+    known = {ID_COLUMN, *(column for part in columns.values() for column in part)}
     for column in rows[0]:
         if column not in known:
             problems.add(column, "is an unknown column")
     if ID_COLUMN not in rows[0]:
         problems.add(ID_COLUMN, "is missing")
-    held = {name: set(of) & set(rows[0]) for name, of in columns.items()}
+    held = {name: set(part) & set(rows[0]) for name, part in columns.items()}
     if not any(held.values()):
         problems.add(", ".join(modalities), "are missing; at least one modality is needed")
-    for name, of in held.items():
-        if of and of != set(columns[name]):
-            lacking = ", ".join(sorted(set(columns[name]) - of))
+    for name, part in held.items():
+        if part and part != set(columns[name]):
+            lacking = ", ".join(sorted(set(columns[name]) - part))
             problems.add(lacking, f"is missing, a column of {name}")
     problems.raise_any(f"The columns are {ID_COLUMN} and {', '.join(sorted(known - {ID_COLUMN}))}.")
-    found: Found = {name: {} for name, of in held.items() if of}
+    found: Found = {name: {} for name, part in held.items() if part}
     ids = set()
     for number, row in enumerate(rows, start=2):
-        one = row[ID_COLUMN]
-        if not one or one in ids:
-            problems.add(f"line {number}", f"repeats {one!r}" if one else f"has no {ID_COLUMN}")
-        ids.add(one)
+        case = row[ID_COLUMN]
+        if not case or case in ids:
+            problems.add(f"line {number}", f"repeats {case!r}" if case else f"has no {ID_COLUMN}")
+        ids.add(case)
         for name in found:
             if all(is_missing(row[column]) for column in columns[name]):
                 continue
             if modalities[name].format == TABLE:
-                found[name][one] = row
+                found[name][case] = row
                 continue
             path = table.parent / row[name]
             if not split_slice(str(path))[0].is_file():
                 problems.add(f"line {number}", f"names {row[name]!r}, but {path} is no file")
-            found[name][one] = path
+            found[name][case] = path
     problems.raise_any("Correct the table.")
     return _cases(found, modalities, order=[row[ID_COLUMN] for row in rows])
 
 
 def _cases(found: Found, modalities: Readings, order: Sequence[str] | None = None) -> Cases:
-    ids = order or sorted({one for of in found.values() for one in of})
-    empty = [one for one in ids if not any(one in of for of in found.values())]
+    ids = order or sorted({case for part in found.values() for case in part})
+    empty = [case for case in ids if not any(case in part for part in found.values())]
     if empty:
         raise UserError(f"{empty[0]!r} has no image in any modality.")
     return Cases(
-        tuple(ids), {m: tuple(found.get(m, {}).get(one) for one in ids) for m in modalities}
+        tuple(ids), {m: tuple(found.get(m, {}).get(case) for case in ids) for m in modalities}
     )
 
 
 def _expanded(cases: Cases, modalities: Readings) -> Cases:
     """Volumes as their slices, with everything else of the case beside each."""
-    volumes = [name for name, of in modalities.items() if of.format == NIFTI]
+    volumes = [name for name, part in modalities.items() if part.format == NIFTI]
     if not volumes:
         return cases
     from drifa_jax.data.sources.nifti import slice_numbers
 
     ids: list[str] = []
     images: dict[str, list[Item]] = {name: [] for name in modalities}
-    for row, one in enumerate(cases.record_ids):
-        items = {name: of[row] for name, of in cases.images.items()}
+    for row, case in enumerate(cases.record_ids):
+        items = {name: part[row] for name, part in cases.images.items()}
         whole = {
             name: slice_numbers(Path(items[name]))
             for name in volumes
             if items[name] is not None and split_slice(str(items[name]))[1] is None
         }
         if len(set(map(len, whole.values()))) > 1:
-            counts = ", ".join(f"{items[name]}: {len(of)}" for name, of in whole.items())
+            counts = ", ".join(f"{items[name]}: {len(part)}" for name, part in whole.items())
             raise UserError(
-                f"{one!r} has volumes of different numbers of slices ({counts}), which cannot be "
+                f"{case!r} has volumes of different numbers of slices ({counts}), which cannot be "
                 "matched; name single slices, as FILE.nii.gz:NUMBER."
             )
         count = len(next(iter(whole.values()))) if whole else 1
         for place in range(count):
-            numbers = [of[place] for of in whole.values()]
-            ids.append(f"{one}/axial-{numbers[0]:03d}" if whole else one)
+            numbers = [part[place] for part in whole.values()]
+            ids.append(f"{case}/axial-{numbers[0]:03d}" if whole else case)
             for name in modalities:
                 item = items[name]
                 images[name].append(f"{item}:{whole[name][place]}" if name in whole else item)
-    return Cases(tuple(ids), {name: tuple(of) for name, of in images.items()})
+    return Cases(tuple(ids), {name: tuple(part) for name, part in images.items()})

@@ -56,10 +56,10 @@ def find_prepared(
                 f"{folder} was prepared of {unknown}, which this network does not read; it reads "
                 f"{list(modalities)}."
             )
-        for one in taken:
-            if one in found:
-                raise UserError(f"{one} is given twice; name one split of one set.")
-            found[one] = _items(source, one, folder)
+        for modality in taken:
+            if modality in found:
+                raise UserError(f"{modality} is given twice; name one split of one set.")
+            found[modality] = _items(source, modality, folder)
     return found
 
 

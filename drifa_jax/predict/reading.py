@@ -70,8 +70,8 @@ class Reading:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of tables, the columns that are read."""
-        of = self.encoding.columns
-        return (*of.numeric, *of.categorical)
+        part = self.encoding.columns
+        return (*part.numeric, *part.categorical)
 
     def accepts(self, path: Path) -> bool:
         """Whether a file may hold this modality, by its name."""
@@ -102,10 +102,10 @@ def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
                 TABLE, encoding=tables[spec.name], id_column=owner.id_column
             )
             continue
-        of = config.modalities[spec.name]
+        part = config.modalities[spec.name]
         # Other formats hold images; "prepared" holds pixels that were windowed when it was made.
-        kind = of.format if config.source == "files" and of.format in (DICOM, NIFTI) else IMAGE
-        readings[spec.name] = Reading(kind, of.fit, of.window if kind == DICOM else "")
+        kind = part.format if config.source == "files" and part.format in (DICOM, NIFTI) else IMAGE
+        readings[spec.name] = Reading(kind, part.fit, part.window if kind == DICOM else "")
     return readings
 
 

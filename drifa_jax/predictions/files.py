@@ -57,7 +57,9 @@ def to_arrow(predictions: Predictions, *, whole: bool = True) -> pa.Table:
         values = [None] * count if scores is None else getattr(scores, name)
         columns[f"ood/{name}"] = pa.array(values, pa.float64())
     for task, found in predictions.tasks.items():
-        columns |= {f"{task}/{name}": of for name, of in _task_columns(found, whole).items()}
+        columns |= {
+            f"{task}/{name}": column for name, column in _task_columns(found, whole).items()
+        }
     table = pa.table(columns)
     document = {
         "format": FORMAT,

@@ -96,7 +96,7 @@ def ensemble_run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def predictor(run):
-    """With its decisions fitted and saved in the run."""
+    """With its post-processing fitted and saved in the run."""
     return load(run)
 
 
