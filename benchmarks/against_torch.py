@@ -44,9 +44,10 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     import optax
 
     from drifa_jax.compilation import compiler_options, training_options
-    from drifa_jax.interop.network_files import NetworkDescription
     from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
-    from drifa_jax.models.drifa_net import NetworkOptions
+    from drifa_jax.models.building import build_network
+    from drifa_jax.models.description import NetworkDescription
+    from drifa_jax.network_options import NetworkOptions
     from drifa_jax.train.optimizer import make_optimizer
 
     run_programs_in_the_calling_thread()
@@ -57,16 +58,16 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     images = {m: jnp.asarray(x) for m, x in random_images(np, shape).items()}
     labels = {t: jnp.asarray(y) for t, y in random_labels(np, network.tasks, options.batch).items()}
     optimizer = make_optimizer(learning_rate=1e-3)
-    params, stats = network.functional.init(jax.random.key(0))
+    params, stats = build_network(network).init(jax.random.key(0))
     memory = optimizer.init(params)
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
     def forward(params, stats, images):
-        return network.functional.apply(params, stats, images, train=False)[0][0]
+        return build_network(network).apply(params, stats, images, train=False)[0][0]
 
     def step(params, stats, memory, images, labels, key):
         def loss(params):
-            (logits, _), after = network.functional.apply(
+            (logits, _), after = build_network(network).apply(
                 params, stats, images, train=True, dropout_key=key
             )
             losses = [

@@ -22,8 +22,9 @@ from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.intervals import bootstrap, group_numbers
 from drifa_jax.evaluate.metrics import measured
 from drifa_jax.evaluate.resamples import ScoredRecords
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
 from drifa_jax.predictions.table import Predictions, task_predictions
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words

@@ -43,9 +43,10 @@ def measure(options: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+    from drifa_jax.models.building import drifa_net
     from drifa_jax.models.functional import Functional
     from drifa_jax.models.pixels import scale_pixels
+    from drifa_jax.network_options import NetworkOptions
     from drifa_jax.uncertainty.mc_dropout import (
         make_sampler,
         record_words,

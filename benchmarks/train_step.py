@@ -142,15 +142,13 @@ def measure(args):
 
 def network_of(config, dtype="float32"):
     """The network of a configuration, and how its tasks are scored."""
-    import jax.numpy as jnp
-
-    from drifa_jax.models.convolution import LayerOptions
-    from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+    from drifa_jax.models.building import drifa_net
     from drifa_jax.models.functional import Functional
+    from drifa_jax.network_options import NetworkOptions
     from drifa_jax.train.losses import TaskLoss
 
     width, _, _, channels = CONFIGS[config]
-    options = NetworkOptions(width=width, layers=LayerOptions(dtype=jnp.dtype(dtype)))
+    options = NetworkOptions(width=width, compute_dtype=dtype)
     modalities = {m: channels for m in MODALITIES}
     network = Functional(lambda rngs: drifa_net(modalities, TASKS, options=options, rngs=rngs))
     return network, {task: TaskLoss() for task in TASKS}

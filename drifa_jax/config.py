@@ -9,11 +9,9 @@ anything else.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 import json
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,8 @@ import ml_collections
 import yaml
 
 from drifa_jax.errors import UserError
+from drifa_jax.network_options import NetworkOptions
+from drifa_jax.plain_values import from_plain, unknown_field
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ModalityConfig:
     numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a
     categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
+    backbone: str = ""  # of this modality; empty takes model.backbone
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,6 @@ class DataConfig:
     augmentation: str = "none"  # a preset in drifa_jax.data.transforms
     modality_dropout: float = 0.0  # probability of dropping each modality of a training record
     num_workers: int = 0  # processes that read data beside the training process
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network; the defaults are the paper's (see `models.drifa_net.NetworkOptions`)."""
-
-    width: int = 64
-    backbone: str = "resnet18"
-    dropout_rate: float = 0.25
-    mfa_parts: tuple[str, ...] = ("hifa", "clia")
-    stage_mfa_parts: tuple[str, ...] = ("hifa", "clia")
-    mifa_parts: tuple[str, ...] = ("mgifa", "mlifa")
-    readout: str = "concatenate"  # or average: a head per modality, probabilities averaged
-    compute_dtype: str = "float32"  # or bfloat16; parameters and statistics stay float32
-    padding: str = "same"  # or symmetric, as PyTorch pads
-    batch_norm_epsilon: float = 1e-3
-    batch_norm_momentum: float = 0.99
-    batch_norm_unbiased: bool = False  # moving variances as in Keras 2 and PyTorch
 
 
 @dataclass(frozen=True)
@@ -191,7 +174,7 @@ class Config:
     """Everything that a run depends on, besides the code and the data."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: NetworkOptions = field(default_factory=NetworkOptions)
     train: TrainConfig = field(default_factory=TrainConfig)
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -222,7 +205,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 def modality(**fields: Any) -> dict[str, Any]:
     """One entry of `data.modalities`, with the defaults filled in."""
-    return dataclasses.asdict(_build(ModalityConfig, fields, "data.modalities.<name>"))
+    return dataclasses.asdict(_typed(ModalityConfig, fields, "data.modalities.<name>", []))
 
 
 def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -248,8 +231,11 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     Raises:
       UserError: for unknown keys, values of the wrong type, and values outside their range.
     """
-    config = _build(Config, values, "")
-    _check(config)
+    problems: list[str] = []
+    config = _typed(Config, values, "", problems)
+    problems += _problems(config)
+    if problems:
+        raise UserError("config: " + "; ".join(problems) + ".")
     return config
 
 
@@ -283,10 +269,10 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
     group = values
     for depth, parent in enumerate(parents, start=1):
         if not isinstance(group.get(parent), dict):
-            raise _unknown_key(".".join(key.split(".")[: depth + (parent in group)]), group)
+            raise _unknown(".".join(key.split(".")[: depth + (parent in group)]), group)
         group = group[parent]
     if name not in group and parents[-1:] != ["task_weights"]:
-        raise _unknown_key(key, group)
+        raise _unknown(key, group)
     if isinstance(group.get(name), dict):
         raise UserError(
             f"config: {key!r} is a group; set one of its fields: {', '.join(group[name])}."
@@ -299,52 +285,20 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
     group[name] = text if isinstance(group.get(name), str) else value
 
 
-def _unknown_key(key: str, group: Mapping[str, Any]) -> UserError:
-    known = list(group)
-    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" Known here: {', '.join(known)}." if known else ""
-    return UserError(f"config: there is no field {key!r}.{hint}{listed}")
+def _typed(kind: type, values: Any, where: str, problems: list[str]) -> Any:
+    try:
+        return from_plain(kind, values, where, problems)
+    except UserError as error:
+        raise UserError(f"config: {error}") from error
 
 
-def _build(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from a mapping, recursively; `where` is its dotted name in messages."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"config: {where} must be a group of fields, not {values!r}.")
-    hints = typing.get_type_hints(kind)
-    built = {}
-    for name, value in values.items():
-        dotted = f"{where}.{name}" if where else name
-        if name not in hints:
-            raise _unknown_key(dotted, dict.fromkeys(hints))
-        built[name] = _value(hints[name], value, dotted)
-    return kind(**built)
+def _unknown(key: str, group: Mapping[str, Any]) -> UserError:
+    return UserError(f"config: {unknown_field(key, group)}")
 
 
-def _value(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise UserError(f"config: {where} must be a mapping, not {value!r}.")
-        return {k: _value(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if origin is tuple:
-        items = (value,) if isinstance(value, str) and value else value
-        if not items:
-            return ()
-        if not isinstance(items, Sequence):
-            raise UserError(f"config: {where} must be a list, not {value!r}.")
-        return tuple(_value(arguments[0], item, where) for item in items)
-    accepted = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}[kind]
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise UserError(f"config: {where} is {value!r}; it must be of type {kind.__name__}.")
-    return kind(value)
-
-
-def _check(config: Config) -> None:
-    """Ranges and choices that hold whatever the data are; all problems at once."""
-    train, model, data = config.train, config.model, config.data
+def _problems(config: Config) -> list[str]:
+    """What is out of its range, whatever the data are."""
+    train, data = config.train, config.data
     problems = []
 
     def require(holds: bool, name: str, value: Any, rule: str) -> None:
@@ -363,9 +317,7 @@ def _check(config: Config) -> None:
     for name in ("validation_fraction", "test_fraction"):
         require(0 < getattr(data, name) < 1, f"data.{name}", getattr(data, name), "in (0, 1)")
     require(data.num_workers >= 0, "data.num_workers", data.num_workers, "0 or more")
-    require(model.width >= 1, "model.width", model.width, "at least 1")
-    require(0 <= model.dropout_rate < 1, "model.dropout_rate", model.dropout_rate, "in [0, 1)")
-    one_of("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16"))
+    one_of("model.compute_dtype", config.model.compute_dtype, ("float32", "bfloat16"))
     for name in ("batch_size", "num_epochs"):
         require(getattr(train, name) >= 1, f"train.{name}", getattr(train, name), "at least 1")
     require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "above 0")
@@ -412,5 +364,4 @@ def _check(config: Config) -> None:
     )
     samples = config.uncertainty.num_mc_samples
     require(samples >= 1, "uncertainty.num_mc_samples", samples, "at least 1")
-    if problems:
-        raise UserError("config: " + "; ".join(problems) + ".")
+    return problems

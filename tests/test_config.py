@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drifa_jax.config import Config, ModelConfig, from_mapping, load_config
+from drifa_jax.config import Config, from_mapping, load_config
 from drifa_jax.errors import UserError
-from drifa_jax.models.drifa_net import NetworkOptions
-from drifa_jax.train.experiment import network_options
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICK = f"{CONFIGS / 'brain.py'}:quick"
@@ -40,10 +38,6 @@ def test_text_fields_keep_text_that_looks_like_a_number():
 def test_saved_configuration_reads_back_equal():
     config = load_config(QUICK)
     assert from_mapping(json.loads(config.to_json())) == config
-
-
-def test_model_defaults_are_the_papers():
-    assert network_options(ModelConfig()) == NetworkOptions()
 
 
 @pytest.mark.parametrize(
@@ -89,8 +83,3 @@ def test_config_file_that_fails_is_named_with_its_error(tmp_path):
 def test_unknown_group_in_a_saved_configuration_is_named():
     with pytest.raises(UserError, match="no field 'optimiser'"):
         from_mapping({"optimiser": {}})
-
-
-def test_network_option_that_does_not_exist_names_its_field():
-    with pytest.raises(UserError, match=r"model.backbone is 'vgg'"):
-        network_options(ModelConfig(backbone="vgg"))

@@ -26,6 +26,7 @@ from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.testing import tested
+from drifa_jax.models.description import save_description as save_network_description
 from drifa_jax.predict.restored import save_description
 from drifa_jax.predictions.files import read_predictions
 from drifa_jax.sharding import layout_of
@@ -146,6 +147,7 @@ def _train(config: Config, program: _Program, job: Job) -> None:
     dataset, predict = experiment.dataset, program.predict
     with run_directory.opened(job.folder, config):
         dataset.save_splits(job.folder / "splits")
+        save_network_description(job.folder, experiment.description)
         description = save_description(job.folder, config.data, dataset).to_json()
         state = train(experiment, predict, job.folder, program.step, description)
         split = predict(

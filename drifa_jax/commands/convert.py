@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from drifa_jax.interop.network_files import refuse_existing, save_network
+from drifa_jax.interop.network_files import refuse_existing, save_network, shapes
 from drifa_jax.interop.torch_weights import write_torch
 from drifa_jax.interop.weight_sources import add_weight_arguments, read_weights
 
@@ -40,5 +40,5 @@ def run(options: argparse.Namespace) -> int:
         )
     for note in notes:
         print(f"note: {note}")
-    print(f"{len(network.shapes)} tensors written to {options.output}")
+    print(f"{len(shapes(network))} tensors written to {options.output}")
     return 0

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from drifa_jax.errors import UserError
-from drifa_jax.interop.network_files import NetworkDescription, refuse_existing, write_directory
+from drifa_jax.interop.network_files import refuse_existing, write_directory
 from drifa_jax.interop.parity import (
     Agreement,
     compare,
@@ -22,6 +22,7 @@ from drifa_jax.interop.parity import (
     torch_values,
 )
 from drifa_jax.interop.weight_sources import add_weight_arguments, read_weights
+from drifa_jax.models.description import NetworkDescription
 
 TAKES_OVERRIDES = True
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -111,11 +112,11 @@ def read_images(network: NetworkDescription, options: argparse.Namespace) -> dic
         shape = (options.batch, options.size, options.size)
         return {
             m: generator.random((*shape, channels), np.float32)
-            for m, channels in network.modalities.items()
+            for m, channels in network.channels.items()
         }
     root = Path(options.images)
     images = {}
-    for modality, channels in network.modalities.items():
+    for modality, channels in network.channels.items():
         folder = root / modality if (root / modality).is_dir() else root
         if not folder.is_dir():
             raise UserError(f"--images: there is no folder {str(folder)!r}.")

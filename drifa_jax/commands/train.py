@@ -47,6 +47,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
     from drifa_jax.memory import run_programs_in_the_calling_thread
+    from drifa_jax.models.description import save_description as save_network_description
     from drifa_jax.predict.restored import describe, save_description
     from drifa_jax.report.figures import learning_curves
     from drifa_jax.sharding import DATA_AXIS, layout_of
@@ -78,6 +79,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
         if processes.is_first():
             dataset.save_splits(workdir / "splits")
             save_description(workdir, config.data, dataset)
+            save_network_description(workdir, experiment.description)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         description = describe(config.data, dataset).to_json()

@@ -273,8 +273,8 @@ def _with_table(
 def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:
     """Where the data of one modality lies, as its configuration says."""
     fields = dataclasses.asdict(modality)
-    for of_table in ("numeric_columns", "categorical_columns"):
-        fields.pop(of_table)
+    for elsewhere in ("numeric_columns", "categorical_columns", "backbone"):
+        fields.pop(elsewhere)
     height, width, channels = (fields.pop(field) for field in ("height", "width", "channels"))
     return Location(
         ModalitySpec(name, height, width, channels),

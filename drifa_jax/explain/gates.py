@@ -8,60 +8,23 @@ selects nothing by what it sees.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from drifa_jax.explain.members import Pixels, Present, masks, over_members
 from drifa_jax.models.functional import Functional
+from drifa_jax.models.gates import PlacedGate
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.predict.restored import Restored
 
-STEM = -1
-"""The stage of a gate inside the stem."""
 
-INSIDE = ("mfa", "mfa1", "mfa2", "")
-"""Where in its stage a gate stands, in the order in which features meet them; "" comes after."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One gate.
-
-    Attributes:
-      stage: number of the stage; `STEM` inside the stem.
-      kind: "mfa" (within one modality) or "mifa" (across modalities).
-      part: "gate" (what multiplies the features), or "mgifa" or "mlifa" that it is made of.
-      modality: of an MFA; None of MIFA, whose gate all modalities share.
-      values: `[e, b, c]` float32, in (0, 1) for "gate".
-      scales: modality -> `[e, c]`, the learned factor of each channel that multiplies the gate.
-      inside: name of the MFA inside the stem ("mfa") or the RRA block ("mfa1", "mfa2"); "" for
-        the gates between stages.
-    """
-
-    stage: int
-    kind: str
-    part: str
-    modality: str | None
-    values: np.ndarray
-    scales: dict[str, np.ndarray]
-    inside: str = ""
-
-    @property
-    def place(self) -> str:
-        """Where it stands, in words."""
-        if self.stage == STEM:
-            return "stem"
-        if self.inside:
-            return f"block {self.stage}, after convolution {self.inside.removeprefix('mfa')}"
-        return f"after stage {self.stage}"
-
-
-def gates(restored: Restored, pixels: Pixels, *, present: Present | None = None) -> list[Gate]:
+def gates(
+    restored: Restored, pixels: Pixels, *, present: Present | None = None
+) -> list[PlacedGate]:
     """Every gate, in the order in which the features meet them.
 
     Args:
@@ -70,21 +33,22 @@ def gates(restored: Restored, pixels: Pixels, *, present: Present | None = None)
       present: modality -> `[b]` bool, or None when every record holds every modality.
 
     Returns:
-      None of a network without attention: an empty list.
+      Values `[e, b, c]` and scales `[e, c]` on the host; an empty list of a network without gates.
 
     Test: tests/explain/test_gates.py.
     """
     function = _compiled(restored.network)
-    named = over_members(restored, function, dict(pixels), masks(restored, present))
-    found = [_gate(name, values, restored.params) for name, values in named.items()]
-    order = {"mfa": 0, "mifa": 1}
+    found = over_members(restored, function, dict(pixels), masks(restored, present))
+    # A scale is that of a member, whatever the record.
+    found = [
+        dataclasses.replace(g, scales={m: s[:, 0] for m, s in g.scales.items()}) for g in found
+    ]
     return sorted(
-        found,
-        key=lambda g: (g.stage, INSIDE.index(g.inside), order[g.kind], g.modality or "", g.part),
+        found, key=lambda g: (g.stage, not g.inside, g.inside, g.kind, g.modality or "", g.part)
     )
 
 
-def gate_rows(found: list[Gate]) -> list[dict[str, Any]]:
+def gate_rows(found: list[PlacedGate]) -> list[dict[str, Any]]:
     """One row for each place, modality and kind, of the gates that multiply features.
 
     `mean` is the average weight (gate times learned scale), `between_channels` the standard
@@ -112,50 +76,22 @@ def gate_rows(found: list[Gate]) -> list[dict[str, Any]]:
     return rows
 
 
-def _gate(name: str, values: np.ndarray, params: Mapping[str, Any]) -> Gate:
-    """The gate of an intermediate, with the scales beside it in the parameters."""
-    stage, kind, *rest = name.split("/")
-    if stage == "stem":
-        modality, inside = kind, rest[0]
-        alpha = params["branches"][modality]["stem"][inside]["alpha"]
-        return Gate(STEM, "mfa", "gate", modality, values, {modality: np.asarray(alpha)}, inside)
-    number = int(stage.removeprefix("stage_"))
-    if kind == "rra":
-        modality, inside = rest
-        alpha = params["branches"][modality]["stages"][stage][inside]["alpha"]
-        return Gate(number, "mfa", "gate", modality, values, {modality: np.asarray(alpha)}, inside)
-    of_stage = params["fusion"][stage]
-    if kind == "mfa":
-        modality, part = rest
-        scales = {modality: np.asarray(of_stage["mfa"][modality]["alpha"])}
-        return Gate(number, kind, part, modality, values, scales)
-    scales = {m: np.asarray(alpha) for m, alpha in of_stage["mifa"]["alpha"].items()}
-    return Gate(number, kind, rest[0], None, values, scales)
-
-
 @functools.lru_cache(maxsize=4)
 def _compiled(network: Functional):
-    def named_gates(params, statistics, pixels, present):
-        seen, _ = network.apply(
-            params,
-            statistics,
-            scale_pixels(pixels),
-            train=False,
-            present=present,
-            method="observe",
+    def found(params, statistics, pixels, present):
+        placed, _ = network.apply(
+            params, statistics, scale_pixels(pixels), train=False, present=present, method="gates"
         )
-        return {name: x for name, x in seen.items() if _is_gate(name)}
+        # Every array gets the records' axis, along which answers are put together.
+        return [
+            dataclasses.replace(
+                gate,
+                scales={
+                    m: jnp.broadcast_to(s, (len(gate.values), *s.shape))
+                    for m, s in gate.scales.items()
+                },
+            )
+            for gate in placed
+        ]
 
-    return jax.jit(named_gates)
-
-
-def _is_gate(name: str) -> bool:
-    stage, _, rest = name.partition("/")
-    kind, _, part = rest.partition("/")
-    if stage == "stem":
-        return True
-    if kind == "rra":  # with the features of the stage, named after their modality alone
-        return "/" in part
-    if kind == "mfa":
-        return part.endswith("/gate")
-    return kind == "mifa" and part in ("gate", "mgifa", "mlifa")
+    return jax.jit(found)

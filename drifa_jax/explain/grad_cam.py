@@ -86,12 +86,12 @@ def grad_cam(
     classes = np.asarray(classes, np.int32)
     if classes.min() < 0 or classes.max() >= len(names[task]):
         raise ValueError(f"classes holds {classes}; {task!r} has {len(names[task])} classes.")
-    num_stages = _num_stages(restored.network)
     sizes = {m: x.shape[1:3] for m, x in pixels.items() if np.ndim(x) == 4}
+    sides = _shortest_sides(restored.network, pixels)
     if stage is None:
-        stage = _default_stage(restored.network, pixels, num_stages)
-    if not 0 <= stage < num_stages:
-        raise ValueError(f"stage is {stage}; the network has the stages 0 to {num_stages - 1}.")
+        stage = max((k for k, side in enumerate(sides) if side >= SMALLEST_SIDE), default=0)
+    if not 0 <= stage < len(sides):
+        raise ValueError(f"stage is {stage}; the network has the stages 0 to {len(sides) - 1}.")
     function = _compiled(restored.network, task, stage)
     raw = over_members(restored, function, dict(pixels), classes, masks(restored, present))
     held = {m: np.ones(len(classes), bool) if present is None else present[m] for m in sizes}
@@ -111,12 +111,12 @@ def _compiled(network: Functional, task: str, stage: int):
             method="until_stage",
         )
 
-        def evidence(of_records):
+        def evidence(records):
             logits, _ = network.apply(
                 params,
                 statistics,
                 stage,
-                of_records,
+                records,
                 train=False,
                 present=present,
                 method="from_stage",
@@ -142,35 +142,31 @@ def class_maps(
     return maps
 
 
-def _num_stages(network: Functional) -> int:
-    branches = network.abstract_params["branches"]
-    return len(next(iter(branches.values()))["stages"])
-
-
-def _default_stage(network: Functional, pixels: Pixels, num_stages: int) -> int:
-    """The deepest stage in which every image still has a map of some detail."""
-    one = {m: jax.ShapeDtypeStruct((1, *x.shape[1:]), jnp.float32) for m, x in pixels.items()}
-    (_, seen), _ = jax.eval_shape(
-        lambda params, statistics, x: network.apply(params, statistics, x, train=False),
+def _shortest_sides(network: Functional, pixels: Pixels) -> list[int]:
+    """The shortest side of any modality's map after each stage; nothing is computed."""
+    images = {m: jax.ShapeDtypeStruct((1, *x.shape[1:]), jnp.float32) for m, x in pixels.items()}
+    stages, _ = jax.eval_shape(
+        lambda params, statistics, x: network.apply(
+            params, statistics, x, train=False, method="features"
+        ),
         network.abstract_params,
         network.abstract_statistics,
-        one,
+        images,
     )
-    sides = {
-        stage: min(min(seen[f"stage_{stage}/rra/{m}"].shape[1:3]) for m in one if one[m].ndim == 4)
-        for stage in range(num_stages)
-    }
-    return max((stage for stage, side in sides.items() if side >= SMALLEST_SIDE), default=0)
+    return [
+        min((min(x.shape[1:-1]) for x in maps.values() if x.ndim > 2), default=0) for maps in stages
+    ]
 
 
 def _normalised(maps: np.ndarray, size: tuple[int, int], held: np.ndarray) -> np.ndarray:
     """`[e, b, h, w]` at the size of the images, each map with the maximum 1 or all zero."""
     height, width = size
     out = np.zeros((*maps.shape[:2], height, width), np.float32)
-    for member, of_member in enumerate(maps):
-        for row, one in enumerate(of_member):
-            largest = float(one.max())
-            if held[row] and largest > 0:
-                resized = cv2.resize(one / largest, (width, height), interpolation=cv2.INTER_LINEAR)
-                out[member, row] = resized
-    return out
+    for member, row in np.ndindex(*maps.shape[:2]):
+        if held[row]:
+            out[member, row] = cv2.resize(
+                maps[member, row], (width, height), interpolation=cv2.INTER_LINEAR
+            )
+    # After the resize, which flattens peaks.
+    largest = out.max(axis=(2, 3), keepdims=True)
+    return np.divide(out, largest, out=out, where=largest > 0)

@@ -7,8 +7,9 @@ Keras files and our tree, and label the golden numbers that the tests compare wi
 from __future__ import annotations
 
 from drifa_jax.errors import UserError
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import shapes
 from drifa_jax.interop.tensors import Slot, same_slot
+from drifa_jax.models.description import NetworkDescription
 
 _PARTS = {
     "norm": "bn",
@@ -37,7 +38,8 @@ def author_slots(network: NetworkDescription) -> list[Slot]:
             "'concatenate'."
         )
     return [
-        part_slot(path, author_name(path, network), shape) for path, shape in network.shapes.items()
+        part_slot(path, author_name(path, network), shape)
+        for path, shape in shapes(network).items()
     ]
 
 

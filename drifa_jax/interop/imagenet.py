@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from drifa_jax.errors import UserError
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import shapes
 from drifa_jax.interop.tensors import Slot, Tensors, read_slots
 from drifa_jax.interop.torch_weights import load_state_dict
-from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
+from drifa_jax.models.backbones.resnet import BOTTLENECK_BACKBONES, RESNET_PLANS
+from drifa_jax.models.description import NetworkDescription
 
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _LAYERS = {
@@ -42,7 +43,7 @@ _HUGGING_FACE = (
 def read_imagenet(path: str | Path, network: NetworkDescription) -> Tensors:
     """Path -> array for the convolutions and batch norms of every branch.
 
-    Complete it with `network.assemble(tensors, key)`.
+    Complete it with `assemble(network, tensors, key)`.
 
     Args:
       path: a state dict, `.pth` or `.safetensors`.
@@ -59,15 +60,15 @@ def from_imagenet(
     state: Mapping[str, np.ndarray], network: NetworkDescription, source: str = "the state dict"
 ) -> Tensors:
     """The same from a state dict as arrays."""
-    layers = network.options.layers
+    options = network.options
     for field, value, needed in (
-        ("padding", layers.padding, "symmetric"),
-        ("batch_norm_epsilon", layers.batch_norm_epsilon, 1e-5),
+        ("padding", options.padding, "symmetric"),
+        ("batch_norm_epsilon", options.batch_norm_epsilon, 1e-5),
     ):
         if value != needed:
             raise UserError(
                 f"{source}: ImageNet ResNets were trained in PyTorch with {field} {needed!r}, but "
-                f"the network has {value!r}, which gives other features. Set layers.{field} to "
+                f"the network has {value!r}, which gives other features. Set options.{field} to "
                 f"{needed!r}."
             )
     state = torchvision_names(state)
@@ -86,12 +87,12 @@ def from_imagenet(
             f"convolution; its tensors begin with {sorted(state)[:3]}."
         )
     tensors: Tensors = {}
-    for modality, num_channels in network.modalities.items():
+    for modality, num_channels in network.channels.items():
         adapted = dict(state)
         adapted["conv1.weight"] = adapt_channels(state["conv1.weight"], num_channels)
         slots = _branch_slots(network, modality)
         tensors |= read_slots(adapted, slots, f"{source} (branch {modality})")
-        for path, shape in network.shapes.items():
+        for path, shape in shapes(network).items():
             if path.startswith(f"branches/{modality}/") and re.search(
                 r"(/conv|/conv1|/conv2|/conv3|/projection)/bias$", path
             ):
@@ -144,7 +145,7 @@ def _branch_slots(network: NetworkDescription, modality: str) -> list[Slot]:
             stage += 1
     places |= {"stem/conv": "conv1", "stem/norm": "bn1"}
     slots = []
-    for path, shape in network.shapes.items():
+    for path, shape in shapes(network).items():
         layer, _, leaf = path.removeprefix(f"branches/{modality}/").rpartition("/")
         if not path.startswith(f"branches/{modality}/") or layer not in places:
             continue

@@ -22,9 +22,9 @@ import numpy as np
 from drifa_jax.errors import UserError
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.keras_graph import KerasGraph, place_layers
-from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import Tensors, read_slots
-from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
+from drifa_jax.models.backbones.resnet import BOTTLENECK_BACKBONES, RESNET_PLANS
+from drifa_jax.models.description import NetworkDescription
 
 GROUPS = {
     "Conv2D": "conv2d",
@@ -56,11 +56,11 @@ def read_keras(
         fit, by name.
     """
     path = Path(path)
-    if network.options.layers.padding != "same":
+    if network.options.padding != "same":
         raise UserError(
             f"{path}: Keras pads strided convolutions at the end; weights from it need "
-            'options.layers.padding "same", but the network says '
-            f"{network.options.layers.padding!r}."
+            'options.padding "same", but the network says '
+            f"{network.options.padding!r}."
         )
     if network.options.backbone in BOTTLENECK_BACKBONES:
         raise UserError(
@@ -213,7 +213,7 @@ def _variables(place: str, num_modalities: int) -> dict[str, str]:
 
 def _check_constants(graph: KerasGraph, network: NetworkDescription, source: str) -> None:
     """Constants that are no weights but change the features."""
-    layers = network.options.layers
+    options = network.options
     for name, layer in graph.layers.items():
         if layer.kind == "Conv2D" and layer.config.get("padding") != "same":
             raise UserError(
@@ -221,12 +221,12 @@ def _check_constants(graph: KerasGraph, network: NetworkDescription, source: str
                 "'same' is the authors' network."
             )
         for theirs, ours, value in (
-            ("epsilon", "batch_norm_epsilon", layers.batch_norm_epsilon),
-            ("momentum", "batch_norm_momentum", layers.batch_norm_momentum),
+            ("epsilon", "batch_norm_epsilon", options.batch_norm_epsilon),
+            ("momentum", "batch_norm_momentum", options.batch_norm_momentum),
         ):
             found = layer.config.get(theirs)
             if layer.kind == "BatchNormalization" and found != value:
                 raise UserError(
                     f"{source}: layer {name} has {theirs} {found}, the network {value}; set "
-                    f"options.layers.{ours} to {found}."
+                    f"options.{ours} to {found}."
                 )

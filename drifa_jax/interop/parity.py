@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.torch_weights import to_torch, torch_twin
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.functional import BatchStatistics, Parameters
 
 Values = dict[str, np.ndarray]
@@ -80,14 +80,13 @@ def jax_values(
         newer GPUs round them), or "bfloat16" compute.
     """
     if precision == "bfloat16":
-        layers = dataclasses.replace(network.options.layers, dtype=jnp.bfloat16)
-        options = dataclasses.replace(network.options, layers=layers)
+        options = dataclasses.replace(network.options, compute_dtype="bfloat16")
         network = dataclasses.replace(network, options=options)
     matmul = "highest" if precision == "highest" else None
 
     @jax.jit
     def forward(params, statistics, images):
-        return network.functional.apply(params, statistics, images, train=False)[0]
+        return build_network(network).apply(params, statistics, images, train=False)[0]
 
     with jax.default_matmul_precision(matmul):
         logits, seen = forward(params, statistics, dict(images))

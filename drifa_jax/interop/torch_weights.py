@@ -1,11 +1,11 @@
 """Weights between our tree and the PyTorch twin, in state dicts and safetensors files.
 
-    params, statistics = network.assemble(from_torch(twin.state_dict(), network))
+    params, statistics = assemble(network, from_torch(twin.state_dict(), network))
     twin.load_state_dict(to_torch(network, params, statistics))
 
 Kernels change their axes, `[h, w, in, out]` here and `[out, in, h, w]` there; nothing else
 does. Padding is no part of a state dict: a network trained in PyTorch with symmetric padding
-needs `LayerOptions(padding="symmetric")`, one built by `TorchDRIFANet` its `padding` argument.
+needs `NetworkOptions(padding="symmetric")`, one built by `TorchDRIFANet` its `padding` argument.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.interop.network_files import (
-    NetworkDescription,
     native_slots,
     read_safetensors,
     refuse_existing,
+    shapes,
 )
 from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots, write_slots
+from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.functional import BatchStatistics, Parameters
 from drifa_jax.whole_files import written_whole
 
@@ -36,7 +37,7 @@ _LINEAR_LAYERS = ("dense",)
 
 def torch_slots(network: NetworkDescription) -> list[Slot]:
     """Slots of the state dict of `TorchDRIFANet`."""
-    return [_slot(path, shape) for path, shape in network.shapes.items()]
+    return [_slot(path, shape) for path, shape in shapes(network).items()]
 
 
 def _slot(path: str, our_shape: tuple[int, ...]) -> Slot:
@@ -86,7 +87,7 @@ def torch_twin(network: NetworkDescription) -> Any:
             f"{options.backbone!r}."
         )
     return TorchDRIFANet(
-        network.modalities,
+        network.channels,
         network.tasks,
         width=options.width,
         backbone=options.backbone,
@@ -95,9 +96,9 @@ def torch_twin(network: NetworkDescription) -> Any:
         stage_mfa_parts=options.stage_mfa_parts,
         mifa_parts=options.mifa_parts,
         readout=options.readout,
-        padding=options.layers.padding,
-        batch_norm_epsilon=options.layers.batch_norm_epsilon,
-        batch_norm_momentum=options.layers.batch_norm_momentum,
+        padding=options.padding,
+        batch_norm_epsilon=options.batch_norm_epsilon,
+        batch_norm_momentum=options.batch_norm_momentum,
     ).eval()
 
 

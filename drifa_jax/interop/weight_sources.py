@@ -9,12 +9,8 @@ from pathlib import Path
 import jax
 
 from drifa_jax.errors import UserError
-from drifa_jax.interop.network_files import (
-    DESCRIPTION_FILE,
-    NetworkDescription,
-    load_description,
-    load_network,
-)
+from drifa_jax.interop.network_files import assemble, described, load_network
+from drifa_jax.models.description import NETWORK_FILE, NetworkDescription, describe_network
 from drifa_jax.models.functional import BatchStatistics, Parameters
 from drifa_jax.rng import root_key
 
@@ -34,7 +30,7 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, help="the file or directory with the weights")
     parser.add_argument(
         "--config",
-        help=f"what the network is: a {DESCRIPTION_FILE}, a directory with one, or a training "
+        help=f"what the network is: a {NETWORK_FILE}, a directory with one, or a training "
         "config FILE.py[:VARIANT] (needed unless --from network)",
     )
     parser.add_argument(
@@ -50,18 +46,14 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
 def describe(config: str, overrides: Sequence[tuple[str, str]] = ()) -> NetworkDescription:
     """The network of `--config`: a JSON description, or a training config with its data."""
     if not config.partition(":")[0].endswith(".py"):
-        return load_description(config)
+        return described(config)
     from drifa_jax.config import load_config
     from drifa_jax.data.dataset import open_dataset
-    from drifa_jax.train.experiment import network_options
 
     loaded = load_config(config, overrides)
     records = open_dataset(loaded.data).train
-    return NetworkDescription(
-        {modality.name: modality.shape[-1] for modality in records.modalities},
-        {task.name: task.num_classes for task in records.tasks},
-        network_options(loaded.model),
-    )
+    tasks = {task.name: task.num_classes for task in records.tasks}
+    return describe_network(loaded, records.modalities, tasks)
 
 
 def read_weights(
@@ -81,7 +73,7 @@ def read_weights(
     if not path.is_file():
         raise UserError(f"--input: there is no file {str(path)!r}.")
     if not options.config:
-        raise UserError(f"--config is needed with --from {kind}: a {DESCRIPTION_FILE} or FILE.py.")
+        raise UserError(f"--config is needed with --from {kind}: a {NETWORK_FILE} or FILE.py.")
     network = describe(options.config, getattr(options, "overrides", ()))
     unknown = sorted(set(fresh) - set(network.tasks))
     if unknown:
@@ -104,12 +96,12 @@ def read_weights(
             f"{len(tensors)} tensors of the branches come from the file; attention and heads are "
             "fresh and must be trained"
         ]
-        if any(channels != 3 for channels in network.modalities.values()):
+        if any(channels != 3 for channels in network.channels.values()):
             notes.append("first convolutions were adapted to the number of channels")
     else:
         from drifa_jax.interop.torch_weights import read_torch
 
         tensors = read_torch(path, network, fresh)
-        notes.append(f"padding is {network.options.layers.padding!r}, which a file cannot say")
-    params, statistics = network.assemble(tensors, key)
+        notes.append(f"padding is {network.options.padding!r}, which a file cannot say")
+    params, statistics = assemble(network, tensors, key)
     return network, params, statistics, notes

@@ -17,6 +17,7 @@ from jax import lax
 from drifa_jax.models.initial import ones, zeros
 from drifa_jax.models.kernels.normalise import counted, normalise, row
 from drifa_jax.models.pooling import at_least_float32
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Present
 
 
@@ -73,6 +74,16 @@ class BatchNorm(nnx.Module):
         # Assigning through `[...]` compares shardings, which is slow under a trace.
         self.mean.set_value(kept * self.mean[...] + (1 - kept) * lax.stop_gradient(mean))
         self.var.set_value(kept * self.var[...] + (1 - kept) * lax.stop_gradient(var))
+
+
+def batch_norm(num_channels: int, options: NetworkOptions) -> BatchNorm:
+    """A batch norm with a network's constants."""
+    return BatchNorm(
+        num_channels,
+        epsilon=options.batch_norm_epsilon,
+        momentum=options.batch_norm_momentum,
+        unbiased=options.batch_norm_unbiased,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=5)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from drifa_jax.models.convolution import Convolution, LayerOptions
+from drifa_jax.models.backbones.contract import ScaledGate
+from drifa_jax.models.batch_norm import batch_norm
+from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.rra import attended, optional_mfa
-from drifa_jax.typing import FeatureMap, Gate, Present
+from drifa_jax.network_options import NetworkOptions
+from drifa_jax.typing import FeatureMap, Present
 
 EXPANSION = 4
 """Channels after a bottleneck block over the channels inside it."""
@@ -46,25 +49,25 @@ class BottleneckRRABlock(nnx.Module):
         stride: int,
         *,
         mfa_parts: Sequence[str] = ("hifa", "clia"),
-        options: LayerOptions,
+        options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
         num_out = EXPANSION * num_inside
         self.conv1 = Convolution(num_in, num_inside, 1, 1, options=options, rngs=rngs)
         self.mfa1 = optional_mfa(num_inside, mfa_parts, options, rngs)
-        self.norm1 = options.batch_norm(num_inside)
+        self.norm1 = batch_norm(num_inside, options)
         self.conv2 = Convolution(num_inside, num_inside, 3, stride, options=options, rngs=rngs)
         self.mfa2 = optional_mfa(num_inside, mfa_parts, options, rngs)
-        self.norm2 = options.batch_norm(num_inside)
+        self.norm2 = batch_norm(num_inside, options)
         self.conv3 = Convolution(num_inside, num_out, 1, 1, options=options, rngs=rngs)
-        self.norm3 = options.batch_norm(num_out)
+        self.norm3 = batch_norm(num_out, options)
         reshapes = stride != 1 or num_in != num_out
         self.projection = (
             Convolution(num_in, num_out, 1, stride, options=options, rngs=rngs)
             if reshapes
             else None
         )
-        self.projection_norm = options.batch_norm(num_out) if reshapes else None
+        self.projection_norm = batch_norm(num_out, options) if reshapes else None
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, h, w, num_in] -> [b, h / stride, w / stride, 4 * num_inside]`."""
@@ -72,7 +75,7 @@ class BottleneckRRABlock(nnx.Module):
 
     def attend(
         self, x: FeatureMap, *, train: bool, present: Present | None = None
-    ) -> tuple[FeatureMap, dict[str, Gate]]:
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
         y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
         y = jax.nn.relu(self.norm1(y, train=train, present=present))

@@ -29,7 +29,8 @@ class Functional:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+        >>> from drifa_jax.models.building import drifa_net
+        >>> from drifa_jax.network_options import NetworkOptions
         >>> network = Functional(lambda rngs: drifa_net(
         ...     {"mri": 1}, {"tumour": 4}, options=NetworkOptions(width=4), rngs=rngs))
         >>> params, statistics = network.init(jax.random.key(0))

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from drifa_jax.models.convolution import Convolution, LayerOptions
+from drifa_jax.models.backbones.contract import ScaledGate
+from drifa_jax.models.batch_norm import batch_norm
+from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.mfa import MFA
-from drifa_jax.typing import FeatureMap, Gate, Present
+from drifa_jax.network_options import NetworkOptions
+from drifa_jax.typing import FeatureMap, Present
 
 
 class RRABlock(nnx.Module):
@@ -38,22 +41,22 @@ class RRABlock(nnx.Module):
         stride: int,
         *,
         mfa_parts: Sequence[str] = ("hifa", "clia"),
-        options: LayerOptions,
+        options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
         self.conv1 = Convolution(num_in, num_out, 3, stride, options=options, rngs=rngs)
         self.mfa1 = optional_mfa(num_out, mfa_parts, options, rngs)
-        self.norm1 = options.batch_norm(num_out)
+        self.norm1 = batch_norm(num_out, options)
         self.conv2 = Convolution(num_out, num_out, 3, 1, options=options, rngs=rngs)
         self.mfa2 = optional_mfa(num_out, mfa_parts, options, rngs)
-        self.norm2 = options.batch_norm(num_out)
+        self.norm2 = batch_norm(num_out, options)
         reshapes = stride != 1 or num_in != num_out
         self.projection = (
             Convolution(num_in, num_out, 1, stride, options=options, rngs=rngs)
             if reshapes
             else None
         )
-        self.projection_norm = options.batch_norm(num_out) if reshapes else None
+        self.projection_norm = batch_norm(num_out, options) if reshapes else None
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, h, w, num_in] -> [b, h / stride, w / stride, num_out]`."""
@@ -61,7 +64,7 @@ class RRABlock(nnx.Module):
 
     def attend(
         self, x: FeatureMap, *, train: bool, present: Present | None = None
-    ) -> tuple[FeatureMap, dict[str, Gate]]:
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
         y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
         y = jax.nn.relu(self.norm1(y, train=train, present=present))
@@ -72,16 +75,16 @@ class RRABlock(nnx.Module):
         return jax.nn.relu(y + x), gates1 | gates2
 
 
-def attended(mfa: MFA | None, x: FeatureMap, name: str) -> tuple[FeatureMap, dict[str, Gate]]:
+def attended(mfa: MFA | None, x: FeatureMap, name: str) -> tuple[FeatureMap, dict[str, ScaledGate]]:
     """The map refined and its gate under a name; as it is, and none, where there is no MFA."""
     if mfa is None:
         return x, {}
     refined, gates = mfa.attend(x)
-    return refined, {name: gates["gate"]}
+    return refined, {name: ScaledGate(gates["gate"], mfa.alpha[...])}
 
 
 def optional_mfa(
-    num_channels: int, parts: Sequence[str], options: LayerOptions, rngs: nnx.Rngs
+    num_channels: int, parts: Sequence[str], options: NetworkOptions, rngs: nnx.Rngs
 ) -> MFA | None:
     """MFA with the named parts ("hifa", "clia"), or None where there are none."""
     if not parts:

@@ -15,10 +15,11 @@ from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.reading import Reading, readings_of
 from drifa_jax.train.checkpoint import best_model
-from drifa_jax.train.experiment import build_network
 from drifa_jax.train.identity import digest
 from drifa_jax.train.run_directory import saved_config, write_whole
 from drifa_jax.train.state import Model
@@ -190,12 +191,8 @@ def _load(path: Path, config: Config) -> _Run:
 
 
 def _network(config: Config, description: Description) -> Functional:
-    return build_network(
-        config.model,
-        {m.name: m.channels for m in description.modalities if isinstance(m, ModalitySpec)},
-        {task: len(classes) for task, classes in description.tasks.items()},
-        {m.name: m.num_features for m in description.modalities if isinstance(m, TabularSpec)},
-    )
+    tasks = {task: len(classes) for task, classes in description.tasks.items()}
+    return build_network(describe_network(config, description.modalities, tasks))
 
 
 def _description(run: Path, config: Config, described: Mapping[str, Any] | None) -> Description:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import optax
 
-from drifa_jax.config import Config, ModelConfig, TrainConfig
+from drifa_jax.config import Config, TrainConfig
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.mixing import cutmix, mixup
 from drifa_jax.data.pipeline import steps_per_epoch
-from drifa_jax.data.record import TabularSpec, TaskSpec
+from drifa_jax.data.record import TaskSpec
 from drifa_jax.errors import UserError
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.train.losses import TaskLoss, balanced_class_weights
 from drifa_jax.train.optimizer import make_optimizer
@@ -29,6 +28,7 @@ class Experiment:
     Attributes:
       config: the resolved configuration.
       dataset: training, validation and test records.
+      description: what the network is.
       network: the functional core.
       losses: task -> how it is scored.
       optimizer: over the whole run.
@@ -38,6 +38,7 @@ class Experiment:
 
     config: Config
     dataset: Dataset
+    description: NetworkDescription
     network: Functional
     losses: Mapping[str, TaskLoss]
     optimizer: optax.GradientTransformation
@@ -47,46 +48,6 @@ class Experiment:
     @property
     def num_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.num_epochs
-
-
-def network_options(model: ModelConfig) -> NetworkOptions:
-    """The network's options that a configuration asks for.
-
-    Raises:
-      UserError: naming the field that the network does not accept.
-    """
-    try:
-        return NetworkOptions(
-            width=model.width,
-            backbone=model.backbone,
-            dropout_rate=model.dropout_rate,
-            mfa_parts=model.mfa_parts,
-            stage_mfa_parts=model.stage_mfa_parts,
-            mifa_parts=model.mifa_parts,
-            readout=model.readout,
-            layers=LayerOptions(
-                dtype=jnp.dtype(model.compute_dtype),
-                padding=model.padding,
-                batch_norm_epsilon=model.batch_norm_epsilon,
-                batch_norm_momentum=model.batch_norm_momentum,
-                batch_norm_unbiased=model.batch_norm_unbiased,
-            ),
-        )
-    except ValueError as error:
-        raise UserError(f"config: model.{error}") from error
-
-
-def build_network(
-    model: ModelConfig,
-    modalities: Mapping[str, int],
-    tasks: Mapping[str, int],
-    tables: Mapping[str, int] | None = None,
-) -> Functional:
-    """The network for modalities (name -> channels), tasks (classes) and tables (features)."""
-    options = network_options(model)
-    return Functional(
-        lambda rngs: drifa_net(modalities, tasks, options=options, tables=tables, rngs=rngs)
-    )
 
 
 def build_experiment(config: Config, dataset: Dataset) -> Experiment:
@@ -137,15 +98,14 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
     )
-    specs = dataset.train.modalities
-    network = build_network(
-        config.model,
-        {m.name: m.channels for m in specs if not isinstance(m, TabularSpec)},
-        {name: task.num_classes for name, task in tasks.items()},
-        {m.name: m.num_features for m in specs if isinstance(m, TabularSpec)},
-    )
+    classes = {name: task.num_classes for name, task in tasks.items()}
+    description = describe_network(config, dataset.train.modalities, classes)
+    try:
+        network = build_network(description)
+    except UserError as error:
+        raise UserError(f"config: {error}") from error
     return Experiment(
-        config, dataset, network, losses, optimizer, per_epoch, mix=_mix(train, tasks)
+        config, dataset, description, network, losses, optimizer, per_epoch, _mix(train, tasks)
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Parameters
-from drifa_jax.train.experiment import Experiment, network_options
+from drifa_jax.train.experiment import Experiment
 
 
 def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
@@ -29,7 +29,7 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
     # Imported here: only runs that bring weights along need the interop extra.
     from drifa_jax.interop.network_files import (
         WEIGHTS_FILE,
-        NetworkDescription,
+        assemble,
         native_slots,
         read_safetensors,
     )
@@ -41,13 +41,8 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
             f"config: train.initial_weights is {folder!r}, which holds no {WEIGHTS_FILE}; "
             "give a folder written by `drifa convert`."
         )
-    source = experiment.dataset.train
-    network = NetworkDescription(
-        {modality.name: modality.channels for modality in source.modalities},
-        {task.name: task.num_classes for task in source.tasks},
-        network_options(experiment.config.model),
-    )
-    weights = network.assemble(read_slots(read_safetensors(path), native_slots(network), str(path)))
+    tensors = read_slots(read_safetensors(path), native_slots(experiment.description), str(path))
+    weights = assemble(experiment.description, tensors)
     if key.ndim:
         return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * len(key)), weights)
     return weights

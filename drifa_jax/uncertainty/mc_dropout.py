@@ -84,7 +84,8 @@ def make_sampler(
     """One compiled function from images to the samples of every member.
 
         >>> import jax, jax.numpy as jnp
-        >>> from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+        >>> from drifa_jax.models.building import drifa_net
+        >>> from drifa_jax.network_options import NetworkOptions
         >>> network = Functional(lambda rngs: drifa_net(
         ...     {"mri": 1}, {"tumour": 4}, options=NetworkOptions(width=2), rngs=rngs))
         >>> params, statistics = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2))

@@ -5,7 +5,8 @@ import pytest
 from drifa_jax.ablate.variants import chosen, left_out, variants
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.errors import UserError
-from drifa_jax.train.experiment import build_network
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
 
 
 def names(config):
@@ -55,7 +56,7 @@ def test_a_variant_changes_the_parameters_that_it_should_and_no_others(tiny_conf
 
     def paths(variant):
         model = variant.of(config).model
-        network = build_network(model, {"mri": 1, "ct": 1}, {"tumour": 4})
+        network = build_network(NetworkDescription({"mri": 1, "ct": 1}, {"tumour": 4}, model))
         found = set()
 
         def walk(tree, path):

@@ -16,7 +16,7 @@ from drifa_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("docs/python_api.md", "docs/tutorials/attention_in_your_model.md")
-MODULES = ("models.mfa", "models.mifa", "models.drifa_net", "models.functional")
+MODULES = ("models.mfa", "models.mifa", "models.building", "models.functional")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

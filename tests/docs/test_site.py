@@ -30,7 +30,7 @@ def site(tmp_path_factory) -> Path:
 
 def test_the_reference_comes_from_the_docstrings(site):
     page = (site / "reference" / "index.html").read_text()
-    for name in ("models.mfa.MFA", "models.drifa_net.drifa_net", "predict.predictor.load"):
+    for name in ("models.mfa.MFA", "models.building.drifa_net", "predict.predictor.load"):
         assert f'id="drifa_jax.{name}"' in page
     assert "Multi-branch fusion attention" in page
 

@@ -12,11 +12,11 @@ import pytest
 
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
-from drifa_jax.models.backbone import ResidualBranch
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.restored import Description, Restored
 
@@ -43,17 +43,10 @@ def batch_of(draw, count):
 
 @pytest.fixture(scope="session")
 def network():
-    options = NetworkOptions(
-        width=4, dropout_rate=0.1, layers=LayerOptions(batch_norm_momentum=0.9)
-    )
+    options = NetworkOptions(width=4, dropout_rate=0.1, batch_norm_momentum=0.9)
 
     def build(rngs):
-        branches = {
-            m: ResidualBranch(
-                1, width=4, blocks_per_resolution=(1, 1), options=options.layers, rngs=rngs
-            )
-            for m in ("mri", "ct")
-        }
+        branches = {m: ResNet(1, plan=(1, 1), options=options, rngs=rngs) for m in ("mri", "ct")}
         return DRIFANet(branches, {"lesion": 2}, options=options, rngs=rngs)
 
     return Functional(build)

@@ -14,8 +14,9 @@ from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.data.table import TableColumns, fit_table
 from drifa_jax.explain.explanation import explain_records
 from drifa_jax.explain.gates import gate_rows, gates
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.reading import TABLE, Reading
 from drifa_jax.predict.restored import Description, Restored

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from drifa_jax.interop.author_names import author_leaf, part_slot
-from drifa_jax.interop.network_files import NetworkDescription
 from drifa_jax.interop.tensors import flatten, read_slots, unflatten, write_slots
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 
 class GoldenPart:

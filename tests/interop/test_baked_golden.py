@@ -14,10 +14,11 @@ import numpy as np
 import optax
 import pytest
 
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import assemble, shapes
 from drifa_jax.interop.tensors import flatten
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import NetworkOptions
 
 RECIPE = Path(__file__).parent / "golden" / "make_golden.py"
 
@@ -41,18 +42,18 @@ def network(recipe):
     options = NetworkOptions(
         width=recipe.WIDTH,
         backbone=recipe.BACKBONE,
-        layers=LayerOptions(batch_norm_unbiased=True),
+        batch_norm_unbiased=True,
     )
     return NetworkDescription(recipe.MODALITIES, recipe.TASKS, options)
 
 
 @pytest.fixture(scope="module")
 def weights(recipe, network):
-    return network.assemble({p: recipe.weight(p, s) for p, s in network.shapes.items()})
+    return assemble(network, {p: recipe.weight(p, s) for p, s in shapes(network).items()})
 
 
 def test_inference(recipe, network, weights, numbers, rel):
-    (logits, seen), _ = jax.jit(lambda p, s, x: network.functional.apply(p, s, x, train=False))(
+    (logits, seen), _ = jax.jit(lambda p, s, x: build_network(network).apply(p, s, x, train=False))(
         *weights, recipe.images()
     )
     # Float32 through four blocks against float64.
@@ -69,7 +70,9 @@ def test_training_step(recipe, network, weights, numbers, rel):
     @jax.jit
     def step(params, images):
         def loss(params):
-            (logits, _), after = network.functional.apply(params, statistics, images, train=True)
+            (logits, _), after = build_network(network).apply(
+                params, statistics, images, train=True
+            )
             crosses = [
                 jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits[t], labels[t]))
                 for t in labels

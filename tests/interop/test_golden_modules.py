@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.mfa import MFA
 from drifa_jax.models.mifa import MIFA
 from drifa_jax.models.rra import RRABlock
+from drifa_jax.network_options import NetworkOptions
 
 FLOAT32, FLOAT64 = np.float32, np.float64
 DTYPES = pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=["float32", "float64"])
@@ -101,7 +101,7 @@ def test_rra_equals_the_authors(
     with precision(dtype):
         # Keras 2 remembers the unbiased variance in float32 and the biased one in float64, where
         # it also rounds its decay of 0.01 to float32.
-        options = LayerOptions(
+        options = NetworkOptions(
             dtype=jnp.dtype(dtype),
             batch_norm_unbiased=dtype == FLOAT32,
             batch_norm_momentum=0.99 if dtype == FLOAT32 else 1 - float(np.float32(1 - 0.99)),

@@ -12,10 +12,11 @@ import pytest
 
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.keras_adam import keras_adam
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import assemble
 from drifa_jax.interop.tensors import flatten, read_slots, write_slots
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import NetworkOptions
 
 TASKS = {"cell": 5, "skin": 7}
 
@@ -38,9 +39,9 @@ def test_full_width_inference_equals_the_authors(golden, shared, rel, authors_ne
 
 def check_inference(network, weights, numbers, rel, *, feature: float, pooled: float):
     tensors = read_slots(weights, author_slots(network), "golden")
-    params, statistics = network.assemble(tensors)
+    params, statistics = assemble(network, tensors)
     images = dict(zip(network.modalities, (numbers["x_0"], numbers["x_1"]), strict=True))
-    (logits, seen), _ = jax.jit(lambda p, s, x: network.functional.apply(p, s, x, train=False))(
+    (logits, seen), _ = jax.jit(lambda p, s, x: build_network(network).apply(p, s, x, train=False))(
         params, statistics, images
     )
     for stage in range(8):
@@ -92,10 +93,10 @@ def formula_weights(described: dict, numbers: dict) -> dict[str, np.ndarray]:
 def training(golden, below):
     """Five steps of Keras' Adam on one batch, as the authors' code ran them."""
     numbers = golden("net_train_reduced")
-    options = NetworkOptions(width=4, layers=LayerOptions(batch_norm_unbiased=True))
+    options = NetworkOptions(width=4, batch_norm_unbiased=True)
     network = NetworkDescription({"a": 3, "b": 3}, TASKS, options)
     slots = author_slots(network)
-    params, statistics = network.assemble(read_slots(below(numbers, "w/"), slots, "golden"))
+    params, statistics = assemble(network, read_slots(below(numbers, "w/"), slots, "golden"))
     images = {"a": numbers["x_0"], "b": numbers["x_1"]}
     labels = dict(zip(TASKS, (numbers["label_0"], numbers["label_1"]), strict=True))
     optimizer = keras_adam(1e-3)
@@ -103,7 +104,9 @@ def training(golden, below):
     @jax.jit
     def differentiate(params, statistics):
         def loss(params):
-            (logits, _), after = network.functional.apply(params, statistics, images, train=True)
+            (logits, _), after = build_network(network).apply(
+                params, statistics, images, train=True
+            )
             losses = [jnp.mean(optax.softmax_cross_entropy(logits[t], labels[t])) for t in TASKS]
             return sum(losses) / 2, (jnp.stack([sum(losses) / 2, *losses]), logits, after)
 
@@ -125,7 +128,7 @@ def training(golden, below):
         params = jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
         tensors = flatten(params) | flatten(statistics)
         history.append((losses, logits, flatten(gradients), tensors))
-    (logits, _), _ = jax.jit(lambda p, s: network.functional.apply(p, s, images, train=False))(
+    (logits, _), _ = jax.jit(lambda p, s: build_network(network).apply(p, s, images, train=False))(
         params, statistics
     )
     param_slots = [slot for slot in slots if slot.path in flatten(params)]

@@ -8,14 +8,15 @@ import pytest
 
 from drifa_jax.errors import UserError
 from drifa_jax.interop.imagenet import adapt_channels, from_imagenet, torchvision_names
-from drifa_jax.interop.network_files import NetworkDescription
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.interop.network_files import assemble
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import NetworkOptions
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-PYTORCH_LAYERS = LayerOptions(padding="symmetric", batch_norm_epsilon=1e-5)
+PYTORCH_LAYERS = {"padding": "symmetric", "batch_norm_epsilon": 1e-5}
 
 
 def plain_network(modalities, **options):
@@ -28,7 +29,7 @@ def plain_network(modalities, **options):
             mfa_parts=(),
             stage_mfa_parts=(),
             mifa_parts=(),
-            **{"layers": PYTORCH_LAYERS} | options,
+            **PYTORCH_LAYERS | options,
         ),
     )
 
@@ -72,11 +73,11 @@ def test_features_equal_a_third_party_resnet(backbone, depths, kind):
     model = third_party(depths, kind)
     network = plain_network({"colour": 3, "grey": 1}, backbone=backbone)
     tensors = from_imagenet(arrays(model), network)
-    params, statistics = network.assemble(tensors, jax.random.key(0))
+    params, statistics = assemble(network, tensors, jax.random.key(0))
     rng = np.random.default_rng(0)
     colour = rng.standard_normal((2, 65, 48, 3)).astype(np.float32)
     grey = rng.standard_normal((2, 64, 64, 1)).astype(np.float32)
-    (_, seen), _ = jax.jit(lambda p, s, x: network.functional.apply(p, s, x, train=False))(
+    (_, seen), _ = jax.jit(lambda p, s, x: build_network(network).apply(p, s, x, train=False))(
         params, statistics, {"colour": colour, "grey": grey}
     )
 
@@ -128,9 +129,9 @@ def test_first_convolution_takes_other_channel_counts():
 
 def test_other_padding_and_epsilon_are_refused():
     with pytest.raises(UserError, match="padding 'symmetric'"):
-        from_imagenet({}, plain_network({"a": 3}, layers=LayerOptions()))
+        from_imagenet({}, plain_network({"a": 3}, padding="same"))
     with pytest.raises(UserError, match=r"batch_norm_epsilon 1e-05"):
-        from_imagenet({}, plain_network({"a": 3}, layers=LayerOptions(padding="symmetric")))
+        from_imagenet({}, plain_network({"a": 3}, batch_norm_epsilon=1e-3))
 
 
 def test_other_architectures_are_refused():

@@ -15,10 +15,11 @@ import pytest
 from drifa_jax.errors import UserError
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.keras import read_keras
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import assemble, shapes
 from drifa_jax.interop.tensors import read_slots, write_slots
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import NetworkOptions
 
 FILES = ["keras_file_reduced.keras", "keras_file_reduced.weights.h5", "keras3_file_reduced.keras"]
 
@@ -37,7 +38,7 @@ def test_converted_network_predicts_as_in_keras(shared, golden, rel, small):
     """With dropout off, and in the mean and spread of Monte Carlo samples with it on."""
     numbers = golden("keras_file_reduced")
     tensors = read_keras(shared / "parity" / FILES[2], small)
-    params, statistics = small.assemble(tensors)
+    params, statistics = assemble(small, tensors)
     images = {m: jnp.asarray(numbers[f"x_{i}"]) for i, m in enumerate(small.modalities)}
 
     num_samples = 96
@@ -46,13 +47,13 @@ def test_converted_network_predicts_as_in_keras(shared, golden, rel, small):
 
     @jax.jit
     def forward(images):
-        return small.functional.apply(params, statistics, images, train=False)[0]
+        return build_network(small).apply(params, statistics, images, train=False)[0]
 
     @jax.jit
     def samples(images, keys):
-        return small.functional.apply(params, statistics, images, train=False, dropout_key=keys)[0][
-            0
-        ]
+        return build_network(small).apply(
+            params, statistics, images, train=False, dropout_key=keys
+        )[0][0]
 
     logits, seen = forward(images)
     for stage in range(8):
@@ -98,7 +99,7 @@ def random_tensors(network):
     rng = np.random.default_rng(0)
     return {
         path: rng.standard_normal(shape).astype(np.float32)
-        for path, shape in network.shapes.items()
+        for path, shape in shapes(network).items()
     }
 
 
@@ -152,10 +153,10 @@ def test_other_classes_need_a_fresh_head(written, described):
     with pytest.raises(UserError, match=r"Only heads differ.*\n?.*--fresh-head cell"):
         read_keras(written[0], other)
     tensors = read_keras(written[0], other, ["cell"])
-    params, _ = other.assemble(tensors, jax.random.key(1))
+    params, _ = assemble(other, tensors, jax.random.key(1))
     assert params["heads"]["cell"]["linear"]["kernel"].shape == (16, 9)
     with pytest.raises(ValueError, match="no key"):
-        other.assemble(tensors)
+        assemble(other, tensors)
 
 
 def test_truncated_files_are_named(written, described, tmp_path):
@@ -208,8 +209,8 @@ def test_bottleneck_backbones_are_refused(written):
 
 
 def test_symmetric_padding_is_refused(written):
-    options = NetworkOptions(width=2, layers=LayerOptions(padding="symmetric"))
-    with pytest.raises(UserError, match=r'need options.layers.padding "same"'):
+    options = NetworkOptions(width=2, padding="symmetric")
+    with pytest.raises(UserError, match=r'need options.padding "same"'):
         read_keras(written[0], NetworkDescription({"a": 3}, {"cell": 5}, options))
 
 
@@ -368,5 +369,5 @@ def test_other_constants_are_refused(tmp_path, described, written):
         config__json=json.dumps(graph),
         model__weights__h5=written[0].read_bytes(),
     )
-    with pytest.raises(UserError, match=r"epsilon 1e-05, .* set options.layers.batch_norm_epsilon"):
+    with pytest.raises(UserError, match=r"epsilon 1e-05, .* set options.batch_norm_epsilon"):
         read_keras(file, described)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from drifa_jax.interop import torch_drifa_net
 from drifa_jax.interop.author_names import author_slots
-from drifa_jax.interop.network_files import NetworkDescription
+from drifa_jax.interop.network_files import assemble
 from drifa_jax.interop.tensors import flatten, read_slots
 from drifa_jax.interop.torch_drifa_net import BLOCKS_PER_RESOLUTION
 from drifa_jax.interop.torch_weights import (
@@ -22,9 +24,11 @@ from drifa_jax.interop.torch_weights import (
     torch_twin,
     write_torch,
 )
-from drifa_jax.models.backbone import BOTTLENECK_BACKBONES, RESNET_PLANS
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions
+from drifa_jax.models.backbones.resnet import BOTTLENECK_BACKBONES, RESNET_PLANS, ResNet
+from drifa_jax.models.building import build_network
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.models.registry import BACKBONES
+from drifa_jax.network_options import NetworkOptions
 
 torch = pytest.importorskip("torch")
 
@@ -33,7 +37,7 @@ def random_images(network, sizes, dtype):
     rng = np.random.default_rng(0)
     return {
         m: rng.standard_normal((2, *sizes[m], channels)).astype(dtype)
-        for m, channels in network.modalities.items()
+        for m, channels in network.channels.items()
     }
 
 
@@ -71,6 +75,8 @@ def assert_same(found, wanted, tolerance):
 RESNET_PLANS["three_blocks"] = BLOCKS_PER_RESOLUTION["three_blocks"] = (1, 2)
 RESNET_PLANS["three_bottlenecks"] = BLOCKS_PER_RESOLUTION["three_bottlenecks"] = (1, 2)
 BOTTLENECK_BACKBONES.add("three_bottlenecks")
+BACKBONES["three_blocks"] = functools.partial(ResNet, plan="three_blocks")
+BACKBONES["three_bottlenecks"] = functools.partial(ResNet, plan="three_bottlenecks")
 torch_drifa_net.BOTTLENECK_BACKBONES.add("three_bottlenecks")
 
 THREE = NetworkDescription(
@@ -93,7 +99,8 @@ DEEP = NetworkDescription(
         mfa_parts=("clia",),
         stage_mfa_parts=(),
         mifa_parts=("mgifa",),
-        layers=LayerOptions(padding="symmetric", batch_norm_epsilon=1e-5),
+        padding="symmetric",
+        batch_norm_epsilon=1e-5,
     ),
 )
 # A first block that projects without a stride, one that projects with it, one that does neither.
@@ -119,11 +126,11 @@ def test_logits_and_intermediates_agree_in_float32(network):
     images = random_images(network, SIZES, np.float32)
     with torch.no_grad():
         wanted, wanted_seen = twin(to_nchw(images))
-    params, statistics = network.assemble(from_torch(twin.state_dict(), network))
+    params, statistics = assemble(network, from_torch(twin.state_dict(), network))
     with jax.default_matmul_precision("highest"):
-        (logits, seen), _ = jax.jit(lambda p, s, x: network.functional.apply(p, s, x, train=False))(
-            params, statistics, images
-        )
+        (logits, seen), _ = jax.jit(
+            lambda p, s, x: build_network(network).apply(p, s, x, train=False)
+        )(params, statistics, images)
     # Float32 rounding through 8 or 16 blocks.
     assert_same(logits, {t: x.numpy() for t, x in wanted.items()}, 1e-5)
     assert_same(seen, {name: as_nhwc(x) for name, x in wanted_seen.items()}, 1e-5)
@@ -132,21 +139,24 @@ def test_logits_and_intermediates_agree_in_float32(network):
 @pytest.fixture(scope="module", params=["three_blocks", "three_bottlenecks"])
 def float64_step(request):
     """One training step of Adam in both frameworks, in float64."""
-    layers = LayerOptions(dtype=jnp.float64, batch_norm_unbiased=True)
     network = NetworkDescription(
         {"mri": 1, "ct": 3},
         {"tumour": 3, "grade": 4},
-        NetworkOptions(width=2, backbone=request.param, layers=layers),
+        NetworkOptions(
+            width=2, backbone=request.param, compute_dtype="float64", batch_norm_unbiased=True
+        ),
     )
     labels = {"tumour": np.array([0, 2]), "grade": np.array([3, 1])}
     twin = random_twin(network, torch.float64)
     images = random_images(network, SIZES, np.float64)
     with jax.enable_x64(True):
-        params, statistics = network.assemble(from_torch(twin.state_dict(), network))
+        params, statistics = assemble(network, from_torch(twin.state_dict(), network))
         optimizer = optax.adam(1e-3, eps=1e-8)
 
         def loss(params, images):
-            (logits, seen), after = network.functional.apply(params, statistics, images, train=True)
+            (logits, seen), after = build_network(network).apply(
+                params, statistics, images, train=True
+            )
             total = sum(
                 jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits[t], labels[t]))
                 for t in labels
@@ -210,7 +220,7 @@ def test_weight_gradients_agree_in_float64(float64_step):
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_weights_survive_the_way_to_torch_and_back(suffix, tmp_path):
     twin = random_twin(THREE)
-    params, statistics = THREE.assemble(from_torch(twin.state_dict(), THREE))
+    params, statistics = assemble(THREE, from_torch(twin.state_dict(), THREE))
     other = torch_twin(THREE)
     other.load_state_dict(to_torch(THREE, params, statistics))
     for name, tensor in twin.state_dict().items():
@@ -266,7 +276,7 @@ def test_twin_equals_the_authors_in_float64(golden, below, rel, authors_network)
 
 
 def authors_twin(network, weights):
-    params, statistics = network.assemble(read_slots(weights, author_slots(network), "golden"))
+    params, statistics = assemble(network, read_slots(weights, author_slots(network), "golden"))
     twin = torch_twin(network)
     twin.load_state_dict(to_torch(network, params, statistics))
     return twin.double()

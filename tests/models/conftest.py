@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from drifa_jax.models.backbone import ResidualBranch
-from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +37,7 @@ def small_network():
 
     def build(rngs):
         branches = {
-            modality: ResidualBranch(
-                channels, width=3, blocks_per_resolution=(1, 1), options=options.layers, rngs=rngs
-            )
+            modality: ResNet(channels, plan=(1, 1), options=options, rngs=rngs)
             for modality, channels in (("mri", 1), ("ct", 2))
         }
         return DRIFANet(branches, {"tumour": 4, "stroke": 3}, options=options, rngs=rngs)

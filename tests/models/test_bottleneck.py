@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 
 from drifa_jax.models.bottleneck import BottleneckRRABlock
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 
 def block(num_in, num_inside, stride, **more):
     return Functional(
         lambda rngs: BottleneckRRABlock(
-            num_in, num_inside, stride, options=LayerOptions(), rngs=rngs, **more
+            num_in, num_inside, stride, options=NetworkOptions(), rngs=rngs, **more
         )
     )
 

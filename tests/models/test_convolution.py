@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from drifa_jax.models.convolution import Convolution, LayerOptions
+from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 
 @pytest.mark.parametrize("window", [1, 3, 7])
@@ -13,7 +14,7 @@ def test_symmetric_padding_equals_torch(randomised, window, stride, size):
     torch = pytest.importorskip("torch")
     net = Functional(
         lambda rngs: Convolution(
-            2, 3, window, stride, options=LayerOptions(padding="symmetric"), rngs=rngs
+            2, 3, window, stride, options=NetworkOptions(padding="symmetric"), rngs=rngs
         )
     )
     params = randomised(net.abstract_params)
@@ -32,7 +33,7 @@ def test_symmetric_padding_equals_torch(randomised, window, stride, size):
 @pytest.mark.parametrize(("window", "stride"), [(7, 2), (3, 1), (3, 2), (1, 2)])
 def test_same_padding_equals_the_reference(reference, randomised, window, stride):
     net = Functional(
-        lambda rngs: Convolution(2, 3, window, stride, options=LayerOptions(), rngs=rngs)
+        lambda rngs: Convolution(2, 3, window, stride, options=NetworkOptions(), rngs=rngs)
     )
     params = randomised(net.abstract_params)
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 2)).astype(np.float32)

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions, drifa_net
+from drifa_jax.errors import UserError
+from drifa_jax.models.backbones.contract import Stage
+from drifa_jax.models.building import build_network, drifa_net
+from drifa_jax.models.description import NetworkDescription
+from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "param_paths.txt"
 
@@ -133,9 +138,9 @@ def test_the_two_halves_make_the_whole(small_network, small_apply, small_state):
 
 
 class Patches(nnx.Module):
-    """A foreign backbone: two stages of plain layers, of the shape that `Branch` asks for."""
+    """A foreign backbone: two stages of plain layers, of the shape that `Backbone` asks for."""
 
-    stage_widths = (4, 6)
+    plan = (Stage("embed", 4, 4, True), Stage("widen", 6, 4, False))
 
     def __init__(self, rngs):
         self.embed = nnx.Linear(16, 4, rngs=rngs)
@@ -170,7 +175,6 @@ def test_drifa_plugs_into_a_foreign_backbone():
     ("change", "message"),
     [
         ({"width": 0}, "width is 0; it must be at least 1"),
-        ({"backbone": "vgg"}, r"backbone is 'vgg'; choose one of .*'resnet18', 'resnet34'"),
         ({"dropout_rate": 1.0}, r"dropout_rate is 1.0; it must be in \[0, 1\)"),
         ({"mfa_parts": ("mgifa",)}, r"mfa_parts names \['mgifa'\]; choose among"),
         ({"mifa_parts": ("hifa",)}, r"mifa_parts names \['hifa'\]; choose among"),
@@ -182,6 +186,21 @@ def test_wrong_options_are_refused(change, message):
         NetworkOptions(**change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "vgg"}, r"model.backbone is 'vgg'; choose one of .*'resnet18', 'resnet34'"),
+        ({"fusion": "sum"}, r"model.fusion is 'sum'; choose one of .*'drifa'"),
+        ({"readout": "vote"}, r"model.readout is 'vote'; choose one of \['average', 'concatenate'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unknown_names_are_refused_with_those_that_exist(change, message):
+    description = NetworkDescription({"mri": 1}, {"grade": 2}, NetworkOptions(width=2, **change))
+    with pytest.raises(UserError, match=message):
+        build_network(description)
+
+
 def test_a_network_without_modalities_or_tasks_is_refused():
     with pytest.raises(ValueError, match="at least one modality"):
         drifa_net({}, {"grade": 2}, rngs=nnx.Rngs(0))
@@ -191,7 +210,7 @@ def test_a_network_without_modalities_or_tasks_is_refused():
 
 def test_branches_of_unequal_widths_are_refused():
     wide = Patches(nnx.Rngs(0))
-    wide.stage_widths = (4, 8)
+    wide.plan = (Stage("embed", 4, 4, True), Stage("widen", 8, 4, False))
     with pytest.raises(ValueError, match=r"same stage widths; they are .*\(4, 6\).*\(4, 8\)"):
         DRIFANet({"a": Patches(nnx.Rngs(0)), "b": wide}, {"grade": 2}, rngs=nnx.Rngs(0))
 

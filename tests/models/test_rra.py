@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.rra import RRABlock
+from drifa_jax.network_options import NetworkOptions
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from drifa_jax.models.rra import RRABlock
 @pytest.mark.parametrize("train", [False, True], ids=["moving", "batch"])
 def test_rra_equals_the_reference(reference, randomised, num_in, num_out, stride, size, train):
     block = Functional(
-        lambda rngs: RRABlock(num_in, num_out, stride, options=LayerOptions(), rngs=rngs)
+        lambda rngs: RRABlock(num_in, num_out, stride, options=NetworkOptions(), rngs=rngs)
     )
     params = randomised(block.abstract_params)
     statistics = randomised(block.abstract_statistics, seed=1)
@@ -30,7 +30,7 @@ def test_rra_equals_the_reference(reference, randomised, num_in, num_out, stride
 
 def test_the_projection_appears_only_where_the_shape_changes():
     def names(num_in, num_out, stride):
-        build = lambda rngs: RRABlock(num_in, num_out, stride, options=LayerOptions(), rngs=rngs)  # noqa: E731
+        build = lambda rngs: RRABlock(num_in, num_out, stride, options=NetworkOptions(), rngs=rngs)  # noqa: E731
         return set(Functional(build).abstract_params)
 
     assert "projection" not in names(4, 4, 1)
@@ -39,11 +39,11 @@ def test_the_projection_appears_only_where_the_shape_changes():
 
 def test_without_mfa_parts_a_plain_residual_block_remains():
     block = Functional(
-        lambda rngs: RRABlock(2, 2, 1, mfa_parts=(), options=LayerOptions(), rngs=rngs)
+        lambda rngs: RRABlock(2, 2, 1, mfa_parts=(), options=NetworkOptions(), rngs=rngs)
     )
     assert set(block.abstract_params) == {"conv1", "norm1", "conv2", "norm2"}
 
 
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="padding is 'valid'; choose one of"):
-        LayerOptions(padding="valid")
+        NetworkOptions(padding="valid")

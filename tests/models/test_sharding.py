@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from drifa_jax.models.convolution import LayerOptions
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.rra import RRABlock
+from drifa_jax.network_options import NetworkOptions
 
 
 def test_a_batch_spread_over_devices_gives_the_gradient_of_one_device(randomised):
     """Batch norm, extremes and their written-out gradients are global under GSPMD."""
-    block = Functional(lambda rngs: RRABlock(3, 3, 1, options=LayerOptions(), rngs=rngs))
+    block = Functional(lambda rngs: RRABlock(3, 3, 1, options=NetworkOptions(), rngs=rngs))
     params = randomised(block.abstract_params)
     statistics = randomised(block.abstract_statistics, seed=1)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

@@ -12,8 +12,9 @@ import optax
 import pytest
 
 from drifa_jax import compilation
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.train.losses import TaskLoss
 from drifa_jax.train.state import initial_state
 from drifa_jax.train.step import make_train_step

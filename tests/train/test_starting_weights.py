@@ -9,8 +9,8 @@ import pytest
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
-from drifa_jax.interop.network_files import NetworkDescription, save_network
-from drifa_jax.train.experiment import build_experiment, network_options
+from drifa_jax.interop.network_files import save_network
+from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.starting_weights import starting_weights
 
 KEY = jax.random.key(0)
@@ -32,13 +32,8 @@ def experiment_of(initial_weights: str = "", width: int = 2):
 def folder(tmp_path_factory):
     """Weights drawn from another key, as `drifa convert` writes them."""
     experiment = experiment_of()
-    description = NetworkDescription(
-        {"mri": 1, "ct": 1},
-        {"tumour": 4, "stroke": 3},
-        network_options(experiment.config.model),
-    )
     path = tmp_path_factory.mktemp("weights") / "network"
-    save_network(path, description, *experiment.network.init(jax.random.key(7)))
+    save_network(path, experiment.description, *experiment.network.init(jax.random.key(7)))
     return path
 
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from drifa_jax.models.backbone import ResidualBranch
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import DRIFANet, NetworkOptions
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words
 
 TASKS = {"tumour": 3, "stroke": 2}
@@ -20,15 +20,10 @@ NUM_SAMPLES = 4
 
 def build(dropout_rate: float = 0.25) -> Functional:
     """Two modalities and two stages, the first dropped: all kinds of layers, no depth."""
-    options = NetworkOptions(dropout_rate=dropout_rate)
+    options = NetworkOptions(width=4, dropout_rate=dropout_rate)
 
     def network(rngs):
-        branches = {
-            m: ResidualBranch(
-                1, width=4, blocks_per_resolution=(1, 1), options=LayerOptions(), rngs=rngs
-            )
-            for m in ("mri", "ct")
-        }
+        branches = {m: ResNet(1, plan=(1, 1), options=options, rngs=rngs) for m in ("mri", "ct")}
         return DRIFANet(branches, TASKS, options=options, rngs=rngs)
 
     return Functional(network)

@@ -53,9 +53,9 @@ def images() -> dict[str, np.ndarray]:
 def main() -> None:
     import torch
 
-    from drifa_jax.interop.network_files import NetworkDescription
     from drifa_jax.interop.torch_weights import torch_slots, torch_twin
-    from drifa_jax.models.drifa_net import NetworkOptions
+    from drifa_jax.models.description import NetworkDescription
+    from drifa_jax.network_options import NetworkOptions
 
     network = NetworkDescription(MODALITIES, TASKS, NetworkOptions(width=WIDTH, backbone=BACKBONE))
     twin = torch_twin(network).double()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from drifa_jax.models import kernels
-from drifa_jax.models.convolution import LayerOptions
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
+from drifa_jax.network_options import NetworkOptions
 
 HELD = {"mri": [True, True, False], "ct": [True, False, True]}
 
@@ -20,9 +20,7 @@ HELD = {"mri": [True, True, False], "ct": [True, False, True]}
 def loss_and_arguments(randomised):
     """A training loss of a whole network in float64, with dropout and absent modalities."""
     with jax.enable_x64(True):
-        options = NetworkOptions(
-            width=3, backbone="resnet10", layers=LayerOptions(dtype=jnp.float64)
-        )
+        options = NetworkOptions(width=3, backbone="resnet10", dtype=jnp.float64)
         network = Functional(
             lambda rngs: drifa_net({"mri": 1, "ct": 2}, {"tumour": 4}, options=options, rngs=rngs)
         )

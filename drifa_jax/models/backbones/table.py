@@ -6,6 +6,7 @@ features themselves, so MIFA fuses a table and a scan through the same pooled ve
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.typing import FeatureMap, Images, Present
 
 
 class TabularBranch(nnx.Module):
-    """Dense residual blocks with the stage widths of its partners; a `Branch`.
+    """Dense residual blocks with the channels of its partners' stages; a `Backbone`.
 
     Args:
       num_features: numbers a record.
-      stage_widths: channels after every stage, those of the image branches.
+      plan: the stages of an image branch, whose channels and dropout it shares.
       dtype: of the arithmetic; parameters are float32 always.
       rngs: key of the initial weights.
 
@@ -29,7 +31,8 @@ class TabularBranch(nnx.Module):
     does not mix the patients of a batch, so a record's answer never depends on its neighbours.
 
         >>> import jax
-        >>> branch = TabularBranch(5, (4, 4, 8), rngs=nnx.Rngs(params=jax.random.key(0)))
+        >>> plan = [Stage(f"stage_{i}", c, 1, True) for i, c in enumerate((4, 4, 8))]
+        >>> branch = TabularBranch(5, plan, rngs=nnx.Rngs(params=jax.random.key(0)))
         >>> x = branch.stem(jax.numpy.ones([2, 5]), train=False, present=None)
         >>> branch.stage(2, branch.stage(1, x, train=False), train=False).shape
         (2, 8)
@@ -38,7 +41,7 @@ class TabularBranch(nnx.Module):
     def __init__(
         self,
         num_features: int,
-        stage_widths: Sequence[int],
+        plan: Sequence[Stage],
         *,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
@@ -46,16 +49,16 @@ class TabularBranch(nnx.Module):
         if num_features < 1:
             raise ValueError(f"num_features is {num_features}; a table needs at least one.")
         self.num_features = num_features
-        self.stage_widths = tuple(stage_widths)
-        self.embed = nnx.Linear(num_features, self.stage_widths[0], dtype=dtype, rngs=rngs)
+        self.plan = tuple(dataclasses.replace(stage, reduction=1) for stage in plan)
+        num_in = self.plan[0].channels
+        self.embed = nnx.Linear(num_features, num_in, dtype=dtype, rngs=rngs)
         self.stages = nnx.Dict()
-        num_in = self.stage_widths[0]
-        for number, num_out in enumerate(self.stage_widths):
-            self.stages[f"stage_{number}"] = _DenseBlock(num_in, num_out, dtype, rngs)
-            num_in = num_out
+        for number, stage in enumerate(self.plan):
+            self.stages[f"stage_{number}"] = _DenseBlock(num_in, stage.channels, dtype, rngs)
+            num_in = stage.channels
 
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
-        """`[b, num_features] -> [b, stage_widths[0]]`."""
+        """`[b, num_features] -> [b, plan[0].channels]`."""
         if images.ndim != 2 or images.shape[1] != self.num_features:
             raise ValueError(
                 f"The tabular branch reads [b, {self.num_features}] but got {images.shape}."

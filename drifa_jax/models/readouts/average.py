@@ -1,33 +1,19 @@
-"""Task heads: every head reads the same fused vector, or each modality has a head of its own."""
+"""Late fusion: each modality has a head of its own, and their probabilities are averaged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from drifa_jax.models.pointwise import Pointwise
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import Logits, Pooled, Present
 
 ABSENT = -1e30
 """Log probability of an absent modality's opinion: nothing, yet finite in the gradient."""
-
-
-class TaskHead(nnx.Module):
-    """One linear layer from the fused vector to the logits of one task.
-
-    Source: section 3.1 (MTL). The authors' heads end in a softmax; here the loss and the
-    predictor apply it, which is the same and more stable.
-    """
-
-    def __init__(self, num_features: int, num_classes: int, *, rngs: nnx.Rngs):
-        self.linear = Pointwise(num_features, num_classes, rngs=rngs)
-
-    def __call__(self, pooled: Pooled) -> Logits:
-        """`[b, num_features] -> [b, num_classes]`, float32."""
-        return self.linear(pooled)
 
 
 class AveragedHeads(nnx.Module):
@@ -37,20 +23,19 @@ class AveragedHeads(nnx.Module):
     answer. Nothing that one modality shows changes how another is read, which makes it the
     plainest fusion to measure any other against.
 
-    Args:
-      modalities: names.
-      num_features: of each modality's pooled vector.
-      num_classes: of the task.
-      rngs: key of the initial weights.
-
     Source: none in the paper; an ablation.
     """
 
     def __init__(
-        self, modalities: Sequence[str], num_features: int, num_classes: int, *, rngs: nnx.Rngs
+        self,
+        num_features: Mapping[str, int],
+        num_classes: int,
+        *,
+        options: NetworkOptions | None = None,
+        rngs: nnx.Rngs,
     ):
         self.linear = nnx.Dict(
-            {m: Pointwise(num_features, num_classes, rngs=rngs) for m in modalities}
+            {m: Pointwise(count, num_classes, rngs=rngs) for m, count in num_features.items()}
         )
 
     def __call__(
@@ -64,10 +49,10 @@ class AveragedHeads(nnx.Module):
         """
         opinions = []
         for m, head in self.linear.items():
-            of_modality = jax.nn.log_softmax(head(pooled[m]))
+            opinion = jax.nn.log_softmax(head(pooled[m]))
             if present is not None:
-                absent = jnp.asarray(ABSENT, of_modality.dtype)
-                of_modality = jnp.where(present[m][:, None], of_modality, absent)
-            opinions.append(of_modality)
+                absent = jnp.asarray(ABSENT, opinion.dtype)
+                opinion = jnp.where(present[m][:, None], opinion, absent)
+            opinions.append(opinion)
         # Normalised, so that the number of modalities present leaves no trace.
         return jax.nn.log_softmax(jax.nn.logsumexp(jnp.stack(opinions), axis=0))

@@ -3,13 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
-from drifa_jax.models.heads import AveragedHeads
+from drifa_jax.models.readouts.average import AveragedHeads
+from drifa_jax.network_options import NetworkOptions
 
 
 def heads():
-    return AveragedHeads(("mri", "ct"), 3, 4, rngs=nnx.Rngs(params=jax.random.key(0)))
+    return AveragedHeads({"mri": 3, "ct": 3}, 4, rngs=nnx.Rngs(params=jax.random.key(0)))
 
 
 def features():

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifa_jax.models.drifa_net import NetworkOptions, drifa_net
+from drifa_jax.models.backbones.contract import Stage
+from drifa_jax.models.backbones.table import TabularBranch
+from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
-from drifa_jax.models.tabular import TabularBranch
+from drifa_jax.network_options import NetworkOptions
 
 WIDTH = 2
+PLAN = (Stage("first", 2, 4, True), Stage("second", 2, 8, False))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +66,8 @@ def test_absent_photo_leaves_predictions_from_the_table(network):
 
 
 def test_wrong_tables_are_named():
-    branch = TabularBranch(3, (2, 2), rngs=nnx.Rngs(params=jax.random.key(0)))
+    branch = TabularBranch(3, PLAN, rngs=nnx.Rngs(params=jax.random.key(0)))
     with pytest.raises(ValueError, match=r"reads \[b, 3\] but got \(2, 4\)"):
         branch.stem(jnp.ones([2, 4]), train=False, present=None)
     with pytest.raises(ValueError, match="at least one"):
-        TabularBranch(0, (2, 2), rngs=nnx.Rngs(params=jax.random.key(0)))
+        TabularBranch(0, PLAN, rngs=nnx.Rngs(params=jax.random.key(0)))

@@ -1,0 +1,87 @@
+"""What a backbone offers to be fused: a stem, and stages that say what they give.
+
+DRIFA plugs into any network that offers this. The network calls the stem, then one stage after
+another, and fuses the modalities between them; it never looks inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+from drifa_jax.typing import FeatureMap, Gate, Images, Present
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a backbone, after which modalities can meet.
+
+    Attributes:
+      name: in words of the backbone, for messages.
+      channels: of the features after it.
+      reduction: input pixels per feature pixel along each spatial axis.
+      dropout: whether Monte Carlo dropout may follow; it always follows the last stage.
+    """
+
+    name: str
+    channels: int
+    reduction: int
+    dropout: bool
+
+
+class ScaledGate(NamedTuple):
+    """A gate inside a backbone: its features were multiplied by `values * scale`.
+
+    Attributes:
+      values: one weight a record and channel.
+      scale: `[c]`, the learned factor of each channel.
+    """
+
+    values: Gate
+    scale: jax.Array
+
+
+class Backbone(Protocol):
+    """The branch of one modality, from `[b, *space, c]` to features of the same rank.
+
+    A registry entry is a function `(num_channels, *, options, rngs) -> Backbone`, whose options
+    are the network's (`drifa_jax.network_options.NetworkOptions`).
+
+    Attributes:
+      plan: its stages in order.
+    """
+
+    plan: tuple[Stage, ...]
+
+    def stem(self, images: Images, *, train: bool, present: Present | None) -> FeatureMap:
+        """From pixels to the first features."""
+        ...
+
+    def stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None
+    ) -> FeatureMap:
+        """Features after stage `number`, counted from 0."""
+        ...
+
+
+@runtime_checkable
+class GatedBackbone(Backbone, Protocol):
+    """A backbone with gates inside, which explanations read; to offer this is voluntary.
+
+    Both methods are those of `Backbone`, and return the gates by name as well. A number at the
+    end of a name tells gates of one kind apart: `mfa1`, `mfa2`.
+    """
+
+    def attend_stem(
+        self, images: Images, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
+        """From pixels to the first features, and gates by name."""
+        ...
+
+    def attend_stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
+        """Features after stage `number`, and gates by name."""
+        ...

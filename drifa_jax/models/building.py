@@ -1,0 +1,111 @@
+"""The one builder: from a description to a network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from drifa_jax.errors import UserError
+from drifa_jax.models.backbones.contract import Backbone, Stage
+from drifa_jax.models.backbones.table import TabularBranch
+from drifa_jax.models.description import ModalityDescription, NetworkDescription
+from drifa_jax.models.drifa_net import DRIFANet
+from drifa_jax.models.functional import Functional
+from drifa_jax.models.initial import initial_rngs
+from drifa_jax.models.registry import BACKBONES, FUSIONS, READOUTS, registered
+from drifa_jax.network_options import PAPER, NetworkOptions
+
+
+def build_network(description: NetworkDescription) -> Functional:
+    """`init` and `apply` of the network that is described; equal descriptions share one.
+
+    Raises:
+      UserError: for a name that no registry has, or branches that cannot be fused.
+    """
+    options = description.options
+    # What a name stands for is part of the key: a registry may change.
+    entries = [BACKBONES.get(description.backbone_of(m)) for m in description.modalities]
+    entries += [FUSIONS.get(options.fusion), READOUTS.get(options.readout)]
+    try:
+        return _built(description, tuple(entries))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _built(description: NetworkDescription, entries: tuple) -> Functional:
+    return Functional(functools.partial(build_module, description))
+
+
+def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
+    """The network as a module; a table takes the stages of the images beside it."""
+    options = description.options
+    branches: dict[str, Backbone] = {}
+    tables: dict[str, int] = {}
+    for name, modality in description.modalities.items():
+        if modality.kind == "table":
+            tables[name] = modality.channels
+            continue
+        field = f"data.modalities.{name}.backbone" if modality.backbone else "model.backbone"
+        make = registered(BACKBONES, field, description.backbone_of(name))
+        branches[name] = make(modality.channels, options=options, rngs=rngs)
+    plan = next(iter(branches.values())).plan if branches else _plan(options)
+    for name, num_features in tables.items():
+        branches[name] = TabularBranch(num_features, plan, dtype=options.dtype, rngs=rngs)
+    return DRIFANet(branches, description.tasks, options=options, rngs=rngs)
+
+
+def drifa_net(
+    modalities: Mapping[str, int],
+    tasks: Mapping[str, int],
+    *,
+    options: NetworkOptions = PAPER,
+    tables: Mapping[str, int] | None = None,
+    rngs: nnx.Rngs,
+) -> DRIFANet:
+    """The paper's network: a backbone for each modality.
+
+        >>> import jax
+        >>> from flax import nnx
+        >>> options = NetworkOptions(width=4)
+        >>> net = drifa_net(
+        ...     {"mri": 1, "ct": 1}, {"tumour": 4}, options=options,
+        ...     rngs=nnx.Rngs(params=jax.random.key(0)),
+        ... )
+        >>> images = {"mri": jax.numpy.ones([2, 64, 64, 1]), "ct": jax.numpy.ones([2, 32, 48, 1])}
+        >>> logits, _ = net(images, train=False)
+        >>> logits["tumour"].shape
+        (2, 4)
+
+    Args:
+      modalities: modality -> channels of its images.
+      tasks: task -> number of classes.
+      options: width, backbone, dropout and parts of the attention.
+      tables: tabular modality -> its number of features.
+      rngs: key of the initial weights.
+    """
+    described = {m: ModalityDescription(c) for m, c in modalities.items()}
+    described |= {m: ModalityDescription(n, "table") for m, n in (tables or {}).items()}
+    return build_module(NetworkDescription(described, tasks, options), rngs)
+
+
+def head_features(description: NetworkDescription) -> dict[str, int]:
+    """Modality -> features of its pooled vector, which the heads read; nothing is computed."""
+    return _declared(lambda rngs: build_module(description, rngs).num_features)
+
+
+def _plan(options: NetworkOptions) -> tuple[Stage, ...]:
+    """The stages of the network's backbone, for tables without an image beside them."""
+    make = registered(BACKBONES, "model.backbone", options.backbone)
+    return _declared(lambda rngs: make(1, options=options, rngs=rngs).plan)
+
+
+def _declared(build: Callable[[nnx.Rngs], Any]) -> Any:
+    """What a module says of itself, from shapes alone."""
+    found = []
+    jax.eval_shape(lambda key: found.append(build(initial_rngs(key))), jax.random.key(0))
+    return found[0]

@@ -1,0 +1,49 @@
+"""Every part of a network that a configuration can name.
+
+To add one, write a file that offers the contract beside it and add one line here; a config file
+or a program of yours may add its own in the same way, `BACKBONES["mine"] = my_backbone`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from drifa_jax.models.backbones.contract import Backbone
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.fusions.contract import Fusion
+from drifa_jax.models.fusions.drifa import DRIFAFusion
+from drifa_jax.models.readouts.average import AveragedHeads
+from drifa_jax.models.readouts.concatenate import ConcatenatedHead
+from drifa_jax.models.readouts.contract import Readout
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "resnet10": partial(ResNet, plan="resnet10"),
+    "resnet18": partial(ResNet, plan="resnet18"),
+    "resnet34": partial(ResNet, plan="resnet34"),
+    "resnet50": partial(ResNet, plan="resnet50"),
+}
+"""`(num_channels, *, options, rngs) -> Backbone`, of models/backbones/contract.py."""
+
+FUSIONS: dict[str, Callable[..., Fusion]] = {
+    "drifa": DRIFAFusion,
+}
+"""`(channels, *, last, options, rngs) -> Fusion`, of models/fusions/contract.py."""
+
+READOUTS: dict[str, Callable[..., Readout]] = {
+    "concatenate": ConcatenatedHead,
+    "average": AveragedHeads,
+}
+"""`(num_features, num_classes, *, options, rngs) -> Readout`, of models/readouts/contract.py."""
+
+
+def registered(registry: Mapping[str, Any], field: str, name: str) -> Any:
+    """The entry of a name.
+
+    Raises:
+      ValueError: for an unknown name, with the valid ones.
+    """
+    if name not in registry:
+        raise ValueError(f"{field} is {name!r}; choose one of {sorted(registry)}.")
+    return registry[name]

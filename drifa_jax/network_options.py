@@ -1,0 +1,97 @@
+"""What shapes a network besides its modalities and tasks: the config group `model`, as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+PADDINGS = ("same", "symmetric")
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+    "float64": np.dtype(np.float64),
+}
+MFA_PARTS, MIFA_PARTS = ("hifa", "clia"), ("mgifa", "mlifa")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What shapes a DRIFA-Net besides its modalities and tasks. Defaults are the paper's.
+
+    Attributes:
+      width: channels after the stem, of the backbones that can be built in any width.
+      backbone: a name in `models.registry.BACKBONES`; a modality may name another.
+      dropout_rate: of Monte Carlo dropout.
+      fusion: what happens between stages, a name in `models.registry.FUSIONS`.
+      mfa_parts: parts of MFA inside stem and RRA blocks, of "hifa" and "clia".
+      stage_mfa_parts: parts of the extra MFA after each stage but the last.
+      mifa_parts: parts of MIFA, of "mgifa" and "mlifa"; none leaves the branches apart.
+      readout: how heads read the branches, a name in `models.registry.READOUTS`: "concatenate"
+        gives each head the features of all modalities, as in the paper; "average" gives each
+        modality its own head and averages their probabilities.
+      compute_dtype: of convolutions and activations; parameters and statistics stay float32.
+      padding: "same" pads strided convolutions at the end, as TensorFlow and JAX do;
+        "symmetric" pads both sides alike, as PyTorch does. They differ where the stride is 2,
+        so weights trained under one give other features under the other.
+      batch_norm_epsilon: added to the variance (authors 1e-3, PyTorch 1e-5).
+      batch_norm_momentum: weight of the old moving average.
+      batch_norm_unbiased: whether moving variances take the unbiased batch variance, as in
+        Keras 2 and PyTorch.
+
+    Raises:
+      ValueError: naming every field that is out of its range.
+    """
+
+    width: int = 64
+    backbone: str = "resnet18"
+    dropout_rate: float = 0.25
+    fusion: str = "drifa"
+    mfa_parts: tuple[str, ...] = MFA_PARTS
+    stage_mfa_parts: tuple[str, ...] = MFA_PARTS
+    mifa_parts: tuple[str, ...] = MIFA_PARTS
+    readout: str = "concatenate"
+    compute_dtype: str = "float32"
+    padding: str = "same"
+    batch_norm_epsilon: float = 1e-3
+    batch_norm_momentum: float = 0.99
+    batch_norm_unbiased: bool = False
+
+    def __post_init__(self):
+        problems = []
+        if self.width < 1:
+            problems.append(f"width is {self.width}; it must be at least 1")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            problems.append(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
+        for name, choices in (("compute_dtype", tuple(DTYPES)), ("padding", PADDINGS)):
+            value = getattr(self, name)
+            if value not in choices:
+                problems.append(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        for name, allowed in (
+            ("mfa_parts", MFA_PARTS),
+            ("stage_mfa_parts", MFA_PARTS),
+            ("mifa_parts", MIFA_PARTS),
+        ):
+            unknown = sorted(set(getattr(self, name)) - set(allowed))
+            if unknown:
+                problems.append(f"{name} names {unknown}; choose among {allowed}")
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """`compute_dtype` as arrays take it."""
+        return DTYPES[self.compute_dtype]
+
+    def window_padding(self, window: int, num_axes: int = 2) -> str | Sequence[tuple[int, int]]:
+        """The padding argument of a convolution or pool with this window."""
+        if self.padding == "same":
+            return "SAME"
+        return (((window - 1) // 2, window // 2),) * num_axes
+
+
+PAPER = NetworkOptions()
+"""The paper's network."""
