@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from drifa_jax.data.dataset import open_dataset
-from drifa_jax.train import experiment as experiment_module
 from drifa_jax.train.checkpoint import Checkpoints
+from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
 from drifa_jax.train.state import abstract_state
 from tests.train import toy
@@ -47,9 +47,7 @@ EVERY_STEP = {"checkpoint_every_steps": 1}
 
 def newest_state(workdir, **groups):
     config = toy.toy_config(**groups)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment_module, "build_network", toy.build_network)
-        experiment = experiment_module.build_experiment(config, open_dataset(config.data))
+    experiment = build_experiment(config, open_dataset(config.data))
     template = abstract_state(experiment.network, experiment.optimizer, config.ensemble.num_members)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.newest(template))

@@ -16,7 +16,7 @@ from drifa_jax.commands.train import train_and_test
 from drifa_jax.config import from_mapping
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
-from drifa_jax.train import experiment, feed, loop
+from drifa_jax.train import feed, loop
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
@@ -186,21 +186,18 @@ def test_training_options_that_do_not_fit_the_data_are_named(train, message, tmp
 
 
 def test_waiting_for_data_is_said_with_its_cure(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(experiment, "build_network", toy.build_network)
     monkeypatch.setattr(feed, "WAITING_WORTH_A_WARNING", -1.0)
     assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
     assert "raise --config.data.num_workers (now 0" in capfd.readouterr().err
 
 
 def test_run_that_saved_nothing_yet_may_start_with_another_configuration(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "build_network", toy.build_network)
     with pytest.raises(UserError, match="there are only 32 training records"):
         train_and_test(toy.toy_config(train={"batch_size": 64}), tmp_path / "run")
     assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
 
 
 def test_signal_during_the_last_step_ends_the_run_before_the_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "build_network", toy.build_network)
     with monkeypatch.context() as patch:
         stop_after(4, signal.SIGTERM, patch)
         assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 143

@@ -19,7 +19,7 @@ from drifa_jax import sharding
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.rng import stream
 from drifa_jax.sharding import AXES, Layout, put
-from drifa_jax.train import experiment as experiment_module
+from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.feed import Feed
 from drifa_jax.train.program import Program, put_keys
 from drifa_jax.train.starting_weights import starting_weights
@@ -34,9 +34,7 @@ TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 @pytest.fixture(scope="module")
 def experiment():
     config = toy.toy_config()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment_module, "build_network", toy.build_network)
-        built = experiment_module.build_experiment(config, open_dataset(config.data))
+    built = build_experiment(config, open_dataset(config.data))
     return dataclasses.replace(built, optimizer=optax.sgd(0.1))
 
 
@@ -88,7 +86,7 @@ def test_state_in_pieces_changes_no_result(axes, experiment, alone, monkeypatch)
     on = layout(**axes, shard_state=True)
     state, losses = trained(experiment, on)
     assert_close((state, losses), alone[0])
-    wide = state.params["wide"]
+    wide = state.params["heads"]["tumour"]["wide"]
     assert wide.addressable_data(0).size == wide.size // 4
 
 
@@ -105,7 +103,7 @@ def test_member_of_an_ensemble_is_the_run_with_its_seed(axes, experiment, alone)
 
 def test_members_over_the_ensemble_axis_hold_only_their_own_state(experiment):
     program = Program(experiment, layout(ensemble=2, num_members=2))
-    wide = program.template.params["wide"]
+    wide = program.template.params["heads"]["tumour"]["wide"]
     assert wide.sharding.shard_shape(wide.shape)[0] == 1
 
 
