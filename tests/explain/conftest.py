@@ -72,7 +72,14 @@ def restore(network):
         )
         runs = tuple(Path(f"member-{i}") for i in range(len(members)))
         return Restored(
-            runs, config, description, network, params, statistics, (NUM_STEPS,) * len(members)
+            runs,
+            config,
+            description,
+            network,
+            params,
+            statistics,
+            (NUM_STEPS,) * len(members),
+            "squares",
         )
 
     return make

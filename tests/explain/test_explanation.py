@@ -69,7 +69,7 @@ def with_table():
     )
     small = modality(height=16, width=16, channels=1)
     config = from_mapping({"data": {"modalities": {"mri": small}}})
-    restored = Restored((Path("run"),), config, description, network, params, statistics, (1,))
+    restored = Restored((Path("run"),), config, description, network, params, statistics, (1,), "")
     images = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
     return Predictor(restored, num_samples=2), {"mri": list(images), "clinic": [*ROWS[:2], None]}
 
