@@ -87,7 +87,8 @@ def untrained():
     with jax.numpy_dtype_promotion("standard"):
         members = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 1))
     params, statistics = jax.device_get(members)
-    return Restored((Path("untrained"),), config, description, network, params, statistics, (0,))
+    runs = (Path("untrained"),)
+    return Restored(runs, config, description, network, params, statistics, (0,), "never trained")
 
 
 if __name__ == "__main__":
