@@ -107,3 +107,11 @@ def test_wrong_arguments_are_named(restored, records, arguments, message):
         grad_cam(restored, pixels, task, np.array(classes))
     with pytest.raises(ValueError, match="stages 0 to 1"):
         grad_cam(restored, pixels, "lesion", np.array([1]), stage=2)
+
+
+def test_the_largest_value_of_a_map_is_one_at_the_size_of_the_image(restored, records):
+    """Else members whose coarse peak is narrow would weigh less in the mean."""
+    maps = grad_cam(restored, records[0], "lesion", np.ones(16, np.int32))
+    for found in maps.values():
+        largest = found.members.max(axis=(2, 3))
+        np.testing.assert_allclose(largest[largest > 0], 1.0, rtol=1e-6)
