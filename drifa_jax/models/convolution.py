@@ -11,17 +11,20 @@ from drifa_jax.typing import FeatureMap
 
 
 class Convolution(nnx.Module):
-    """A square convolution with bias, `[b, h, w, num_in] -> [b, h / stride, w / stride, num_out]`.
+    """A convolution with equal sides, `[b, *space, num_in] -> [b, *(space / stride), num_out]`.
 
     Args:
       num_in: channels of the input.
       num_out: channels of the output.
       window: side of the kernel.
-      stride: step of the window along both axes.
+      stride: step of the window along every axis.
+      groups: of channels that do not see each other; `num_in` of them is depthwise.
+      bias: whether a bias is added.
+      num_axes: spatial axes.
       options: dtype and padding.
       rngs: key of the initial weights.
 
-    Parameters: `kernel` `[window, window, num_in, num_out]` and `bias` `[num_out]`, float32.
+    Parameters: `kernel` `[*window, num_in / groups, num_out]` and `bias` `[num_out]`, float32.
     """
 
     def __init__(
@@ -31,22 +34,32 @@ class Convolution(nnx.Module):
         window: int,
         stride: int,
         *,
+        groups: int = 1,
+        bias: bool = True,
+        num_axes: int = 2,
         options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(glorot_uniform(rngs.params(), (window, window, num_in, num_out)))
-        self.bias = nnx.Param(zeros(num_out))
+        shape = (*(window,) * num_axes, num_in // groups, num_out)
+        self.kernel = nnx.Param(glorot_uniform(rngs.params(), shape, groups=groups))
+        self.bias = nnx.Param(zeros(num_out)) if bias else None
         self.stride = stride
+        self.groups = groups
         self.dtype = options.dtype
-        self.padding = options.window_padding(window)
+        self.padding = options.window_padding(window, num_axes)
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """The filtered map, in `dtype`."""
+        num_axes = x.ndim - 2
+        space = "DHW"[-num_axes:]
         y = lax.conv_general_dilated(
             x.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
-            (self.stride, self.stride),
+            (self.stride,) * num_axes,
             self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+            feature_group_count=self.groups,
         )
-        return y + self.bias[...].astype(self.dtype).reshape(1, 1, 1, -1)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

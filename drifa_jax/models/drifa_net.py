@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbones.contract import Backbone, GatedBackbone, Stage
+from drifa_jax.models.backbones.contract import (
+    Backbone,
+    GatedBackbone,
+    Stage,
+    TokenBackbone,
+)
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.gates import STEM, PlacedGate
 from drifa_jax.models.mifa import PresentModalities, zero_absent
@@ -175,7 +180,7 @@ class DRIFANet(nnx.Module):
         found = []
         for number in range(self.num_stages):
             features = self._stages((number,), features, train, None, present, {})
-            found.append(features)
+            found.append(self._maps(features))
         return found
 
     def _stages(
@@ -185,11 +190,11 @@ class DRIFANet(nnx.Module):
             name = f"stage_{number}"
             if number > 0:
                 features = self._stage(number, features, train, present, found)
-            seen |= {f"{name}/rra/{m}": x for m, x in features.items()}
+            seen |= {f"{name}/rra/{m}": features[m] for m in self.modalities}
             drops = {m for m, plan in self.plans.items() if plan[number].dropout}
             features = self._drop(features, dropout_key, name, drops)
-            fused = self.fusion[name](features, present)
-            features = fused.features
+            fused = self.fusion[name](self._maps(features), present)
+            features = features | fused.features
             seen |= {f"{name}/{key}": x for key, x in fused.seen.items()}
             if found is not None:
                 found += [dataclasses.replace(gate, stage=number) for gate in fused.gates]
@@ -197,7 +202,7 @@ class DRIFANet(nnx.Module):
 
     def _read(self, features, dropout_key, present, seen: Intermediates):
         features = self._drop(features, dropout_key, "fused", set(self.modalities))
-        features = zero_absent(features, present)
+        features = zero_absent(self._maps(features), present)
         pooled = {m: average_pool(features[m]) for m in self.modalities}
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
         return {task: head(pooled, present) for task, head in self.heads.items()}
@@ -215,11 +220,20 @@ class DRIFANet(nnx.Module):
         return self._branches("stage", (number,), number, features, train, present, found)
 
     def _branches(self, method, arguments, number, features, train, present, found):
-        """Every branch's `stem` or `stage`, with its gates where `found` collects them."""
+        """Every branch's `stem` or `stage`, with its gates where `found` collects them.
+
+        Tokens without a place in the map go from stage to stage beside it, as `<m>/tokens`.
+        """
         after = {}
-        for m, x in features.items():
-            branch = self.branches[m]
+        for m in self.modalities:
+            x, branch = features[m], self.branches[m]
             options = {"train": train, "present": None if present is None else present[m]}
+            if isinstance(branch, TokenBackbone):
+                tokens = f"{m}/tokens"
+                carried = (features[tokens],) if tokens in features else ()
+                call = getattr(branch, f"{method}_with_tokens")
+                after[m], after[tokens] = call(*arguments, x, *carried, **options)
+                continue
             if found is None or not isinstance(branch, GatedBackbone):
                 after[m] = getattr(branch, method)(*arguments, x, **options)
                 continue
@@ -236,6 +250,10 @@ class DRIFANet(nnx.Module):
                 for name, gate in gates.items()
             ]
         return after
+
+    def _maps(self, features: Mapping[str, FeatureMap]) -> dict[str, FeatureMap]:
+        """The features in which modalities meet, without tokens."""
+        return {m: features[m] for m in self.modalities}
 
     def _drop(self, features, dropout_key, site, modalities):
         if dropout_key is None:

@@ -21,18 +21,21 @@ from jax import lax
 BLOCK = 1 << 16
 
 
-def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def glorot_uniform(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, groups: int = 1
+) -> jax.Array:
     """Uniform on `+-sqrt(6 / (fan_in + fan_out))`.
 
     Args:
       key: every key gives other numbers.
       shape: `(*window, num_in, num_out)`; fans count the window.
       dtype: of the result; the draw itself is float32.
+      groups: of a grouped convolution, each of which sees `num_out / groups` outputs alone.
 
     Source: Glorot and Bengio 2010, equation 16; the authors' kernels start so (Keras' default).
     """
     window = math.prod(shape[:-2])
-    limit = np.float32(math.sqrt(6.0 / (window * (shape[-2] + shape[-1]))))
+    limit = np.float32(math.sqrt(6.0 / (window * (shape[-2] + shape[-1] // groups))))
     size = math.prod(shape)
     if isinstance(key, jax.core.Tracer):
         return (_traced_uniform(key, size) * limit).reshape(shape).astype(dtype)

@@ -10,19 +10,27 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from drifa_jax.models.backbones.contract import Backbone
+from drifa_jax.models.backbones.contract import Backbone, TokenBackbone
+from drifa_jax.models.backbones.convnext import CONVNEXT_PLANS, ConvNeXt
+from drifa_jax.models.backbones.densenet import DENSENET_PLANS, DenseNet
+from drifa_jax.models.backbones.efficientnet import EFFICIENTNET_PLANS, EfficientNet
 from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.backbones.vit import VIT_PLANS, ViT
 from drifa_jax.models.fusions.contract import Fusion
 from drifa_jax.models.fusions.drifa import DRIFAFusion
 from drifa_jax.models.readouts.average import AveragedHeads
 from drifa_jax.models.readouts.concatenate import ConcatenatedHead
 from drifa_jax.models.readouts.contract import Readout
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {
+BACKBONES: dict[str, Callable[..., Backbone | TokenBackbone]] = {
     "resnet10": partial(ResNet, plan="resnet10"),
     "resnet18": partial(ResNet, plan="resnet18"),
     "resnet34": partial(ResNet, plan="resnet34"),
     "resnet50": partial(ResNet, plan="resnet50"),
+    **{name: partial(ConvNeXt, plan=plan) for name, plan in CONVNEXT_PLANS.items()},
+    **{name: partial(EfficientNet, plan=plan) for name, plan in EFFICIENTNET_PLANS.items()},
+    **{name: partial(DenseNet, plan=plan) for name, plan in DENSENET_PLANS.items()},
+    **{name: partial(ViT, plan=plan) for name, plan in VIT_PLANS.items()},
 }
 """`(num_channels, *, options, rngs) -> Backbone`, of models/backbones/contract.py."""
 

