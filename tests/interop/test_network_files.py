@@ -14,18 +14,16 @@ import pytest
 from drifa_jax.commands import convert, parity
 from drifa_jax.errors import UserError
 from drifa_jax.interop.author_names import author_slots
-from drifa_jax.interop.network_files import (
-    NetworkDescription,
-    assemble,
-    load_description,
-    load_network,
-    save_network,
-    shapes,
-)
+from drifa_jax.interop.network_files import assemble, load_network, save_network, shapes
 from drifa_jax.interop.parity import compare, first_divergence, jax_values, torch_values
 from drifa_jax.interop.tensors import flatten, unflatten
 from drifa_jax.interop.torch_weights import to_torch, write_torch
 from drifa_jax.models.building import build_network
+from drifa_jax.models.description import (
+    ModalityDescription,
+    NetworkDescription,
+    load_description,
+)
 from drifa_jax.network_options import NetworkOptions
 
 torch = pytest.importorskip("torch")
@@ -107,6 +105,32 @@ def test_a_wrong_description_names_its_field(folder, change, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=message):
         load_network(folder)
+
+
+def test_a_description_of_the_first_format_is_read(folder):
+    plain = {
+        "format": 1,
+        "modalities": {"mri": 1, "ct": 3},
+        "tasks": {"tumour": 3},
+        "options": {
+            "width": 2,
+            "backbone": "resnet10",
+            "layers": {"padding": "symmetric", "dtype": "float32"},
+        },
+    }
+    (folder / "network.json").write_text(json.dumps(plain))
+    assert load_description(folder) == TINY
+
+
+def test_a_table_is_saved_and_loaded_like_an_image(tmp_path):
+    network = NetworkDescription(
+        {"mri": 1, "blood": ModalityDescription(4, "table")}, {"tumour": 3}, TINY.options
+    )
+    weights = build_network(network).init(jax.random.key(0))
+    save_network(tmp_path / "net", network, *weights)
+    _, *loaded, found = load_network(tmp_path / "net")
+    assert found == network
+    jax.tree.map(np.testing.assert_array_equal, tuple(loaded), weights)
 
 
 def test_unreadable_descriptions_are_named(tmp_path):
