@@ -102,7 +102,7 @@ def test_rra_equals_the_authors(
         # Keras 2 remembers the unbiased variance in float32 and the biased one in float64, where
         # it also rounds its decay of 0.01 to float32.
         options = NetworkOptions(
-            dtype=jnp.dtype(dtype),
+            compute_dtype=jnp.dtype(dtype).name,
             batch_norm_unbiased=dtype == FLOAT32,
             batch_norm_momentum=0.99 if dtype == FLOAT32 else 1 - float(np.float32(1 - 0.99)),
         )

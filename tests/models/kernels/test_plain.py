@@ -20,7 +20,7 @@ HELD = {"mri": [True, True, False], "ct": [True, False, True]}
 def loss_and_arguments(randomised):
     """A training loss of a whole network in float64, with dropout and absent modalities."""
     with jax.enable_x64(True):
-        options = NetworkOptions(width=3, backbone="resnet10", dtype=jnp.float64)
+        options = NetworkOptions(width=3, backbone="resnet10", compute_dtype="float64")
         network = Functional(
             lambda rngs: drifa_net({"mri": 1, "ct": 2}, {"tumour": 4}, options=options, rngs=rngs)
         )
