@@ -27,7 +27,8 @@ from drifa_jax.data.decode import decode_pixels, fit_image
 from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
-from drifa_jax.data.sources.folders import FolderSource, scan_folders
+from drifa_jax.data.records import Records
+from drifa_jax.data.sources.folders import folder_records, scan_folders
 from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.sources.prepared import open_prepared
 from drifa_jax.data.transforms import PAPER, Augment
@@ -64,6 +65,9 @@ class Tiny:
 
     group_id = record_id
 
+    def attributes(self, index):
+        return {}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -78,8 +82,8 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {SIZE} px, batch {BATCH}, {options.records} records a figure")
     with tempfile.TemporaryDirectory() as folder:
         root = options.root or write_jpegs(Path(folder) / "jpeg", 800)
-        jpegs = FolderSource(scan_folders(root), SPEC, "kind")
-        stages(jpegs, options.records)
+        jpegs = folder_records(scan_folders(root), SPEC, "kind")
+        stages(jpegs, root, options.records)
         before = time.perf_counter()
         prepare({"train": jpegs}, Path(folder) / "prepared")
         seconds = time.perf_counter() - before
@@ -115,9 +119,9 @@ def rate(count: int, act: Callable[[int], object]) -> float:
     return count / (time.perf_counter() - before)
 
 
-def stages(source: FolderSource, count: int) -> None:
+def stages(source: Records, root: Path, count: int) -> None:
     """Each stage by itself, in one thread; the last line decodes in two."""
-    paths = [source.path(i % len(source)) for i in range(count)]
+    paths = [root / source.record_id(i % len(source)) for i in range(count)]
     data = [path.read_bytes() for path in paths]
     pixels = [decode_pixels(one, 1) for one in data]
     records = [source[i % len(source)] for i in range(min(count, 256))]

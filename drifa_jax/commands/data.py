@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -30,31 +31,48 @@ def run(options: argparse.Namespace) -> int:
     return ACTIONS[options.action][2](options)
 
 
+FLAGS = {
+    "root": "folder or file with the data of one modality",
+    "format": "folders, manifest, npz, npy, prepared, dicom, nifti or tfds",
+    "task": "name of the task",
+    "classes": "class names, separated by commas",
+    "channels": "of the images: 1 (grey) or 3 (colour)",
+    "fit": "how another aspect ratio is fitted: stretch, pad or crop",
+    "group_pattern": "regular expression for the patient",
+    "include": "regular expression that paths must contain",
+    "table": "manifest: the CSV or Parquet file",
+    "id_column": "manifest: name of a column",
+    "image_column": "manifest: name of a column",
+    "label_column": "manifest: name of a column",
+    "group_column": "manifest: name of a column",
+    "split_column": "manifest: name of a column",
+    "window": "dicom: a window preset, or three with commas",
+}
+"""Field of `ModalityConfig` -> what its flag says."""
+
+CHOICES = {"fit": ("stretch", "pad", "crop"), "channels": (1, 3)}
+
+
 def _add_source(parser: argparse.ArgumentParser) -> None:
+    from drifa_jax.config import DataConfig, ModalityConfig
+
     group = parser.add_argument_group("data", "a configuration, or the data of one modality")
     group.add_argument("--config", help="FILE.py or FILE.py:VARIANT; all of its data")
-    group.add_argument("--root", help="folder or file with the data of one modality")
-    group.add_argument(
-        "--format",
-        default="folders",
-        help="folders, manifest, npz, npy, prepared, dicom, nifti or tfds (default: folders)",
-    )
     group.add_argument("--modality", default="image", help="name of the modality")
-    group.add_argument("--task", default="diagnosis", help="name of the task")
-    group.add_argument("--classes", default="", help="class names, separated by commas")
     group.add_argument("--size", type=int, default=128, help="height and width in pixels")
-    group.add_argument("--channels", type=int, default=3, choices=(1, 3))
-    group.add_argument("--fit", default="stretch", choices=("stretch", "pad", "crop"))
-    group.add_argument("--group-pattern", default="", help="regular expression for the patient")
-    group.add_argument("--include", default="", help="regular expression that paths must contain")
-    group.add_argument("--table", default="", help="manifest: the CSV or Parquet file")
-    for column in ("id", "image", "label", "group", "split"):
-        default = {"id": "image_id", "image": "image_id", "label": "label"}.get(column, "")
-        group.add_argument(f"--{column}-column", default=default, help="manifest: name of a column")
-    group.add_argument("--window", default="", help="dicom: a window preset, or three with commas")
-    group.add_argument("--split-seed", type=int, default=0)
-    group.add_argument("--validation-fraction", type=float, default=0.15)
-    group.add_argument("--test-fraction", type=float, default=0.2)
+    fields = {field.name: field.default for field in dataclasses.fields(ModalityConfig)}
+    for name, words in FLAGS.items():
+        default = {"task": "diagnosis", "classes": ""}.get(name, fields[name])
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=default,
+            type=type(default),
+            choices=CHOICES.get(name),
+            help=f"{words} (default: {default})" if default != "" else words,
+        )
+    for name in ("split_seed", "validation_fraction", "test_fraction"):
+        default = getattr(DataConfig(), name)
+        group.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
 
 
 def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
@@ -80,31 +98,20 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
         from drifa_jax.data.sources.prepared import open_prepared
 
         return {"all": open_prepared(options.root)}
-    from drifa_jax.data.record import ModalitySpec
-    from drifa_jax.data.sources.opening import Location, open_location
+    from drifa_jax.config import ModalityConfig
+    from drifa_jax.data.sources.opening import open_modality
+    from drifa_jax.data.splits import shares
 
-    location = Location(
-        ModalitySpec(options.modality, options.size, options.size, options.channels),
-        options.root,
-        options.task,
-        options.format,
-        classes=tuple(filter(None, options.classes.split(","))),
-        group_pattern=options.group_pattern,
-        include=options.include,
-        table=options.table,
-        id_column=options.id_column,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        group_column=options.group_column,
-        split_column=options.split_column,
-        window=options.window,
-        fit=options.fit,
-        seed=options.split_seed,
-        validation_fraction=options.validation_fraction,
-        test_fraction=options.test_fraction,
-        quarantine=getattr(options, "quarantine", None),
+    values = {name: getattr(options, name) for name in FLAGS}
+    values["classes"] = tuple(filter(None, options.classes.split(",")))
+    splits = open_modality(
+        options.modality,
+        ModalityConfig(height=options.size, width=options.size, **values),
+        shares(options.validation_fraction, options.test_fraction),
+        options.split_seed,
+        getattr(options, "quarantine", None),
     )
-    return {options.modality: open_location(location)}
+    return {options.modality: splits}
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:

@@ -113,7 +113,7 @@ def _of_test_records(predictor, tasks):
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.explain.gallery import gallery
 
-    test = open_dataset(predictor.restored.config.data).test
+    test = open_dataset(predictor.restored.config.data, predictor.restored.runs[0] / "splits").test
     return [example for task in tasks for example in gallery(predictor, test, task)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -62,10 +63,18 @@ def train_and_test(config: Config, workdir: Path) -> int:
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     run_programs_in_the_calling_thread()
+    splits = workdir / "splits"
+    read_splits, own = config.data.split_folder, False
+    if read_splits and Path(read_splits).resolve() == splits.resolve():
+        # The run's own splits are no other configuration.
+        own = True
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, split_folder=""))
     with processes.joined(config), run_directory.opened(workdir, config):
         layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
-        dataset = open_dataset(config.data)
+        dataset = open_dataset(config.data, saved=splits)
+        if not own:
+            dataset.refuse_changes(splits)
         check_records(
             len(dataset.train),
             num_devices=layout.mesh.shape[DATA_AXIS],
@@ -77,7 +86,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
         if processes.is_first():
-            dataset.save_splits(workdir / "splits")
+            dataset.save_splits(splits)
             save_description(workdir, config.data, dataset)
             save_network_description(workdir, experiment.description)
         if dataset.synthetic:

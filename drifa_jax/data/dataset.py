@@ -1,4 +1,4 @@
-"""The records of a run: three splits of one source, and how training records are augmented."""
+"""The records of a run: three splits of one table, and how training records are augmented."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drifa_jax.config import DataConfig, ModalityConfig
-from drifa_jax.data.duplicates import (
-    Duplicate,
-    find_duplicates,
-    groups_with_duplicates,
-    remove_duplicates,
-    write_table,
-)
-from drifa_jax.data.pairing import STRATEGIES, combine
+from drifa_jax.data import duplicates
+from drifa_jax.data.duplicates import Duplicate
+from drifa_jax.data.pairing import STRATEGIES, combine, join
 from drifa_jax.data.pipeline import Transform
-from drifa_jax.data.record import ModalitySpec, Source
-from drifa_jax.data.sources.opening import Location, open_location
+from drifa_jax.data.record import Source
+from drifa_jax.data.records import Records, as_records
+from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
-from drifa_jax.data.splits import Concatenated, k_folds, split_source
+from drifa_jax.data.splits import k_folds, shares, split_records, split_source
 from drifa_jax.data.table import TableColumns, TableEncoding, add_table, read_table
 from drifa_jax.data.transforms import PRESETS, Augment
-from drifa_jax.data.views import InMemory, OnlyModalities, Regrouped
 from drifa_jax.errors import UserError
+
+PAIRED = "paired"
+"""Name, among the parts of a dataset, of the table that joins the modalities of one person."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,10 @@ class Dataset:
       test: is looked at once, at the end.
       transform: `(record, generator) -> record`, for training records; None leaves them alone.
       may_lack_modalities: whether a record may lack a modality.
-      parts: modality -> its splits before pairing; empty for the phantoms.
-      duplicates: modality -> what was found across its splits and left training.
+      parts: modality -> its splits, or, of paired data, `PAIRED` -> those of the joined table;
+        empty for the phantoms.
+      duplicates: the same names -> what was found across splits and left training.
+      left_out: the same names -> ids of the records that are in no split.
       split_seed: drew the splits that the data did not bring.
       tables: tabular modality -> how its rows become numbers, fitted on training rows.
     """
@@ -51,6 +51,7 @@ class Dataset:
     may_lack_modalities: bool = False
     parts: Mapping[str, Mapping[str, Source]] = dataclasses.field(default_factory=dict)
     duplicates: Mapping[str, list[Duplicate]] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     split_seed: int = 0
     tables: Mapping[str, TableEncoding] = dataclasses.field(default_factory=dict)
 
@@ -59,7 +60,7 @@ class Dataset:
         return self.train.synthetic
 
     def save_splits(self, folder: Path) -> None:
-        """Writes who is in which split, and which duplicates were removed, for each modality.
+        """Writes who is in which split, and which duplicates were removed, for each part.
 
         `data.split_folder` reads such a folder again. What is there already stays.
         """
@@ -68,16 +69,51 @@ class Dataset:
             if path.is_file():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            describe_split(splits, self.split_seed).save(path)
+            left_out = self.left_out.get(name, ())
+            describe_split(splits, self.split_seed, left_out=left_out).save(path)
             if self.duplicates.get(name):
-                write_table(folder / f"{name}-duplicates.csv", self.duplicates[name])
+                duplicates.write_table(folder / f"{name}-duplicates.csv", self.duplicates[name])
+
+    def refuse_changes(self, folder: Path) -> None:
+        """An error where the data are no longer what was split when `folder` was saved.
+
+        Raises:
+          UserError: naming what is new or changed, and the field that goes on all the same.
+        """
+        for name, splits in self.parts.items():
+            path = folder / f"{name}.json"
+            if not path.is_file():
+                continue
+            manifest = load_split(path)
+            known = set(manifest.left_out)
+            # Earlier releases did not say what was left out.
+            new = [i for i in self.left_out[name] if manifest.descriptions and i not in known]
+            changed = manifest.changed(splits)
+            said = [
+                f"{len(ids)} {what} ({', '.join(ids[:5])}{' and more' if len(ids) > 5 else ''})"
+                for ids, what in ((new, "records are new"), (changed, "records hold other images"))
+                if ids
+            ]
+            if said:
+                raise UserError(
+                    f"The data changed since this run split them: {'; '.join(said)}. Restore "
+                    "them, or go on with the splits that were saved, without what is new: "
+                    f"--config.data.split_folder={folder}"
+                )
 
 
-def open_dataset(config: DataConfig) -> Dataset:
+def open_dataset(config: DataConfig, saved: Path | None = None) -> Dataset:
     """The dataset that a configuration names.
 
+    Args:
+      config: of the data.
+      saved: folder with the splits that a run saved. Where it is there, those are taken, whatever
+        came to the data since (`Dataset.refuse_changes` tells); None draws splits, or reads
+        `data.split_folder`.
+
     Raises:
-      UserError: naming the field, folder or file that is wrong.
+      UserError: naming the field, folder or file that is wrong, ids and groups that would lie in
+        several splits, and records that are gone.
     """
     for field, value, choices in (
         ("source", config.source, SOURCES),
@@ -92,7 +128,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise UserError(
             f"config: data.only_modalities names {unknown}; the modalities are {list(known)}."
         )
-    dataset = SOURCES[config.source](config)
+    dataset = SOURCES[config.source](config, saved)
     for task in dataset.train.tasks:
         if task.num_classes < 2:
             roots = [m.root for m in config.modalities.values() if m.task == task.name]
@@ -114,7 +150,8 @@ def modality_names(config: DataConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _phantoms(config: DataConfig) -> Dataset:
+def _phantoms(config: DataConfig, saved: Path | None) -> Dataset:
+    del saved  # drawn anew, they are what they were
     sizes = {name: modality.height for name, modality in config.modalities.items()}
     for name, modality in config.modalities.items():
         if modality.height != modality.width:
@@ -135,9 +172,11 @@ def _phantoms(config: DataConfig) -> Dataset:
     except ValueError as error:
         raise UserError(f"config: data.phantoms: {error}") from error
     if config.only_modalities:
-        splits = {s: OnlyModalities(of, config.only_modalities) for s, of in splits.items()}
+        splits = {
+            s: as_records(source).only(config.only_modalities) for s, source in splits.items()
+        }
     if config.in_memory:
-        splits = {split: InMemory(source) for split, source in splits.items()}
+        splits = {split: as_records(source).in_memory() for split, source in splits.items()}
     return Dataset(
         **splits,
         transform=_augmentation(config, shared_geometry=True),
@@ -145,104 +184,130 @@ def _phantoms(config: DataConfig) -> Dataset:
     )
 
 
-def _files(config: DataConfig) -> Dataset:
+def _files(config: DataConfig, saved: Path | None) -> Dataset:
     """One root per modality, put together by the pairing strategy."""
-    by_split: dict[str, dict[str, Source]] = {name: {} for name in SPLITS}
-    parts: dict[str, Mapping[str, Source]] = {}
-    duplicates: dict[str, list[Duplicate]] = {}
-    tables: dict[str, TableEncoding] = {}
-    only = set(config.only_modalities or modality_names(config))
-    for name, modality in config.modalities.items():
-        where = f"data.modalities.{name}"
+    names = modality_names(config)
+    only = tuple(m for m in names if m in (config.only_modalities or names))
+    scanned = {
+        name: _scanned(name, modality)
+        for name, modality in config.modalities.items()
         # What is not read labels no task either.
-        if not only & {name, f"{name}_table"}:
-            continue
-        if not modality.task:
-            raise UserError(f"config: {where}.task is empty; name the task that its data label.")
-        if not modality.root:
-            raise UserError(
-                f"config: {where}.root is empty; give the folder with its images, "
-                f"--config.{where}.root=FOLDER, or run the embedded phantoms instead: "
-                "--config configs/brain.py:quick."
-            )
-        splits = open_location(location(name, modality, config))
-        if config.duplicates == "group" and not config.split_folder:
-            splits = _drawn_anew(name, splits, config)
-        elif config.num_folds and not config.split_folder:
-            splits = _fold(name, splits, config)
-        if config.split_folder:
-            manifest = load_split(Path(config.split_folder) / f"{name}.json")
-            whole = Concatenated(list(splits.values()), f"{name} records of {modality.root}")
-            splits = manifest.apply(whole)
-        elif config.duplicates == "remove":
-            found = find_duplicates(splits)
-            splits = remove_duplicates(splits, found)
-            duplicates[name] = found
-        for split in SPLITS:
-            if split not in splits:
-                raise UserError(
-                    f"{modality.root} is too small: its {split} split is empty. Add images, or "
-                    "change data.validation_fraction and data.test_fraction."
-                )
-            if not len(splits[split]):
-                raise UserError(
-                    f"{modality.root}: every {split} record is a duplicate of a held-out record. "
-                    "Look at the data, or keep the set as distributed: data.duplicates=keep."
-                )
+        if {name, f"{name}_table"} & set(only)
+    }
+    paired = config.pairing == "paired"
+    if paired and _saved_split(config, saved, PAIRED) is None:
+        # An earlier release saved the splits of paired modalities one by one.
+        paths = {name: _saved_split(config, saved, name) for name in scanned}
+        if any(paths.values()):
+            scanned = {n: load_split(path).assigned(scanned[n]) for n, path in paths.items()}
+            config = dataclasses.replace(config, num_folds=0, duplicates="keep")
+    tables = {PAIRED: join(scanned)} if paired else scanned
+    parts: dict[str, Mapping[str, Records]] = {}
+    found: dict[str, list[Duplicate]] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
+    encodings: dict[str, TableEncoding] = {}
+    by_split: dict[str, dict[str, Records]] = {split: {} for split in SPLITS}
+    for name, records in tables.items():
+        splits, found[name] = _split(name, records, config, saved)
         parts[name] = splits
-        if modality.numeric_columns or modality.categorical_columns:
-            splits, encoding = _with_table(name, modality, splits)
-            tables[encoding.columns.name] = encoding
+        kept = {record_id for part in splits.values() for record_id in part.ids}
+        left_out[name] = tuple(i for i in records.ids if i not in kept)
+        for modality in scanned if paired else (name,):
+            splits, encoding = _with_table(modality, config.modalities[modality], splits)
+            encodings |= encoding
         for split in SPLITS:
-            source = splits[split]
-            if not {spec.name for spec in source.modalities} <= only:
-                source = OnlyModalities(source, [m for m in modality_names(config) if m in only])
-            by_split[split][name] = InMemory(source) if config.in_memory else source
+            records = splits[split]
+            if not {spec.name for spec in records.modalities} <= set(only):
+                records = records.only(only)
+            by_split[split][name] = records.in_memory() if config.in_memory else records
     sources = {
-        split: combine(config.pairing, of_modality, evaluation=split != "train")
-        for split, of_modality in by_split.items()
+        split: part[PAIRED]
+        if paired
+        else combine(config.pairing, part, evaluation=split != "train")
+        for split, part in by_split.items()
     }
     return Dataset(
         **sources,
-        transform=_augmentation(config, shared_geometry=config.pairing == "paired"),
+        transform=_augmentation(config, shared_geometry=paired),
         may_lack_modalities=config.pairing in ("by_task", "paired")
         or config.modality_dropout > 0
         # A record may have no row, or a row without a single value.
-        or any(m.numeric_columns or m.categorical_columns for m in config.modalities.values()),
+        or bool(encodings),
         parts=parts,
-        duplicates=duplicates,
+        duplicates=found,
+        left_out=left_out,
         split_seed=config.split_seed,
-        tables=tables,
+        tables=encodings,
     )
 
 
-def _drawn_anew(
-    name: str, splits: Mapping[str, Source], config: DataConfig
-) -> Mapping[str, Source]:
-    """Splits of all records of a modality under which near duplicates share one."""
-    whole = Concatenated(list(splits.values()), f"{name} records")
-    grouped = Regrouped(whole, groups_with_duplicates(whole))
-    if config.num_folds:
-        return _fold(name, {"all": grouped}, config)
-    held_out = {"validation": config.validation_fraction, "test": config.test_fraction}
-    try:
-        return split_source(
-            grouped, {"train": 1 - sum(held_out.values()), **held_out}, config.split_seed
+def _scanned(name: str, modality: ModalityConfig) -> Records:
+    where = f"data.modalities.{name}"
+    if not modality.task:
+        raise UserError(f"config: {where}.task is empty; name the task that its data label.")
+    if not modality.root:
+        raise UserError(
+            f"config: {where}.root is empty; give the folder with its images, "
+            f"--config.{where}.root=FOLDER, or run the embedded phantoms instead: "
+            "--config configs/brain.py:quick."
         )
-    except ValueError as error:
-        raise UserError(f"config: data.duplicates=group: {error}, in {name}.") from error
+    return scan_modality(name, modality)
 
 
-def _fold(name: str, splits: Mapping[str, Source], config: DataConfig) -> Mapping[str, Source]:
-    """One fold of all records of a modality, whatever split they were distributed in."""
-    whole = Concatenated(list(splits.values()), f"{name} records")
+def _saved_split(config: DataConfig, saved: Path | None, name: str) -> Path | None:
+    """The file with the splits that are to be taken instead of drawn, if there is one."""
+    for folder in (saved, Path(config.split_folder) if config.split_folder else None):
+        if folder is not None and (folder / f"{name}.json").is_file():
+            return folder / f"{name}.json"
+    return None
+
+
+def _split(
+    name: str, records: Records, config: DataConfig, saved: Path | None
+) -> tuple[dict[str, Records], list[Duplicate]]:
+    """The splits of one table, and the duplicates that were taken out of training."""
+    roots = ", ".join(m.root for n, m in config.modalities.items() if name in (n, PAIRED))
+    path = _saved_split(config, saved, name)
+    found: list[Duplicate] = []
+    if path is not None:
+        splits = load_split(path).apply(records)
+        found = duplicates.read_table(path.with_name(f"{name}-duplicates.csv"))
+    elif config.split_folder and name != PAIRED:
+        raise UserError(f"data.split_folder: {config.split_folder} holds no {name}.json.")
+    else:
+        if config.duplicates == "group":
+            records = records.regrouped(duplicates.groups_with_duplicates(records)).without_splits()
+        if config.num_folds:
+            splits = _fold(name, records, config)
+        else:
+            held_out = shares(config.validation_fraction, config.test_fraction)
+            splits = split_records(records, held_out, config.split_seed)
+        if config.duplicates == "remove":
+            found = duplicates.find_duplicates(splits)
+            splits = duplicates.remove_duplicates(splits, found)
+    for split in SPLITS:
+        if split not in splits:
+            raise UserError(
+                f"{roots} is too small: its {split} split is empty. Add images, or "
+                "change data.validation_fraction and data.test_fraction."
+            )
+        if not len(splits[split]):
+            raise UserError(
+                f"{roots}: every {split} record is a duplicate of a held-out record. "
+                "Look at the data, or keep the set as distributed: data.duplicates=keep."
+            )
+    return splits, found
+
+
+def _fold(name: str, records: Records, config: DataConfig) -> dict[str, Records]:
+    """One fold of all records, whatever split they were distributed in."""
     if not 0 <= config.fold < config.num_folds:
         raise UserError(
             f"config: data.fold is {config.fold}; with data.num_folds={config.num_folds} choose "
             f"0 to {config.num_folds - 1}."
         )
     try:
-        folds = list(k_folds(whole, config.num_folds, config.split_seed))
+        folds = list(k_folds(records, config.num_folds, config.split_seed))
     except ValueError as error:
         raise UserError(f"config: data.num_folds: {error}, in {name}.") from error
     train, test = folds[config.fold]
@@ -252,9 +317,11 @@ def _fold(name: str, splits: Mapping[str, Source], config: DataConfig) -> Mappin
 
 
 def _with_table(
-    name: str, modality: ModalityConfig, splits: Mapping[str, Source]
-) -> tuple[Mapping[str, Source], TableEncoding]:
-    """The splits of one modality, with columns of its table as another modality."""
+    name: str, modality: ModalityConfig, splits: Mapping[str, Records]
+) -> tuple[Mapping[str, Records], dict[str, TableEncoding]]:
+    """Splits with the columns of a modality's table as another modality, where it has any."""
+    if not (modality.numeric_columns or modality.categorical_columns):
+        return splits, {}
     columns = TableColumns(f"{name}_table", modality.numeric_columns, modality.categorical_columns)
     where = f"data.modalities.{name}"
     if not modality.table:
@@ -267,22 +334,8 @@ def _with_table(
                 f"{modality.table}; it has {', '.join(row)}."
             )
         rows.setdefault(row[modality.id_column], row)
-    return add_table(splits, rows, columns)
-
-
-def location(name: str, modality: ModalityConfig, config: DataConfig) -> Location:
-    """Where the data of one modality lies, as its configuration says."""
-    fields = dataclasses.asdict(modality)
-    for elsewhere in ("numeric_columns", "categorical_columns", "backbone"):
-        fields.pop(elsewhere)
-    height, width, channels = (fields.pop(field) for field in ("height", "width", "channels"))
-    return Location(
-        ModalitySpec(name, height, width, channels),
-        seed=config.split_seed,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        **fields,
-    )
+    splits, encoding = add_table(splits, rows, columns)
+    return splits, {encoding.columns.name: encoding}
 
 
 def _augmentation(config: DataConfig, *, shared_geometry: bool) -> Augment | None:
@@ -299,5 +352,8 @@ def _augmentation(config: DataConfig, *, shared_geometry: bool) -> Augment | Non
         raise UserError(f"config: data.modality_dropout: {error}") from error
 
 
-SOURCES: dict[str, Callable[[DataConfig], Dataset]] = {"phantoms": _phantoms, "files": _files}
+SOURCES: dict[str, Callable[[DataConfig, Path | None], Dataset]] = {
+    "phantoms": _phantoms,
+    "files": _files,
+}
 """Name in the configuration -> how its dataset is opened."""

@@ -19,7 +19,9 @@ import numpy as np
 from scipy import sparse
 
 from drifa_jax.data.record import ModalitySpec, Record, Source
-from drifa_jax.data.splits import Subset, group_ids
+from drifa_jax.data.records import Records, as_records
+from drifa_jax.data.splits import group_ids
+from drifa_jax.errors import UserError
 
 HASH_SIDE = 16
 DEFAULT_DISTANCE = 8
@@ -153,17 +155,17 @@ def find_duplicates(
 
 def remove_duplicates(
     sources: Mapping[str, Source], duplicates: Iterable[Duplicate]
-) -> dict[str, Source]:
+) -> dict[str, Records]:
     """The splits without the records that another split holds; test is never changed."""
     gone: dict[str, set[str]] = {}
     for duplicate in duplicates:
         gone.setdefault(duplicate.removed_split, set()).add(duplicate.removed_id)
-    cleaned = dict(sources)
+    cleaned = {split: as_records(source) for split, source in sources.items()}
     for split, ids in gone.items():
-        source = sources[split]
-        stay = [i for i in range(len(source)) if source.record_id(i) not in ids]
-        note = f"{source.description}, without {len(source) - len(stay)} duplicates"
-        cleaned[split] = Subset(source, stay, note)
+        records = cleaned[split]
+        stay = [i for i, one in enumerate(records.ids) if one not in ids]
+        note = f"{records.description}, without {len(records) - len(stay)} duplicates"
+        cleaned[split] = records.take(stay, note)
     return cleaned
 
 
@@ -195,6 +197,28 @@ def write_table(path: Path, duplicates: Sequence[Duplicate]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Duplicate)])
         writer.writeheader()
         writer.writerows(asdict(duplicate) for duplicate in duplicates)
+
+
+def read_table(path: Path) -> list[Duplicate]:
+    """What `write_table` wrote; nothing where it wrote none.
+
+    Raises:
+      UserError: when the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Duplicate(
+                **{field.name: row[field.name] for field in fields(Duplicate)}
+                | {"distance": int(row["distance"]), "same_labels": row["same_labels"] == "True"}
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: is no table of duplicates ({error}).") from error
 
 
 def _matches(left: Fingerprints, right: Fingerprints, max_distance: int):

@@ -1,237 +1,207 @@
-"""Pairing: several single-modality sources as one multimodal source, by a named strategy.
+"""Pairing: the records of several modalities as one multimodal table, by a named strategy.
 
 | strategy | a record is | epoch length | in evaluation |
 | --- | --- | --- | --- |
-| `paired` | the same record id in every source | number of ids | the same |
-| `index` | place i of every source (the authors') | the longest source | repeats lose their label |
-| `random` | fresh partners in every epoch | the longest source | as `index` |
-| `by_task` | one record of one source, other modalities absent | sum of the sources | the same |
+| `paired` | one record id in all modalities | number of ids | the same |
+| `index` | place i of all modalities (the authors') | the longest modality | repeats unlabelled |
+| `random` | fresh partners in every epoch | the longest modality | as `index` |
+| `by_task` | one record of one modality, others absent | sum of the modalities | the same |
 
-`index` and `random` put strangers' images side by side. They train a network whose tasks belong
-to one modality each; they say nothing about how modalities of one patient complement each
-other. `by_task` invents no pairs.
+`paired` joins the tables of the same people, so it comes before splits are drawn. The others put
+strangers side by side, split by split: each modality keeps its own people, whose ids and groups
+are then called `modality:id`. They train a network whose tasks belong to one modality each; they
+say nothing about how modalities of one patient complement each other. `by_task` invents no pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
 
-from drifa_jax.data.attributes import attributes_of
-from drifa_jax.data.record import MISSING_LABEL, Record, Source, TaskSpec
+from drifa_jax.data.record import MISSING_LABEL, Record, Source
+from drifa_jax.data.records import (
+    ATTRIBUTE,
+    SPLIT,
+    Records,
+    all_tasks,
+    as_records,
+    concatenate,
+    label,
+)
 from drifa_jax.errors import UserError
 
-Part = int | None
+PEOPLE = "people"
+"""Column of pairs: the groups of all strangers that a record is made of."""
 
 
-class CombinedSource:
-    """Records put together from several sources by a table of indices, a `Source`.
-
-    Args:
-      sources: name -> source; modalities must not repeat.
-      table: `[n, num_sources]` index into each source, -1 where the record takes nothing from it.
-      repeated: `[n, num_sources]` bool, True where the index was used before, so that its label
-        must not count again; or None.
-      strategy: for the description.
-      join_ids: whether the id of a record names each of its parts.
-    """
-
-    def __init__(
-        self,
-        sources: Mapping[str, Source],
-        table: np.ndarray,
-        repeated: np.ndarray | None,
-        *,
-        strategy: str,
-        join_ids: bool,
-    ):
-        self._names, self._sources = tuple(sources), tuple(sources.values())
-        self._table, self._repeated, self._join_ids = table, repeated, join_ids
-        self.modalities = _union_of_modalities(sources)
-        self.tasks = _union_of_tasks(sources)
-        self.synthetic = any(source.synthetic for source in self._sources)
-        parts = "; ".join(source.description for source in self._sources)
-        self.description = f"{strategy} pairing of {parts}"
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: int) -> Record:
-        parts = self._parts(index)
-        repeated = None if self._repeated is None else self._repeated[index]
-        return self._combine(parts, repeated)
-
-    def labels(self, task: str) -> np.ndarray:
-        columns = np.full(self._table.shape, MISSING_LABEL, np.int32)
-        for k, source in enumerate(self._sources):
-            if task in {spec.name for spec in source.tasks}:
-                labels = source.labels(task)
-                taken = self._table[:, k] >= 0
-                if self._repeated is not None:
-                    taken &= ~self._repeated[:, k]
-                columns[taken, k] = labels[self._table[taken, k]]
-        return columns.max(axis=1)
-
-    def record_id(self, index: int) -> str:
-        return self._joined([(n, s.record_id(i)) for n, s, i in self._taken(index)])
-
-    def group_id(self, index: int) -> str:
-        return self._joined([(n, s.group_id(i)) for n, s, i in self._taken(index)])
-
-    def part_groups(self, index: int) -> tuple[str, ...]:
-        """Group ids of all parts, each with the name of its source."""
-        return tuple(f"{name}:{source.group_id(i)}" for name, source, i in self._taken(index))
-
-    def attributes(self, index: int) -> Mapping[str, str]:
-        """Of all parts; where strangers meet, a column is named `source/column`."""
-        taken = self._taken(index)
-        of_parts = [(name, attributes_of(source, i)) for name, source, i in taken]
-        if self._join_ids and len(taken) > 1:
-            return {f"{name}/{key}": cell for name, of in of_parts for key, cell in of.items()}
-        return {key: cell for _, of in reversed(of_parts) for key, cell in of.items()}
-
-    def labelled_part(self, task: str, index: int) -> tuple[str, str]:
-        """Record id and group id of the part that brings a record's label of a task.
-
-        Both name their source, and do not depend on whom the part was paired with. A record
-        without a label answers for itself.
-        """
-        repeated = None if self._repeated is None else self._repeated[index]
-        for k, (source, part) in enumerate(zip(self._sources, self._parts(index), strict=True)):
-            brings = task in {spec.name for spec in source.tasks} and part is not None
-            if brings and (repeated is None or not repeated[k]):
-                name = self._names[k]
-                return f"{name}:{source.record_id(part)}", f"{name}:{source.group_id(part)}"
-        return self.record_id(index), self.group_id(index)
-
-    def _parts(self, index: int) -> tuple[Part, ...]:
-        if not 0 <= index < len(self._table):
-            raise IndexError(f"record {index} is outside the {len(self._table)} records")
-        return tuple(int(part) if part >= 0 else None for part in self._table[index])
-
-    def _taken(self, index: int) -> list[tuple[str, Source, int]]:
-        parts = zip(self._names, self._sources, self._parts(index), strict=True)
-        return [(name, source, i) for name, source, i in parts if i is not None]
-
-    def _joined(self, ids: Sequence[tuple[str, str]]) -> str:
-        """Strangers keep the names of their sources, since two sources may use one id."""
-        if self._join_ids:
-            return "+".join(f"{name}:{one}" for name, one in ids)
-        return "+".join(dict.fromkeys(one for _, one in ids))
-
-    def _combine(self, parts: Sequence[Part], repeated: np.ndarray | None) -> Record:
-        images: dict[str, np.ndarray] = {}
-        labels = {task.name: MISSING_LABEL for task in self.tasks}
-        ids, groups = [], []
-        for k, (source, i) in enumerate(zip(self._sources, parts, strict=True)):
-            if i is None:
-                continue
-            record = source[i]
-            images |= record.images
-            ids.append((self._names[k], record.record_id))
-            groups.append((self._names[k], record.group_id))
-            if repeated is None or not repeated[k]:
-                labels |= {t: y for t, y in record.labels.items() if y != MISSING_LABEL}
-        return Record(self._joined(ids), self._joined(groups), images, labels)
+def _labelled_id(task: str) -> str:
+    return f"labelled_id:{task}"
 
 
-def labelled_parts(source: Source, task: str) -> tuple[list[str], list[str]]:
-    """Ids and groups of the records that a task's labels belong to, `[n]` each.
-
-    Two runs that pair strangers differently, or leave one modality out, still test the same
-    records of a task; under these names they can be compared record by record.
-    """
-    if isinstance(source, CombinedSource):
-        parts = [source.labelled_part(task, index) for index in range(len(source))]
-    else:
-        parts = [(source.record_id(i), source.group_id(i)) for i in range(len(source))]
-    return [one for one, _ in parts], [group for _, group in parts]
+def _labelled_group(task: str) -> str:
+    return f"labelled_group:{task}"
 
 
-def groups_of(source: Source, index: int) -> tuple[str, ...]:
-    """The groups that a record belongs to: its own, or those of the strangers it is made of."""
-    if isinstance(source, CombinedSource):
-        return source.part_groups(index)
-    return (source.group_id(index),)
-
-
-class RandomPairs(CombinedSource):
+class RandomPairs(Records):
     """Strangers' records paired anew in every epoch; the stream draws the partners.
 
-    As a plain `Source`, for evaluation, it pairs by index. In training batches `index` is that of
+    As a plain table, for evaluation, it pairs by index. In training batches `index` is that of
     the first source, whose part of `record_id` is right; the partner was drawn.
     """
 
-    def __init__(self, sources, table, repeated, *, strategy, join_ids):
-        super().__init__(sources, table, repeated, strategy=strategy, join_ids=join_ids)
-        self.stream_sources = self._sources
+    def __init__(self, parts: Mapping[str, Records], pairs: Records):
+        super().__init__(
+            pairs.table,
+            pairs.readers,
+            pairs.modalities,
+            pairs.tasks,
+            description=pairs.description.replace("index", "random", 1),
+            synthetic=pairs.synthetic,
+        )
+        self._names, self.stream_sources = tuple(parts), tuple(parts.values())
 
     def pair(self, indices: Sequence[int]) -> Record:
         """The record of one index into each source; every label counts."""
-        return self._combine(tuple(int(i) for i in indices), None)
+        parts = [
+            (name, source[int(i)])
+            for name, source, i in zip(self._names, self.stream_sources, indices, strict=True)
+        ]
+        labels = {task.name: MISSING_LABEL for task in self.tasks}
+        images: dict[str, np.ndarray] = {}
+        for _, record in parts:
+            images |= record.images
+            labels |= {t: y for t, y in record.labels.items() if y != MISSING_LABEL}
+        return Record(
+            "+".join(f"{name}:{record.record_id}" for name, record in parts),
+            "+".join(f"{name}:{record.group_id}" for name, record in parts),
+            images,
+            labels,
+        )
 
 
-def pair_by_id(sources: Mapping[str, Source], *, evaluation: bool = False) -> CombinedSource:
-    """Records of the same id belong to the same person; an id may lack a modality."""
-    indices: dict[str, list[int]] = {}
-    for k, (name, source) in enumerate(sources.items()):
-        for i in range(len(source)):
-            row = indices.setdefault(source.record_id(i), [-1] * len(sources))
-            if row[k] >= 0:
-                raise UserError(
-                    f"The {name} source holds the record id {source.record_id(i)!r} "
-                    "twice; ids must be unique to pair by them."
-                )
-            row[k] = i
-    table = np.array(list(indices.values()), np.int64).reshape(-1, len(sources))
-    if len(sources) > 1 and not (table >= 0).all(axis=1).any():
-        examples = ", ".join(f"{n}: {s.record_id(0)!r}" for n, s in sources.items())
+def join(parts: Mapping[str, Records]) -> Records:
+    """The table of the people that several modalities share, one row a record id.
+
+    An id may lack modalities. Records that share a group in any modality share one here, under
+    the name of the first, so that splits keep together what any modality says belongs together.
+
+    Raises:
+      UserError: for ids that repeat in a modality or that no two share, labels that disagree, and
+        ids that the modalities bring in different splits.
+    """
+    for name, part in parts.items():
+        if again := _repeated(part.ids):
+            raise UserError(
+                f"The {name} source holds the record id {again!r} twice; ids must be unique to "
+                "pair by them."
+            )
+    ids = list(dict.fromkeys(one for part in parts.values() for one in part.ids))
+    places = [pc.index_in(pa.array(ids), pa.array(part.ids)) for part in parts.values()]
+    if len(parts) > 1 and not np.all([place.is_valid() for place in places], axis=0).any():
+        examples = ", ".join(f"{name}: {part.record_id(0)!r}" for name, part in parts.items())
         raise UserError(
-            f"No record id occurs in all of {tuple(sources)} (first ids: {examples}). Records of "
+            f"No record id occurs in all of {tuple(parts)} (first ids: {examples}). Records of "
             "different people are paired by the strategies by_task, index or random."
         )
-    _check_labels_agree(sources, table)
-    return CombinedSource(sources, table, None, strategy="paired", join_ids=False)
+    tables = [p.table.take(place) for p, place in zip(parts.values(), places, strict=True)]
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {"record_id": pa.array(ids, pa.string())}
+    columns["group_id"] = _connected([table["group_id"].to_pylist() for table in tables])
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        if name in columns:
+            continue
+        own = [table[name] for table in tables if name in table.column_names]
+        if name == SPLIT:
+            _check_agree(ids, own, "record ids lie in different splits in different modalities")
+        if name.startswith(ATTRIBUTE):
+            # What one modality's table leaves empty, another's may tell.
+            told = [pc.if_else(pc.equal(column, ""), None, column) for column in own]
+            columns[name] = pc.coalesce(*told, *own)
+        elif name.startswith("label:"):
+            known = [pc.if_else(pc.equal(column, MISSING_LABEL), None, column) for column in own]
+            task = name.removeprefix("label:")
+            _check_agree(
+                ids, known, f"records have different labels of the task {task!r} in different "
+                "modalities",
+            )  # fmt: skip
+            columns[name] = pc.fill_null(pc.coalesce(*known), MISSING_LABEL)
+        else:
+            columns[name] = pc.coalesce(*own)
+    return _table_of(parts, pa.table(columns), "paired")
 
 
-def pair_by_index(sources: Mapping[str, Source], *, evaluation: bool = False) -> CombinedSource:
-    """Place i of every source; shorter sources start again, which in evaluation costs labels."""
-    return _cycled(CombinedSource, sources, "index", evaluation)
+def pair_by_index(parts: Mapping[str, Records], *, evaluation: bool) -> Records:
+    """Place i of every modality; shorter ones start again, which in evaluation costs labels."""
+    count = max(len(part) for part in parts.values())
+    columns: dict[str, list | pa.Array | pa.ChunkedArray] = {}
+    ids, groups, labels = [], [], {}
+    for name, part in parts.items():
+        places = np.arange(count) % len(part)
+        table = part.table.take(pa.array(places))
+        first_time = np.arange(count) < len(part) if evaluation else np.ones(count, bool)
+        ids.append([f"{name}:{one}" for one in table["record_id"].to_pylist()])
+        groups.append([f"{name}:{one}" for one in table["group_id"].to_pylist()])
+        for column in table.column_names:
+            if column.startswith(ATTRIBUTE) and len(parts) > 1:
+                called = f"{ATTRIBUTE}{name}/{column.removeprefix(ATTRIBUTE)}"
+                columns[called] = table[column]
+            elif column.startswith((ATTRIBUTE, "at:")):
+                columns[column] = table[column]
+        for task in part.tasks:
+            own = np.where(first_time, table[label(task.name)].to_numpy(), MISSING_LABEL)
+            before = labels.setdefault(task.name, np.full(count, MISSING_LABEL, np.int32))
+            np.maximum(before, own, out=before)
+            for column, names in (
+                (_labelled_id(task.name), ids[-1]),
+                (_labelled_group(task.name), groups[-1]),
+            ):
+                told = columns.setdefault(column, [None] * count)
+                for row in compress(range(count), first_time):
+                    told[row] = told[row] or names[row]
+    columns |= {label(task): pa.array(values) for task, values in labels.items()}
+    columns["record_id"] = ["+".join(row) for row in zip(*ids, strict=True)]
+    columns["group_id"] = ["+".join(row) for row in zip(*groups, strict=True)]
+    columns[PEOPLE] = [list(row) for row in zip(*groups, strict=True)]
+    return _table_of(parts, pa.table(columns), "index")
 
 
-def pair_at_random(sources: Mapping[str, Source], *, evaluation: bool = False) -> CombinedSource:
+def pair_at_random(parts: Mapping[str, Records], *, evaluation: bool) -> Records:
     """Fresh partners in every epoch while training; by index in evaluation."""
-    if evaluation:
-        return _cycled(CombinedSource, sources, "index", evaluation)
-    return _cycled(RandomPairs, sources, "random", evaluation)
+    pairs = pair_by_index(parts, evaluation=evaluation)
+    return pairs if evaluation else RandomPairs(parts, pairs)
 
 
-def pair_by_task(sources: Mapping[str, Source], *, evaluation: bool = False) -> CombinedSource:
-    """All records of all sources, each with its own modality and the others absent."""
-    rows = []
-    for k, source in enumerate(sources.values()):
-        block = np.full((len(source), len(sources)), -1, np.int64)
-        block[:, k] = np.arange(len(source))
-        rows.append(block)
-    return CombinedSource(sources, np.concatenate(rows), None, strategy="by_task", join_ids=True)
+def pair_by_task(parts: Mapping[str, Records], *, evaluation: bool) -> Records:
+    """All records of all modalities, each with its own and the others absent."""
+    del evaluation
+    named = []
+    for name, part in parts.items():
+        renamed = part.regrouped([f"{name}:{one}" for one in part.groups])
+        ids = pa.array([f"{name}:{one}" for one in part.ids], pa.string())
+        named.append(renamed.with_column("record_id", ids))
+    described = "; ".join(part.description for part in parts.values())
+    return concatenate(named, f"by_task pairing of {described}")
 
 
-STRATEGIES: dict[str, Callable[..., CombinedSource]] = {
-    "paired": pair_by_id,
+STRATEGIES: dict[str, Callable[..., Records]] = {
+    "paired": lambda parts, *, evaluation: join(parts),
     "index": pair_by_index,
     "random": pair_at_random,
     "by_task": pair_by_task,
 }
 
 
-def combine(strategy: str, sources: Mapping[str, Source], *, evaluation: bool) -> Source:
-    """One multimodal source by a named strategy.
+def combine(strategy: str, sources: Mapping[str, Source], *, evaluation: bool) -> Records:
+    """One multimodal table by a named strategy.
 
     Args:
       strategy: a key of `STRATEGIES`.
-      sources: modality name -> source, all of the same split.
-      evaluation: whether the result is evaluated: then no record of any source is dropped and
+      sources: modality name -> records, all of the same split.
+      evaluation: whether the result is evaluated: then no record of any modality is dropped and
         none counts twice (a repeated partner has lost its label).
 
     Test: tests/data/test_pairing.py.
@@ -241,55 +211,76 @@ def combine(strategy: str, sources: Mapping[str, Source], *, evaluation: bool) -
     empty = [name for name, source in sources.items() if len(source) == 0]
     if empty or not sources:
         raise UserError(f"Modalities without records: {empty or 'all'}.")
-    return STRATEGIES[strategy](sources, evaluation=evaluation)
-
-
-def _cycled(kind, sources: Mapping[str, Source], strategy: str, evaluation: bool):
-    longest = max(len(source) for source in sources.values())
-    places = np.arange(longest)[:, None]
-    sizes = np.array([len(source) for source in sources.values()])
-    repeated = places >= sizes if evaluation else None
-    return kind(sources, places % sizes, repeated, strategy=strategy, join_ids=True)
-
-
-def _union_of_modalities(sources: Mapping[str, Source]):
-    specs = [spec for source in sources.values() for spec in source.modalities]
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    parts = {name: as_records(source) for name, source in sources.items()}
+    names = [spec.name for part in parts.values() for spec in part.modalities]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the modalities {twice} come from more than one source")
-    return tuple(specs)
+    all_tasks(parts)
+    return STRATEGIES[strategy](parts, evaluation=evaluation)
 
 
-def _union_of_tasks(sources: Mapping[str, Source]) -> tuple[TaskSpec, ...]:
-    tasks: dict[str, TaskSpec] = {}
-    for name, source in sources.items():
-        for spec in source.tasks:
-            known = tasks.setdefault(spec.name, spec)
-            if known.classes != spec.classes:
-                raise UserError(
-                    f"The task {spec.name!r} has the classes {spec.classes} in {name} but "
-                    f"{known.classes} elsewhere; name the classes in the config."
-                )
-    return tuple(tasks.values())
+def labelled_parts(source: Source, task: str) -> tuple[list[str], list[str]]:
+    """Ids and groups of the records that a task's labels belong to, `[n]` each.
+
+    Two runs that pair strangers differently, or leave one modality out, still test the same
+    records of a task; under these names they can be compared record by record. A record without
+    a label answers for itself.
+    """
+    records = as_records(source)
+    ids = zip(records.column(_labelled_id(task)), records.ids, strict=True)
+    groups = zip(records.column(_labelled_group(task)), records.groups, strict=True)
+    return [part or whole for part, whole in ids], [part or whole for part, whole in groups]
 
 
-def _check_labels_agree(sources: Mapping[str, Source], table: np.ndarray) -> None:
-    for task in _union_of_tasks(sources):
-        columns = []
-        for k, source in enumerate(sources.values()):
-            column = np.full(len(table), MISSING_LABEL)
-            if task.name in {spec.name for spec in source.tasks}:
-                taken = table[:, k] >= 0
-                column[taken] = source.labels(task.name)[table[taken, k]]
-            columns.append(column)
-        stacked = np.stack(columns)
-        lowest = np.where(stacked == MISSING_LABEL, np.iinfo(np.int64).max, stacked).min(axis=0)
-        clash = np.flatnonzero((stacked.max(axis=0) != lowest) & (stacked.max(axis=0) >= 0))
-        if len(clash):
-            k = int(np.flatnonzero(table[clash[0]] >= 0)[0])
-            name = list(sources.values())[k].record_id(int(table[clash[0], k]))
-            raise UserError(
-                f"{len(clash)} records have different labels of the task {task.name!r} in "
-                f"different modalities, the first is {name!r}."
-            )
+def groups_of(source: Source, index: int) -> tuple[str, ...]:
+    """The groups that a record belongs to: its own, or those of the strangers it is made of."""
+    if isinstance(source, Records) and PEOPLE in source.table.column_names:
+        return tuple(source.table[PEOPLE][index].as_py())
+    return (source.group_id(index),)
+
+
+def _table_of(parts: Mapping[str, Records], table: pa.Table, strategy: str) -> Records:
+    described = "; ".join(part.description for part in parts.values())
+    return Records(
+        table,
+        {name: reader for part in parts.values() for name, reader in part.readers.items()},
+        [spec for part in parts.values() for spec in part.modalities],
+        all_tasks(parts),
+        description=f"{strategy} pairing of {described}",
+        synthetic=any(part.synthetic for part in parts.values()),
+    )
+
+
+def _repeated(ids: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    return next((one for one in ids if one in seen or seen.add(one)), None)
+
+
+def _check_agree(ids: Sequence[str], columns: Sequence, what: str) -> None:
+    """An error that names the ids whose known values differ between columns, nulls aside."""
+    values = zip(*(column.to_pylist() for column in columns), strict=True)
+    clash = [
+        f"{one!r} ({' and '.join(map(str, told))})"
+        for one, row in zip(ids, values, strict=True)
+        if len(told := list(dict.fromkeys(v for v in row if v is not None))) > 1
+    ]
+    if clash:
+        shown = ", ".join(clash[:5]) + (" and more" if len(clash) > 5 else "")
+        raise UserError(f"{len(clash)} {what}, the first is {shown}.")
+
+
+def _connected(columns: Sequence[Sequence[str | None]]) -> pa.Array:
+    """One group a row: rows that share a name in any column are of one, directly or by others."""
+    names = {name: k for k, name in enumerate(dict.fromkeys(n for c in columns for n in c if n))}
+    rows = [[names[name] for name in row if name] for row in zip(*columns, strict=True)]
+    first = [row[0] for row in rows]
+    edges = [(row[0], other) for row in rows for other in row[1:]]
+    graph = sparse.coo_array(
+        (np.ones(len(edges)), tuple(np.array(edges, np.int64).reshape(-1, 2).T)),
+        shape=(len(names), len(names)),
+    )
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    called: dict[int, str] = {}
+    for name, k in names.items():
+        called.setdefault(int(component[k]), name)
+    return pa.array([called[int(component[k])] for k in first], pa.string())

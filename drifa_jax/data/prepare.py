@@ -20,7 +20,6 @@ import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 from pyarrow import parquet
 
-from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source
 from drifa_jax.data.sources import prepared
@@ -113,7 +112,7 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
             if isinstance(result, Record):
                 writer.write(prepared.encode_record(result, source.modalities))
                 rows.append(Record(result.record_id, result.group_id, {}, result.labels))
-                attributes.append(json.dumps(dict(attributes_of(source, index))))
+                attributes.append(json.dumps(source.attributes(index)))
             else:
                 problems.add(source.record_id(index), result)
             progress(1)

@@ -1,8 +1,8 @@
 """What one example is: named images, named labels, and who it belongs to.
 
-Everything that reads data produces `Record`s through the `Source` protocol; everything
-after it (splits, transforms, batching) sees nothing else. A modality or a task is a name,
-never a position, so two modalities may differ in size and channels and a record may lack
+Everything that reads data produces `Record`s, as a table (`records.Records`) that is a `Source`;
+everything after it (splits, transforms, batching) sees nothing else. A modality or a task is a
+name, never a position, so two modalities may differ in size and channels and a record may lack
 the label of a task.
 """
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from drifa_jax.config import ModalityConfig
 
 MISSING_LABEL = -1
 """Label of a task that this record says nothing about; the losses and metrics mask it."""
@@ -74,6 +76,11 @@ class TabularSpec:
 Spec = ModalitySpec | VolumeSpec | TabularSpec
 
 
+def image_spec(name: str, at: ModalityConfig) -> ModalitySpec:
+    """What the images of a configured modality are brought to."""
+    return ModalitySpec(name, at.height, at.width, at.channels)
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """One classification task and its class names; a label is an index into `classes`."""
@@ -110,8 +117,9 @@ class Source(Protocol):
 
     `source[i]` is a pure function of `i`: any order, any process, any number of times gives
     the same record. `synthetic` sources are labelled SYNTHETIC wherever results are shown.
-    `labels(task)`, `record_id(i)` and `group_id(i)` answer without decoding images, so that
-    class weights, sampling and splits cost nothing; labels are `[len(source)]` int32.
+    `labels(task)`, `record_id(i)`, `group_id(i)` and `attributes(i)` answer without decoding
+    images, so that class weights, sampling and splits cost nothing; labels are `[len(source)]`
+    int32, attributes what else is known of a record (sex, age, scanner), column -> text.
     """
 
     description: str
@@ -128,6 +136,8 @@ class Source(Protocol):
     def record_id(self, index: int) -> str: ...
 
     def group_id(self, index: int) -> str: ...
+
+    def attributes(self, index: int) -> dict[str, str]: ...
 
 
 def stack_records(

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from drifa_jax.data.duplicates import content_hash
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Source
-from drifa_jax.data.splits import Subset
+from drifa_jax.data.records import SPLIT, Records, as_records
 from drifa_jax.errors import UserError
 
 FORMAT = "drifa-split-1"
@@ -32,10 +35,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """split -> its records, with the seed that drew it."""
+    """The splits of one table of records.
+
+    Attributes:
+      seed: drew what the data did not bring.
+      splits: split -> its records.
+      descriptions: split -> what it is, in words.
+      left_out: ids of the records that are in no split, such as duplicates.
+    """
 
     seed: int
     splits: Mapping[str, tuple[Entry, ...]]
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSON, one record a line."""
@@ -45,33 +57,71 @@ class SplitManifest:
                 "   " + json.dumps([e.record_id, e.group_id, e.content]) for e in entries
             )
             lines.append(f"  {json.dumps(split)}: [\n{rows}\n  ]")
-        head = f'{{"format": {json.dumps(FORMAT)}, "seed": {self.seed}, "splits": {{\n'
+        facts = {
+            "format": FORMAT,
+            "seed": self.seed,
+            "descriptions": dict(self.descriptions),
+            "left_out": list(self.left_out),
+        }
+        head = json.dumps(facts)[:-1] + ', "splits": {\n'
         Path(path).write_text(head + ",\n".join(lines) + "\n}}\n")
 
-    def apply(self, source: Source, *, check_content: bool = False) -> dict[str, Subset]:
+    def assigned(self, source: Source) -> Records:
+        """The records that the manifest names, each with the split that it says."""
+        records = as_records(source)
+        split_of = {e.record_id: split for split, entries in self.splits.items() for e in entries}
+        told = [split_of.get(record_id) for record_id in records.ids]
+        known = np.flatnonzero([split is not None for split in told])
+        return records.with_column(SPLIT, pa.array(told, pa.string())).take(known)
+
+    def apply(self, source: Source, *, check_content: bool = False) -> dict[str, Records]:
         """The same split of a source, by record id.
 
         Raises:
           UserError: listing records that are missing, and, when asked, those whose images changed.
         """
-        index = {source.record_id(i): i for i in range(len(source))}
+        records = as_records(source)
+        index = {record_id: i for i, record_id in enumerate(records.ids)}
         problems = Problems(f"the split manifest applied to {source.description}")
-        parts: dict[str, Subset] = {}
+        parts: dict[str, Records] = {}
         for split, entries in self.splits.items():
             for entry in entries:
                 if entry.record_id not in index:
                     problems.add(entry.record_id, f"is in the {split} split but not in the data")
-                elif check_content and entry.content:
-                    if _content(source, index[entry.record_id]) != entry.content:
-                        problems.add(entry.record_id, "has other images than when it was split")
-            known = [index[e.record_id] for e in entries if e.record_id in index]
-            parts[split] = Subset(source, known, f"{source.description}, {split} of a saved split")
+            known = [entry for entry in entries if entry.record_id in index]
+            described = self.descriptions.get(
+                split, f"{records.description}, {split} of a saved split"
+            )
+            part = records.take([index[entry.record_id] for entry in known], described)
+            parts[split] = part.regrouped([entry.group_id for entry in known])
+        if check_content:
+            for record_id in self.changed(parts):
+                problems.add(record_id, "has other images than when it was split")
         problems.raise_any("Restore the data, or split anew with a new manifest.")
         return parts
 
+    def changed(self, parts: Mapping[str, Source]) -> list[str]:
+        """Ids of the records of splits whose images are not those that were split."""
+        changed = []
+        with ThreadPoolExecutor(2) as pool:
+            for split, part in parts.items():
+                records = as_records(part)
+                known = {e.record_id: e.content for e in self.splits[split] if e.content}
+                rows = [i for i, record_id in enumerate(records.ids) if record_id in known]
+                contents = pool.map(functools.partial(_content, records), rows)
+                for row, content in zip(rows, contents, strict=True):
+                    record_id = records.record_id(row)
+                    if content != known[record_id]:
+                        changed.append(record_id)
+        return changed
+
 
 def describe_split(
-    sources: Mapping[str, Source], seed: int, *, hash_content: bool = True
+    sources: Mapping[str, Source],
+    seed: int,
+    *,
+    left_out: Sequence[str] = (),
+    hash_content: bool = True,
 ) -> SplitManifest:
     """The manifest of splits; hashing reads every record."""
     splits = {}
@@ -84,7 +134,8 @@ def describe_split(
             splits[split] = tuple(
                 Entry(source.record_id(i), source.group_id(i), contents[i]) for i in indices
             )
-    return SplitManifest(seed, splits)
+    descriptions = {split: source.description for split, source in sources.items()}
+    return SplitManifest(seed, splits, descriptions, tuple(left_out))
 
 
 def load_split(path: str | Path) -> SplitManifest:
@@ -96,7 +147,12 @@ def load_split(path: str | Path) -> SplitManifest:
         splits = {
             split: tuple(Entry(*row) for row in rows) for split, rows in content["splits"].items()
         }
-        return SplitManifest(int(content["seed"]), splits)
+        return SplitManifest(
+            int(content["seed"]),
+            splits,
+            dict(content.get("descriptions", {})),
+            tuple(content.get("left_out", ())),
+        )
     except FileNotFoundError as error:
         raise UserError(f"The split manifest {path} does not exist.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,81 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from drifa_jax.data.attributes import attributes_of
-from drifa_jax.data.record import MISSING_LABEL, Record, Source
+from drifa_jax.data.problems import Problems
+from drifa_jax.data.record import MISSING_LABEL, Source
+from drifa_jax.data.records import SPLIT, Records, as_records
+from drifa_jax.errors import UserError
 
-
-class Subset:
-    """Some records of a source, in the order of `indices`; a `Source`."""
-
-    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray, description: str = ""):
-        self._source, self._indices = source, np.asarray(indices, np.int64)
-        self.description = description or f"{len(self._indices)} records of {source.description}"
-        self.synthetic = source.synthetic
-        self.modalities, self.tasks = source.modalities, source.tasks
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._indices[index])]
-
-    def labels(self, task: str) -> np.ndarray:
-        return self._source.labels(task)[self._indices]
-
-    def record_id(self, index: int) -> str:
-        return self._source.record_id(int(self._indices[index]))
-
-    def group_id(self, index: int) -> str:
-        return self._source.group_id(int(self._indices[index]))
-
-    def attributes(self, index: int) -> Mapping[str, str]:
-        return attributes_of(self._source, int(self._indices[index]))
-
-
-class Concatenated:
-    """Several sources of the same modalities and tasks, one after another; a `Source`."""
-
-    def __init__(self, sources: Sequence[Source], description: str = ""):
-        self._sources = tuple(sources)
-        self._ends = np.cumsum([len(source) for source in self._sources])
-        first = self._sources[0]
-        self.description = description or " and ".join(s.description for s in self._sources)
-        self.synthetic = any(source.synthetic for source in self._sources)
-        self.modalities, self.tasks = first.modalities, first.tasks
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Record:
-        source, place = self._find(index)
-        return source[place]
-
-    def labels(self, task: str) -> np.ndarray:
-        return np.concatenate([source.labels(task) for source in self._sources])
-
-    def record_id(self, index: int) -> str:
-        source, place = self._find(index)
-        return source.record_id(place)
-
-    def group_id(self, index: int) -> str:
-        source, place = self._find(index)
-        return source.group_id(place)
-
-    def attributes(self, index: int) -> Mapping[str, str]:
-        source, place = self._find(index)
-        return attributes_of(source, place)
-
-    def _find(self, index: int) -> tuple[Source, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} is outside the {len(self)} records")
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._sources[number], int(index - (self._ends[number - 1] if number else 0))
+SPLITS = ("train", "validation", "test")
+MAX_NAMED = 5
 
 
 def group_ids(source: Source) -> list[str]:
     """The group of every record."""
-    return [source.group_id(index) for index in range(len(source))]
+    return as_records(source).groups
 
 
 def strata(source: Source) -> np.ndarray:
@@ -151,13 +88,86 @@ def _without_empty_parts(part_of: np.ndarray, counts: np.ndarray, num_parts: int
     return part_of
 
 
-def split_source(source: Source, fractions: Mapping[str, float], seed: int) -> dict[str, Subset]:
-    """A source cut into parts, grouped and stratified by all of its tasks."""
-    parts = split_groups(strata(source), group_ids(source), fractions, seed)
+def split_source(source: Source, fractions: Mapping[str, float], seed: int) -> dict[str, Records]:
+    """Records cut into parts, grouped and stratified by all of their tasks."""
+    records = as_records(source)
+    parts = split_groups(strata(records), records.groups, fractions, seed)
     return {
-        name: Subset(source, indices, f"{source.description}, {name} part, split seed {seed}")
+        name: records.take(indices, f"{records.description}, {name} part, split seed {seed}")
         for name, indices in parts.items()
     }
+
+
+def shares(validation: float, test: float) -> dict[str, float]:
+    """Split -> its share of data that bring no splits."""
+    held_out = {"validation": validation, "test": test}
+    held_out = {split: share for split, share in held_out.items() if share > 0}
+    return {"train": 1 - sum(held_out.values()), **held_out}
+
+
+def split_records(
+    records: Records, fractions: Mapping[str, float], seed: int
+) -> dict[str, Records]:
+    """The splits that records bring, and, where they bring none, drawn ones.
+
+    A record without a split goes where its group is, or is drawn. Where the data bring no
+    validation split, it is drawn from training.
+
+    Raises:
+      UserError: where there are too few groups, or the splits that the data bring tear one apart.
+    """
+    groups, kinds = np.asarray(records.groups), strata(records)
+    brought = [split or "" for split in records.column(SPLIT)]
+    home = {group: split for group, split in zip(groups, brought, strict=True) if split}
+    split = np.array(
+        [own or home.get(g, "") for g, own in zip(groups, brought, strict=True)], "U10"
+    )
+
+    def draw(among: str, parts: Mapping[str, float]) -> None:
+        rows = np.flatnonzero(split == among)
+        names = np.unique(groups[rows])
+        if len(names) >= len(parts):
+            for part, indices in split_groups(kinds[rows], groups[rows], parts, seed).items():
+                split[rows[indices]] = part
+        elif home:
+            split[rows] = "train"
+        else:
+            few = ", ".join(map(repr, names.tolist()))
+            raise UserError(
+                f"{records.description}: {len(names)} groups ({few}) cannot fill the {len(parts)} "
+                f"splits {', '.join(parts)}, since a group stays whole. Is a group one patient? "
+                "Name another group pattern or column, or give data that bring splits."
+            )
+
+    if "" in split:
+        draw("", fractions)
+    share = fractions.get("validation", 0)
+    if home and share and "train" in split and "validation" not in split:
+        draw("train", {"train": 1 - share, "validation": share})
+    splits = {
+        name: records.take(rows, f"{records.description}, {name} split")
+        for name in SPLITS
+        if len(rows := np.flatnonzero(split == name))
+    }
+    if home:
+        _check_brought(splits, records)
+    refuse_crossing(splits)
+    return splits
+
+
+def _check_brought(splits: Mapping[str, Records], records: Records) -> None:
+    """An error where splits that the data bring leave training or test without what they need."""
+    problems = Problems(records.description)
+    for split in ("train", "test"):
+        if split not in splits:
+            problems.add(split, "is an empty split")
+    for task in records.tasks:
+        trained = set(splits["train"].labels(task.name)) if "train" in splits else set()
+        for split, part in splits.items():
+            for index in sorted(set(part.labels(task.name)) - trained - {MISSING_LABEL}):
+                what = f"is a class of {task.name} in {split} that training does not hold"
+                problems.add(task.classes[index], what)
+    problems.raise_any("Correct the splits, or leave them out and let splits be drawn.")
 
 
 def class_counts(source: Source, task: str) -> np.ndarray:
@@ -169,7 +179,7 @@ def class_counts(source: Source, task: str) -> np.ndarray:
 
 def k_folds(
     source: Source, num_folds: int, seed: int, *, num_repeats: int = 1
-) -> Iterator[tuple[Subset, Subset]]:
+) -> Iterator[tuple[Records, Records]]:
     """(train, test) of every fold, grouped and stratified; repeats draw other folds.
 
     Raises:
@@ -177,22 +187,47 @@ def k_folds(
     """
     if num_folds < 2 or num_repeats < 1:
         raise ValueError(f"num_folds {num_folds} must be >= 2 and num_repeats {num_repeats} >= 1")
-    groups, labels = group_ids(source), strata(source)
-    shares = {str(fold): 1 / num_folds for fold in range(num_folds)}
+    records = as_records(source)
+    groups, labels = records.groups, strata(records)
+    equal = {str(fold): 1 / num_folds for fold in range(num_folds)}
     for repeat in range(num_repeats):
         # SeedSequence keeps repeat r of seed s apart from repeat 0 of seed s + r.
         own = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
-        folds = split_groups(labels, groups, shares, own)
+        folds = split_groups(labels, groups, equal, own)
         for fold, test in folds.items():
             name = f"{source.description}, fold {fold} of {num_folds}, repeat {repeat}, seed {seed}"
-            train = np.setdiff1d(np.arange(len(source)), test)
-            yield Subset(source, train, f"{name}, train"), Subset(source, test, f"{name}, test")
+            train = np.setdiff1d(np.arange(len(records)), test)
+            yield records.take(train, f"{name}, train"), records.take(test, f"{name}, test")
 
 
 def leaking_groups(sources: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
     """Group -> the splits that hold it, for every group in more than one split."""
+    return _shared({split: group_ids(source) for split, source in sources.items()})
+
+
+def refuse_crossing(splits: Mapping[str, Records]) -> None:
+    """An error where a record id or a group lies in more than one split.
+
+    Raises:
+      UserError: naming up to five of them, where they lie, and the cure.
+    """
+    for what, names in (
+        ("record ids", {split: records.ids for split, records in splits.items()}),
+        ("groups", {split: records.groups for split, records in splits.items()}),
+    ):
+        if shared := _shared(names):
+            named = [f"{name!r} in {' and '.join(where)}" for name, where in shared.items()]
+            some = ", ".join(named[:MAX_NAMED]) + (" and more" if len(named) > MAX_NAMED else "")
+            raise UserError(
+                f"{len(shared)} {what} lie in more than one split, so that a network would be "
+                f"tested on whom it was trained on: {some}. Correct the splits that the data "
+                "bring, or let whole groups be drawn anew: data.duplicates=group."
+            )
+
+
+def _shared(names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     seen: dict[str, list[str]] = {}
-    for split, source in sources.items():
-        for group in dict.fromkeys(group_ids(source)):
-            seen.setdefault(group, []).append(split)
-    return {group: tuple(splits) for group, splits in seen.items() if len(splits) > 1}
+    for split, own in names.items():
+        for name in dict.fromkeys(own):
+            seen.setdefault(name, []).append(split)
+    return {name: tuple(where) for name, where in seen.items() if len(where) > 1}

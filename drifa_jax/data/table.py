@@ -10,14 +10,15 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.problems import Problems
-from drifa_jax.data.record import Record, Source, TabularSpec
+from drifa_jax.data.record import TabularSpec
+from drifa_jax.data.records import Records
 from drifa_jax.errors import UserError
 
 Row = Mapping[str, str]
@@ -200,53 +201,36 @@ def fit_table(columns: TableColumns, rows: Sequence[Row]) -> TableEncoding:
     return TableEncoding(columns, tuple(means), tuple(deviations), tuple(categories))
 
 
-class WithTable:
-    """A source whose records also hold a row of a table, matched by record id; a `Source`."""
+@dataclass(frozen=True)
+class _EncodedRows:
+    """Reads a row of a table as numbers; None where all of its columns are missing."""
 
-    def __init__(self, source: Source, rows: Mapping[str, Row], encoding: TableEncoding):
-        self._source, self._rows, self._encoding = source, rows, encoding
-        self.description = f"{source.description}, with the table {encoding.columns.name}"
-        self.synthetic, self.tasks = source.synthetic, source.tasks
-        self.modalities = (*source.modalities, encoding.spec)
+    rows: Sequence[Row]
+    encoding: TableEncoding
 
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
-        row = self._rows.get(record.record_id)
-        features = None if row is None else self._encoding.encode(row)
-        if features is None:
-            return record
-        return replace(record, images={**record.images, self._encoding.columns.name: features})
-
-    def labels(self, task: str) -> np.ndarray:
-        return self._source.labels(task)
-
-    def record_id(self, index: int) -> str:
-        return self._source.record_id(index)
-
-    def group_id(self, index: int) -> str:
-        return self._source.group_id(index)
-
-    def attributes(self, index: int) -> Mapping[str, str]:
-        return attributes_of(self._source, index)
+    def __call__(self, place: int) -> np.ndarray | None:
+        return self.encoding.encode(self.rows[place])
 
 
 def add_table(
-    splits: Mapping[str, Source], rows: Mapping[str, Row], columns: TableColumns
-) -> tuple[dict[str, Source], TableEncoding]:
+    splits: Mapping[str, Records], rows: Mapping[str, Row], columns: TableColumns
+) -> tuple[dict[str, Records], TableEncoding]:
     """Splits with a tabular modality whose normalisation comes from "train" alone.
 
     Args:
-      splits: split -> source; "train" must be among them.
+      splits: split -> records; "train" must be among them.
       rows: record id -> row.
       columns: the columns and their types.
     """
-    train = splits["train"]
-    ids = [train.record_id(i) for i in range(len(train))]
-    encoding = fit_table(columns, [rows[one] for one in ids if one in rows])
-    return {name: WithTable(source, rows, encoding) for name, source in splits.items()}, encoding
+    encoding = fit_table(columns, [rows[one] for one in splits["train"].ids if one in rows])
+    reader = _EncodedRows(tuple(rows.values()), encoding)
+    number = {one: k for k, one in enumerate(rows)}
+    return {
+        split: records.with_modality(
+            encoding.spec, pa.array(map(number.get, records.ids), pa.int64()), reader
+        ).described(f"{records.description}, with the table {columns.name}")
+        for split, records in splits.items()
+    }, encoding
 
 
 def _number(cell: str | None, column: str) -> float | None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.pairing import labelled_parts
 from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
@@ -77,7 +76,7 @@ def with_source(predictions: Predictions, source: Source) -> Predictions:
     """Predictions of all records of a source, with what it knows of them beside."""
     count = len(source)
     group_ids = tuple(source.group_id(i) for i in range(count))
-    attributes = [attributes_of(source, i) for i in range(count)]
+    attributes = [source.attributes(i) for i in range(count)]
     tasks = {}
     for task, found in predictions.tasks.items():
         ids, groups = (tuple(names) for names in labelled_parts(source, task))

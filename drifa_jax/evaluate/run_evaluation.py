@@ -113,7 +113,7 @@ def evaluate_run(
 
 
 def _part(predictor: Predictor, folder: Path, say: Callable[[str], None]) -> Part:
-    dataset = open_dataset(predictor.restored.config.data)
+    dataset = open_dataset(predictor.restored.config.data, predictor.restored.runs[0] / "splits")
     # The data may have changed since the network was trained.
     held = {task.name: tuple(task.classes) for task in dataset.test.tasks}
     if held != dict(predictor.description.tasks):

@@ -247,7 +247,9 @@ def _post_process(
     found = saved.read(path, tasks, predictor.identity)
     if found is None:
         if validation is None:
-            validation = open_dataset(predictor.restored.config.data).validation
+            validation = open_dataset(
+                predictor.restored.config.data, predictor.restored.runs[0] / "splits"
+            ).validation
         saved.save(fit_post_processing(predictor, validation, options), path)
         # Read back: the first answer is then that of every later one, to the last bit.
         found = saved.read(path, tasks, predictor.identity)

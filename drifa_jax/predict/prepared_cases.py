@@ -7,7 +7,8 @@ from pathlib import Path
 
 from drifa_jax.data.prepare import PLAN_FILE
 from drifa_jax.data.record import ModalitySpec
-from drifa_jax.data.sources.prepared import DESCRIPTION_FILE, PreparedSource, open_prepared
+from drifa_jax.data.records import Records
+from drifa_jax.data.sources.prepared import DESCRIPTION_FILE, open_prepared
 from drifa_jax.errors import UserError
 from drifa_jax.predict.reading import Item, Reading, Stored
 
@@ -63,7 +64,7 @@ def find_prepared(
     return found
 
 
-def _open(folder: Path, split: str | None) -> PreparedSource:
+def _open(folder: Path, split: str | None) -> Records:
     splits = open_prepared(folder)
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
@@ -76,7 +77,7 @@ def _open(folder: Path, split: str | None) -> PreparedSource:
     return splits[split]
 
 
-def _items(source: PreparedSource, name: str, folder: Path) -> dict[str, Item]:
+def _items(source: Records, name: str, folder: Path) -> dict[str, Item]:
     (spec,) = (spec for spec in source.modalities if spec.name == name)
     if not isinstance(spec, ModalitySpec):
         raise UserError(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from drifa_jax.data.attributes import attributes_of
 from drifa_jax.data.pairing import combine
 from drifa_jax.data.record import ModalitySpec
-from drifa_jax.data.sources.manifest import ManifestColumns, ManifestSource
+from drifa_jax.data.records import concatenate
+from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records
 from drifa_jax.data.sources.phantoms import TASKS, PhantomSource
-from drifa_jax.data.splits import Concatenated, Subset
 from drifa_jax.data.table import TableColumns, add_table
 
 
@@ -23,22 +22,25 @@ def manifest(folder, modality="mri", sex=("f", "m", "")):
     table = folder / "table.csv"
     table.write_text("\n".join(lines) + "\n")
     columns = ManifestColumns("id", images={modality: "file"}, tasks={modality: "label"})
-    return ManifestSource(table, folder, columns, [ModalitySpec(modality, 4, 4, 1)])
+    return manifest_records(table, folder, columns, [ModalitySpec(modality, 4, 4, 1)])
 
 
 def test_a_manifest_tells_the_columns_that_mean_nothing_else(tmp_path):
     source = manifest(tmp_path / "a")
-    assert attributes_of(source, 0) == {"sex": "f", "site": "north"}
-    assert attributes_of(source, 2) == {"sex": "", "site": "north"}
+    assert source.attributes(0) == {"sex": "f", "site": "north"}
+    assert source.attributes(2) == {"sex": "", "site": "north"}
 
 
-def test_wrappers_pass_them_on(tmp_path):
+def test_every_change_of_a_table_keeps_them(tmp_path):
     source = manifest(tmp_path / "a")
-    assert attributes_of(Subset(source, [1]), 0)["sex"] == "m"
-    assert attributes_of(Concatenated([Subset(source, [0]), Subset(source, [1])]), 1)["sex"] == "m"
+    assert source.take([1]).attributes(0)["sex"] == "m"
+    assert concatenate([source.take([0]), source.take([1])]).attributes(1)["sex"] == "m"
+    assert source.regrouped(["a", "b", "c"]).attributes(1)["sex"] == "m"
+    assert source.in_memory().only(("mri",)).attributes(1)["sex"] == "m"
     columns = TableColumns("mri_table", (), ("sex",))
-    with_table = add_table({"train": source}, source.rows, columns)[0]["train"]
-    assert attributes_of(with_table, 1)["sex"] == "m"
+    rows = {record_id: {"sex": "f"} for record_id in source.ids}
+    with_table = add_table({"train": source}, rows, columns)[0]["train"]
+    assert with_table.attributes(1)["sex"] == "m"
 
 
 def test_a_pair_of_strangers_says_whose_an_attribute_is(tmp_path):
@@ -47,28 +49,21 @@ def test_a_pair_of_strangers_says_whose_an_attribute_is(tmp_path):
         "ct": manifest(tmp_path / "b", "ct", sex=("m", "f", "f")),
     }
     strangers = combine("index", sources, evaluation=True)
-    assert attributes_of(strangers, 0) == {
+    assert strangers.attributes(0) == {
         "mri/sex": "f",
         "mri/site": "north",
         "ct/sex": "m",
         "ct/site": "north",
     }
-    assert attributes_of(combine("by_task", sources, evaluation=True), 3)["sex"] == "m"
-    assert attributes_of(combine("paired", sources, evaluation=True), 0)["sex"] == "f"
+    assert combine("by_task", sources, evaluation=True).attributes(3)["sex"] == "m"
+    assert combine("paired", sources, evaluation=True).attributes(0)["sex"] == "f"
 
 
 def test_phantoms_tell_which_modalities_show_the_lesion():
     source = PhantomSource("test", 60, 0, 16)
-    seen = {attributes_of(source, i)["tumour/lesion shows in"] for i in range(60)}
+    seen = {source.attributes(i)["tumour/lesion shows in"] for i in range(60)}
     assert {"no lesion", "mri and ct", "mri", "ct"} <= seen
     task = TASKS["tumour"]
     called = [task.spec.classes[k] == task.healthy for k in source.labels("tumour")]
-    told = [attributes_of(source, i)["tumour/lesion shows in"] == "no lesion" for i in range(60)]
+    told = [source.attributes(i)["tumour/lesion shows in"] == "no lesion" for i in range(60)]
     assert told == called
-
-
-def test_a_source_without_attributes_has_none():
-    class Bare:
-        pass
-
-    assert attributes_of(Bare(), 0) == {}

@@ -194,3 +194,79 @@ def test_folds_test_every_record_once(two_folders):
         open_dataset(data_config(**options, fold=3))
     with pytest.raises(UserError, match=r"data\.num_folds: .* cannot fill"):
         open_dataset(data_config(**{**options, "num_folds": 40}))
+
+
+def paired_config(folder, *, with_split=True, **data):
+    """Two manifests of one cohort; the second lacks every third record."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    rows = {"a": ["id,file,label,patient,split"], "b": ["id,file,label,patient,split"]}
+    for i in range(30):
+        for name in rows if i % 3 else ("a",):
+            pixels = generator.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}{i}.png")
+            split = ("train", "train", "test")[i // 2 % 3] if with_split else ""
+            rows[name].append(f"r{i},{name}{i}.png,{'xy'[i % 2]},p{i // 2},{split}")
+    modalities = {}
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        modalities[name] = modality(
+            height=16, width=16, channels=1, root=str(folder), format="manifest", task="dx",
+            table=f"{name}.csv", id_column="id", image_column="file", group_column="patient",
+            split_column="split" if with_split else "",
+        )  # fmt: skip
+    options = {"source": "files", "modalities": modalities, "pairing": "paired", **data}
+    return data_config(**options)
+
+
+@pytest.mark.parametrize("with_split", (True, False))
+def test_paired_modalities_with_missing_rows_are_split_together(with_split, tmp_path):
+    dataset = open_dataset(paired_config(tmp_path / "set", with_split=with_split))
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert sum(len(set(ids(split))) for split in splits) == 30
+    assert len(set().union(*(ids(split) for split in splits))) == 30
+    if with_split:
+        assert all(int(one[1:]) // 2 % 3 == 2 for one in ids(dataset.test))
+
+
+def test_modalities_that_put_one_id_in_different_splits_are_refused(tmp_path):
+    config = paired_config(tmp_path / "set")
+    table = tmp_path / "set" / "b.csv"
+    table.write_text(table.read_text().replace(",p0,train", ",p0,test"))
+    with pytest.raises(UserError, match=r"'r1' \(train and test\)"):
+        open_dataset(config)
+
+
+@pytest.fixture
+def saved(two_folders, tmp_path):
+    """A configuration of drawn splits, and the folder where a run saved them."""
+    two_folders.pop("mri")
+    config = data_config(source="files", modalities=two_folders)
+    open_dataset(config).save_splits(tmp_path / "splits")
+    return config, tmp_path / "splits"
+
+
+def test_a_run_keeps_its_splits_when_a_record_comes(saved, tmp_path):
+    config, splits = saved
+    before = open_dataset(config, splits)
+    before.refuse_changes(splits)
+    pixels = np.random.default_rng(9).integers(0, 256, (30, 18, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "ct" / "normal" / "aa.png")
+    after = open_dataset(config, splits)
+    assert [ids(after.parts["ct"][s]) for s in ("train", "validation", "test")] == [
+        ids(before.parts["ct"][s]) for s in ("train", "validation", "test")
+    ]
+    assert after.test.description == before.test.description
+    with pytest.raises(UserError, match=r"1 records are new \(normal/aa.png\).*split_folder="):
+        after.refuse_changes(splits)
+
+
+def test_a_run_names_what_changed_and_what_is_gone(saved, tmp_path):
+    config, splits = saved
+    path = tmp_path / "ct" / "stroke" / "stroke3.png"
+    Image.fromarray(np.full((30, 18, 3), 7, np.uint8)).save(path)
+    with pytest.raises(UserError, match=r"1 records hold other images \(stroke/stroke3.png\)"):
+        open_dataset(config, splits).refuse_changes(splits)
+    path.unlink()
+    with pytest.raises(UserError, match=r"stroke/stroke3.png: is in the .* split but not in"):
+        open_dataset(config, splits)

@@ -42,6 +42,9 @@ class Single:
 
     group_id = record_id
 
+    def attributes(self, index):
+        return {}
+
 
 def sources(num_a=5, num_b=3):
     return {

@@ -56,6 +56,9 @@ class Numbered:
 
     group_id = record_id
 
+    def attributes(self, index):
+        return {}
+
 
 def take(batches, number):
     batches = iter(batches)

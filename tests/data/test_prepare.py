@@ -13,10 +13,11 @@ from drifa_jax.data.pairing import combine
 from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec, Source
-from drifa_jax.data.sources.folders import folder_splits, scan_folders
+from drifa_jax.data.records import as_records
+from drifa_jax.data.sources.folders import folder_records, scan_folders
 from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.sources.prepared import open_prepared
-from drifa_jax.data.splits import Subset
+from drifa_jax.data.splits import shares, split_records
 from drifa_jax.data.table import TableColumns, add_table
 from drifa_jax.errors import UserError
 
@@ -63,7 +64,7 @@ def test_missing_modalities_and_tables_survive(tmp_path):
     parts = phantoms()["train"]
     rows = {parts.record_id(i): {"age": str(i)} for i in range(0, 10, 2)}
     table = TableColumns("patient", numeric=("age",))
-    splits, _ = add_table({"train": Subset(parts, range(10))}, rows, table)
+    splits, _ = add_table({"train": as_records(parts).take(range(10))}, rows, table)
     prepare(splits, tmp_path / "set")
     prepared = open_prepared(tmp_path / "set")["train"]
     assert_same_records(prepared, splits["train"])
@@ -134,7 +135,9 @@ def broken(folders):
     data = (root / "Testing" / "b" / "0.png").read_bytes()
     (root / "Testing" / "b" / "0.png").write_bytes(data[:100])
     index = scan_folders(root)
-    return folder_splits(index, ModalitySpec("scan", 8, 8, 1), "kind", seed=0)
+    return split_records(
+        folder_records(index, ModalitySpec("scan", 8, 8, 1), "kind"), shares(0.15, 0.15), 0
+    )
 
 
 def test_all_problems_are_told_at_once_and_nothing_is_finished(broken, tmp_path):

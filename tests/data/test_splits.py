@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drifa_jax.data.records import as_records
 from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.splits import (
-    Concatenated,
-    Subset,
     group_ids,
     k_folds,
     leaking_groups,
@@ -69,15 +68,6 @@ def test_wrong_fractions_and_too_few_groups_are_named():
         split_groups(np.zeros(4, int), ["a", "a", "b", "b"], FRACTIONS, 0)
 
 
-def test_subset_reads_the_records_it_names():
-    source = PhantomSource("train", 10, 0, 16)
-    part = Subset(source, [7, 2])
-    assert len(part) == 2
-    assert part.record_id(0) == part[0].record_id == source.record_id(7)
-    np.testing.assert_array_equal(part.labels("stroke"), source.labels("stroke")[[7, 2]])
-    assert part.synthetic
-
-
 def test_split_source_stratifies_by_all_tasks():
     source = PhantomSource("train", 600, 0, 16)
     parts = split_source(source, {"train": 0.75, "test": 0.25}, seed=0)
@@ -110,18 +100,6 @@ def test_repeats_draw_other_folds():
 
 def test_groups_that_span_splits_are_reported():
     source = PhantomSource("train", 4, 0, 16)
-    spans = leaking_groups({"train": Subset(source, [0, 1, 2]), "test": Subset(source, [2, 3])})
+    records = as_records(source)
+    spans = leaking_groups({"train": records.take([0, 1, 2]), "test": records.take([2, 3])})
     assert spans == {source.group_id(2): ("train", "test")}
-
-
-def test_concatenated_sources_read_like_one():
-    source = PhantomSource("train", 7, 0, 16)
-    parts = [Subset(source, [3, 1]), Subset(source, [6]), Subset(source, [0, 2])]
-    whole = Concatenated(parts)
-    assert [whole.record_id(i) for i in range(len(whole))] == [
-        source.record_id(i) for i in (3, 1, 6, 0, 2)
-    ]
-    assert whole[2].record_id == whole.record_id(2) == whole.group_id(2)
-    np.testing.assert_array_equal(whole.labels("stroke"), source.labels("stroke")[[3, 1, 6, 0, 2]])
-    with pytest.raises(IndexError):
-        whole[5]

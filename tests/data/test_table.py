@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from drifa_jax.data.record import Source
+from drifa_jax.data.records import as_records
 from drifa_jax.data.sources.phantoms import PhantomSource
-from drifa_jax.data.splits import Subset
 from drifa_jax.data.table import TableColumns, add_table, fit_table, read_table
 from drifa_jax.errors import UserError
 
@@ -70,7 +70,10 @@ def test_a_row_without_any_value_is_an_absent_modality():
 def test_table_joins_a_source_and_is_fitted_on_its_training_split_alone():
     source = PhantomSource("train", 6, 0, 16)
     rows = {source.record_id(i): {"age": str(10 * i)} for i in range(5)}
-    splits = {"train": Subset(source, [0, 1, 2]), "test": Subset(source, [3, 4, 5])}
+    splits = {
+        "train": as_records(source).take([0, 1, 2]),
+        "test": as_records(source).take([3, 4, 5]),
+    }
     joined, encoding = add_table(splits, rows, TableColumns("patient", numeric=("age",)))
     assert isinstance(joined["test"], Source)
     assert encoding.means == (10.0,)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from drifa_jax.data.record import ModalitySpec
-from drifa_jax.data.sources.folders import folder_splits, scan_folders
+from drifa_jax.data.records import as_records
+from drifa_jax.data.sources.folders import folder_records, scan_folders
 from drifa_jax.data.sources.phantoms import PhantomSource
-from drifa_jax.data.splits import Subset
+from drifa_jax.data.splits import shares, split_records
 from drifa_jax.data.verify import inspect, verify
 
 
@@ -27,15 +28,20 @@ def sound():
     }
 
 
-class Changed(Subset):
+class Changed:
     """A source whose records pass through a function."""
 
     def __init__(self, source, change):
-        super().__init__(source, range(len(source)))
-        self._change = change
+        self._source, self._change = source, change
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
 
     def __getitem__(self, index):
-        return self._change(index, super().__getitem__(index))
+        return self._change(index, self._source[index])
 
 
 def test_a_sound_set_passes(sound):
@@ -46,7 +52,7 @@ def test_a_sound_set_passes(sound):
 
 
 def test_repeated_records_and_groups_are_errors(sound):
-    leaking = {"train": sound["train"], "test": Subset(sound["train"], [3, 4])}
+    leaking = {"train": sound["train"], "test": as_records(sound["train"]).take([3, 4])}
     found = checks(leaking)
     assert found["record ids"].status == "error"
     assert found["groups"].status == "error"
@@ -55,14 +61,14 @@ def test_repeated_records_and_groups_are_errors(sound):
 
 def test_absent_classes_and_imbalance_are_told(sound):
     labels = sound["train"].labels("stroke")
-    without = {**sound, "train": Subset(sound["train"], np.flatnonzero(labels != 1))}
+    without = {**sound, "train": as_records(sound["train"]).take(np.flatnonzero(labels != 1))}
     assert "ischaemic in test" in checks(without)["labels of stroke"].finding
     big = PhantomSource("train", 400, 0, 16)
     labels = big.labels("stroke")
     few = np.concatenate(
         [np.flatnonzero(labels == 0), *(np.flatnonzero(labels == k)[:2] for k in (1, 2))]
     )
-    skewed = {"train": Subset(big, few), "test": PhantomSource("test", 10, 0, 16)}
+    skewed = {"train": as_records(big).take(few), "test": PhantomSource("test", 10, 0, 16)}
     assert "imbalanced" in checks(skewed)["labels of stroke"].finding
     assert checks(skewed)["labels of stroke"].status == "warning"
 
@@ -97,7 +103,7 @@ def test_unreadable_records_differing_sizes_and_lacking_splits_are_errors(sound,
     root = folders({"Training/a": 2, "Training/b": 2, "Testing/a": 1, "Testing/b": 1})
     (root / "Testing" / "a" / "0.png").write_bytes(b"words")
     spec = ModalitySpec("scan", 16, 16, 1)
-    splits = folder_splits(scan_folders(root), spec, "kind", seed=0, validation_fraction=0)
+    splits = split_records(folder_records(scan_folders(root), spec, "kind"), shares(0, 0.15), 0)
     found = checks(splits)["decodability"]
     assert found.status == "error"
     assert "Testing/a/0.png" in found.finding

@@ -310,13 +310,13 @@ def test_damaged_files_are_named(run, tmp_path):
 
 def test_a_validation_split_of_one_class_is_refused(predictor):
     from drifa_jax.data.dataset import open_dataset
-    from drifa_jax.data.splits import Subset
+    from drifa_jax.data.records import as_records
     from drifa_jax.post_processing.task import PostProcessingOptions
     from drifa_jax.predict.predictor import fit_post_processing
 
     validation = open_dataset(predictor.restored.config.data).validation
     one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
-    source = Subset(validation, one_class.tolist(), "one class")
+    source = as_records(validation).take(one_class, "one class")
     with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
         fit_post_processing(predictor, source, PostProcessingOptions())
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import logging
-import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import decode_bytes
-from drifa_jax.data.record import ModalitySpec, Record, Source, TaskSpec
-from drifa_jax.data.splits import split_source
+from drifa_jax.data.record import ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.errors import UserError
 
 BUILDERS: Mapping[str, tuple[str, str]] = {
@@ -55,93 +57,57 @@ def build(name: str, manual_dir: str | Path | None, data_dir: str | Path) -> Pat
     return Path(builder.data_path)
 
 
-class BuiltSource:
-    """One split of a built data set, a `Source`; images are decoded when they are read."""
+@dataclass(frozen=True)
+class _BuiltImages:
+    """Reads and decodes the images of one split, by the number of the record."""
 
-    synthetic = False
+    rows: Any
+    ids: Sequence[str]
+    modality: ModalitySpec
+    fit: str
 
-    def __init__(
-        self, folder: str | Path, split: str, modality: ModalitySpec, *, fit: str = "stretch"
-    ):
-        import tensorflow_datasets as tfds
-
-        builder = tfds.builder_from_directory(str(folder))
-        self._rows = builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        task = str(builder.info.metadata["task"])
-        self.modalities = (modality,)
-        self.tasks = (TaskSpec(task, tuple(builder.info.features["label"].names)),)
-        self.description = f"{builder.info.name}, {split} split, in {folder}"
-        self._fit = fit
-        rows = [self._rows[i] for i in range(len(self._rows))]
-        self._ids = [_text(row["record_id"]) for row in rows]
-        self._groups = [_text(row["group_id"]) for row in rows]
-        self._labels = np.array([row["label"] for row in rows], np.int32)
-        columns = set(builder.info.features) - {"image", "label", "record_id", "group_id"}
-        self.rows = {
-            one: {column: _text(row[column]) for column in sorted(columns)}
-            for one, row in zip(self._ids, rows, strict=True)
-        }
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Record:
-        index = operator.index(index)
-        modality, task = self.modalities[0], self.tasks[0]
-        image = decode_bytes(
-            self._rows[index]["image"], modality, fit=self._fit, name=self._ids[index]
-        )
-        return Record(
-            self._ids[index],
-            self._groups[index],
-            {modality.name: image},
-            {task.name: int(self._labels[index])},
-        )
-
-    def labels(self, task: str) -> np.ndarray:
-        if task != self.tasks[0].name:
-            raise ValueError(f"task {task!r} is unknown; choose {self.tasks[0].name!r}")
-        return self._labels.copy()
-
-    def record_id(self, index: int) -> str:
-        return self._ids[index]
-
-    def group_id(self, index: int) -> str:
-        return self._groups[index]
-
-    def attributes(self, index: int) -> dict[str, str]:
-        return dict(self.rows[self._ids[index]])
+    def __call__(self, number: int) -> np.ndarray:
+        data = self.rows[number]["image"]
+        return decode_bytes(data, self.modality, fit=self.fit, name=self.ids[number])
 
 
-def built_splits(
-    folder: str | Path,
-    modality: ModalitySpec,
-    *,
-    seed: int,
-    fractions: Mapping[str, float],
-    fit: str = "stretch",
-) -> dict[str, Source]:
-    """train, validation and test of a built set; what it does not bring is drawn by group."""
+def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `tfds`: a set that `build` stored, with the splits that it brings."""
     import tensorflow_datasets as tfds
 
+    folder = config.root
     if not (Path(folder) / "dataset_info.json").is_file():
         raise UserError(
             f"{folder} holds no data set built by tfds; make one with "
             "`drifa data prepare --builder NAME`."
         )
-    names = list(tfds.builder_from_directory(str(folder)).info.splits)
-    if names == ["full"]:
-        return dict(split_source(BuiltSource(folder, "full", modality, fit=fit), fractions, seed))
-    splits: dict[str, Source] = {
-        name: BuiltSource(folder, name, modality, fit=fit) for name in names
-    }
-    share = fractions.get("validation", 0)
-    if share and "validation" not in splits:
-        shares = {"train": 1 - share, "validation": share}
-        splits |= split_source(splits["train"], shares, seed)
-    return splits
+    builder = tfds.builder_from_directory(str(folder))
+    parts = [
+        _built(builder, split, image_spec(name, config), config) for split in builder.info.splits
+    ]
+    return concatenate(parts, f"{builder.info.name} in {folder}")
+
+
+def _built(builder: Any, split: str, modality: ModalitySpec, config: ModalityConfig) -> Records:
+    import tensorflow_datasets as tfds
+
+    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    rows = [{k: v for k, v in source[i].items() if k != "image"} for i in range(len(source))]
+    ids = [_text(row["record_id"]) for row in rows]
+    columns = sorted(set(builder.info.features) - {"image", "label", "record_id", "group_id"})
+    task = str(builder.info.metadata["task"])
+    return make_records(
+        modality,
+        TaskSpec(task, tuple(builder.info.features["label"].names)),
+        ids=ids,
+        groups=[_text(row["group_id"]) for row in rows],
+        labels=[int(row["label"]) for row in rows],
+        places=np.arange(len(rows)),
+        splits=["" if split == "full" else split] * len(rows),
+        attributes={column: [_text(row[column]) for row in rows] for column in columns},
+        reader=_BuiltImages(source, tuple(ids), modality, config.fit),
+        description=f"{builder.info.name}, {split} split, in {config.root}",
+    )
 
 
 def _text(value: bytes | str) -> str:

@@ -6,23 +6,59 @@ notebooks read one `.npy` of images and one of labels for each modality and spli
 
 from __future__ import annotations
 
-import operator
 import zipfile
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, fit_image
 from drifa_jax.data.problems import Problems
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Record, TaskSpec
+from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.errors import UserError
 
 NPZ_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
-class ArraySource:
-    """Images and labels in memory (or memory-mapped) as records, a `Source`.
+@dataclass(frozen=True)
+class ArrayImages:
+    """Reads images by their number in an array `[n, h, w]` or `[n, h, w, 1 or 3]`.
+
+    `scale` brings pixels to 0..255; 0 where they are uint8 already.
+    """
+
+    name: str
+    images: np.ndarray
+    scale: float
+    modality: ModalitySpec
+    fit: str
+
+    def __call__(self, index: int) -> np.ndarray:
+        name, pixels = record_name(self.name, index), np.asarray(self.images[index])
+        if self.scale:
+            if not np.isfinite(pixels).all():
+                raise UserError(f"{name}: has pixels that are NaN or infinite.")
+            pixels = np.rint(np.clip(pixels * self.scale, 0, 255)).astype(np.uint8)
+        return fit_image(pixels, self.modality, fit=self.fit, name=name)
+
+
+def record_name(name: str, index: int) -> str:
+    return f"{name}/{index:06d}"
+
+
+def array_records(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    modality: ModalitySpec,
+    task: TaskSpec,
+    *,
+    split: str = "",
+    fit: str = "stretch",
+) -> Records:
+    """Images and labels in memory (or memory-mapped) as records.
 
     Args:
       name: first part of every record id.
@@ -30,90 +66,47 @@ class ArraySource:
       labels: `[n]`, `[n, 1]` integers, or one-hot `[n, k]`.
       modality: the size and channels that every image is brought to.
       task: the task and its classes.
-      groups: the group of every record, or None for every record its own.
+      split: that the records bring.
 
     Raises:
       UserError: listing what is wrong with the arrays.
 
     Test: tests/data/sources/test_arrays.py.
     """
-
-    synthetic = False
-
-    def __init__(
-        self,
-        name: str,
-        images: np.ndarray,
-        labels: np.ndarray,
-        modality: ModalitySpec,
-        task: TaskSpec,
-        *,
-        groups: Sequence[str] | None = None,
-        fit: str = "stretch",
-    ):
-        if fit not in FITS:
-            raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
-        problems = Problems(f"the arrays of {name}")
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-            problems.add(
-                "images",
-                f"have the shape {images.shape}; wanted [n, h, w], [n, h, w, 1] or [n, h, w, 3]",
-            )
-        self._scale = _scale(images, problems)
-        self._labels = _integer_labels(labels, task, problems)
-        if len(images) != len(labels):
-            problems.add("labels", f"are {len(labels)} for {len(images)} images")
-        if len(images) == 0:
-            problems.add("images", "are none")
-        if groups is not None and len(groups) != len(images):
-            problems.add("groups", f"are {len(groups)} for {len(images)} images")
-        problems.raise_any("Correct the files.")
-        self.description = f"{len(images)} {modality.name} images of {name}"
-        self.modalities, self.tasks = (modality,), (task,)
-        self._name, self._images, self._groups, self._fit = name, images, groups, fit
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Record:
-        index = self._checked(index)
-        pixels = np.asarray(self._images[index])
-        if self._scale:
-            if not np.isfinite(pixels).all():
-                raise UserError(f"{self.record_id(index)}: has pixels that are NaN or infinite.")
-            pixels = np.rint(np.clip(pixels * self._scale, 0, 255)).astype(np.uint8)
-        modality = self.modalities[0]
-        image = fit_image(pixels, modality, fit=self._fit, name=self.record_id(index))
-        label = {self.tasks[0].name: int(self._labels[index])}
-        return Record(self.record_id(index), self.group_id(index), {modality.name: image}, label)
-
-    def labels(self, task: str) -> np.ndarray:
-        if task != self.tasks[0].name:
-            raise ValueError(f"task {task!r} is unknown; choose {self.tasks[0].name!r}")
-        return self._labels.copy()
-
-    def record_id(self, index: int) -> str:
-        return f"{self._name}/{self._checked(index):06d}"
-
-    def group_id(self, index: int) -> str:
-        return self.record_id(index) if self._groups is None else str(self._groups[index])
-
-    def _checked(self, index: int) -> int:
-        index = operator.index(index)
-        if not 0 <= index < len(self._images):
-            raise IndexError(f"record {index} is outside the {len(self._images)} of {self._name}")
-        return index
+    if fit not in FITS:
+        raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
+    problems = Problems(f"the arrays of {name}")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        problems.add(
+            "images",
+            f"have the shape {images.shape}; wanted [n, h, w], [n, h, w, 1] or [n, h, w, 3]",
+        )
+    scale = _scale(images, problems)
+    classes = _integer_labels(labels, task, problems)
+    if len(images) != len(labels):
+        problems.add("labels", f"are {len(labels)} for {len(images)} images")
+    if len(images) == 0:
+        problems.add("images", "are none")
+    problems.raise_any("Correct the files.")
+    return make_records(
+        modality,
+        task,
+        ids=[record_name(name, index) for index in range(len(images))],
+        labels=classes,
+        places=np.arange(len(images)),
+        splits=[split] * len(images),
+        reader=ArrayImages(name, images, scale, modality, fit),
+        description=f"{len(images)} {modality.name} images of {name}",
+    )
 
 
-def npz_splits(
-    path: str | Path, modality: ModalitySpec, task: TaskSpec, *, fit: str = "stretch"
-) -> dict[str, ArraySource]:
-    """Split -> source of one MedMNIST file."""
-    path = Path(path)
+def scan_npz(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `npz`: one MedMNIST file."""
+    path, modality, task = Path(at.root), image_spec(name, at), _declared(name, at)
     if not path.is_file():
         raise UserError(f"The file {path} does not exist.")
     problems = Problems(str(path))
-    splits = {}
+    parts = []
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for prefix, split in NPZ_SPLITS.items():
@@ -123,35 +116,44 @@ def npz_splits(
                     problems.add(prefix, f"lacks {missing}; the file has {sorted(arrays)}")
                     continue
                 images, labels = (arrays[key] for key in keys)
-                name = f"{path.stem}/{split}"
-                splits[split] = ArraySource(name, images, labels, modality, task, fit=fit)
+                called = f"{path.stem}/{split}"
+                parts.append(
+                    array_records(called, images, labels, modality, task, split=split, fit=at.fit)
+                )
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is not a readable .npz file ({error}).") from error
     problems.raise_any("Give a file in the layout of MedMNIST.")
-    return splits
+    return concatenate(parts, f"{name} images of {path}")
 
 
-def npy_splits(
-    files: Mapping[str, tuple[str | Path, str | Path]],
-    modality: ModalitySpec,
-    task: TaskSpec,
-    *,
-    fit: str = "stretch",
-) -> dict[str, ArraySource]:
-    """Split -> source of (images.npy, labels.npy); images stay on disk until they are read."""
-    splits = {}
-    for split, (image_path, label_path) in files.items():
+def scan_npy(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `npy`: `x_train.npy` with `y_train.npy`, and the same for val and test.
+
+    Images stay on disk until they are read; a validation pair may be absent.
+    """
+    root, parts = Path(at.root), []
+    for prefix, split in NPZ_SPLITS.items():
+        if prefix == "val" and not (root / "x_val.npy").is_file():
+            continue
         arrays = []
-        for path in (Path(image_path), Path(label_path)):
+        for path in (root / f"x_{prefix}.npy", root / f"y_{prefix}.npy"):
             try:
                 arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
             except FileNotFoundError as error:
                 raise UserError(f"The file {path} does not exist.") from error
             except (ValueError, OSError) as error:
                 raise UserError(f"{path}: is not a readable .npy file ({error}).") from error
-        name = f"{Path(image_path).stem}/{split}"
-        splits[split] = ArraySource(name, arrays[0], arrays[1], modality, task, fit=fit)
-    return splits
+        called, modality, task = f"x_{prefix}/{split}", image_spec(name, at), _declared(name, at)
+        parts.append(array_records(called, *arrays, modality, task, split=split, fit=at.fit))
+    return concatenate(parts, f"{name} images of {root}")
+
+
+def _declared(name: str, at: ModalityConfig) -> TaskSpec:
+    if not at.classes:
+        raise UserError(
+            f"Arrays carry no class names: name the classes of {at.task!r} (modality {name})."
+        )
+    return TaskSpec(at.task, at.classes)
 
 
 def _scale(images: np.ndarray, problems: Problems) -> float:
@@ -179,8 +181,14 @@ def _integer_labels(labels: np.ndarray, task: TaskSpec, problems: Problems) -> n
         return labels.argmax(1).astype(np.int32)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or (labels.size and not (labels == np.floor(labels)).all()):
+    if labels.ndim != 1:
         problems.add("labels", f"have the shape {labels.shape}; wanted [n] class numbers")
+        return np.zeros(len(labels), np.int32)
+    if labels.dtype.kind not in "biuf":
+        problems.add("labels", f"have the type {labels.dtype}; wanted [n] class numbers, no text")
+        return np.zeros(len(labels), np.int32)
+    if not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
+        problems.add("labels", "hold NaN or fractions; wanted [n] class numbers")
         return np.zeros(len(labels), np.int32)
     wrong = sorted({int(y) for y in labels if not MISSING_LABEL <= y < task.num_classes})
     if wrong:

@@ -6,20 +6,23 @@ series of its own. Records are called by numbers, never by what a header holds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.problems import FileError, LeftOut, Problems
-from drifa_jax.data.readers.dicom import Plane, read_frame, read_header, windows_of
+from drifa_jax.data.readers.dicom import Plane, Windows, read_frame, read_header, windows_of
 from drifa_jax.data.readers.dicom_files import NoImageError, claims_dicom, is_dicom
-from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
-from drifa_jax.data.sources.slices import SliceEntry, SliceSource
+from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
+from drifa_jax.data.records import Records
+from drifa_jax.data.sources.slices import SliceEntry, slice_records
 from drifa_jax.data.sources.walking import files_below
 from drifa_jax.errors import UserError
 
@@ -112,23 +115,7 @@ def scan_dicom(
     return DicomScan(tuple(_entries(ordered, volumes)), names, left_out)
 
 
-def dicom_splits(
-    root: str | Path,
-    modality: ModalitySpec | VolumeSpec,
-    task: str,
-    *,
-    window: str | None = None,
-    fractions: Mapping[str, float],
-    seed: int,
-    fit: str = "stretch",
-    quarantine: str | Path | None = None,
-) -> dict[str, Source]:
-    """Drawn splits with whole patients."""
-    source = dicom_source(root, modality, task, window=window, fit=fit, quarantine=quarantine)
-    return source.splits(fractions, seed)
-
-
-def dicom_source(
+def dicom_records(
     root: str | Path,
     modality: ModalitySpec | VolumeSpec,
     task: str,
@@ -136,7 +123,7 @@ def dicom_source(
     window: str | None = None,
     fit: str = "stretch",
     quarantine: str | Path | None = None,
-) -> SliceSource:
+) -> Records:
     """Slices (or, for a `VolumeSpec`, series) below class folders as records.
 
     Args:
@@ -154,20 +141,28 @@ def dicom_source(
     if windows and len(windows) not in (1, modality.channels):
         raise ValueError(f"{len(windows)} windows cannot fill {modality.channels} channels")
     volumes = isinstance(modality, VolumeSpec)
-    scan = scan_dicom(root, volumes=volumes, quarantine=quarantine)
-
-    def read(places: tuple[tuple[Path, int], ...]) -> np.ndarray:
-        planes = [read_frame(path, frame, windows) for path, frame in places]
-        return np.stack(planes) if volumes else planes[0]
-
-    return SliceSource(
-        scan.entries,
+    found = scan_dicom(root, volumes=volumes, quarantine=quarantine)
+    return slice_records(
+        found.entries,
         modality,
-        TaskSpec(task, scan.classes),
-        read,
-        description=f"{len(scan.entries)} DICOM {modality.name} records",
+        TaskSpec(task, found.classes),
+        functools.partial(_read, windows, volumes),
+        description=f"{len(found.entries)} DICOM {modality.name} records",
         fit=fit,
     )
+
+
+def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `dicom`."""
+    spec = image_spec(name, config)
+    return dicom_records(
+        config.root, spec, config.task, window=config.window, fit=config.fit, quarantine=quarantine
+    )
+
+
+def _read(windows: Windows, volumes: bool, places: tuple[tuple[Path, int], ...]) -> np.ndarray:
+    planes = [read_frame(path, frame, windows) for path, frame in places]
+    return np.stack(planes) if volumes else planes[0]
 
 
 def _entries(series: Sequence[Sequence[_Slice]], volumes: bool):

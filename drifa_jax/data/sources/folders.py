@@ -7,18 +7,18 @@ of the folders.
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from drifa_jax.data import splits
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
 from drifa_jax.data.problems import Problems
-from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
+from drifa_jax.data.record import ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.records import Records, make_records
 from drifa_jax.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -64,71 +64,55 @@ class FolderIndex:
     classes: tuple[str, ...]
     files: tuple[ImageFile, ...]
 
-    @property
-    def has_splits(self) -> bool:
-        return any(file.split for file in self.files)
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Reads images by their path below a root, brought to the size of a modality."""
+
+    root: Path
+    modality: ModalitySpec
+    fit: str = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.fit not in FITS:
+            raise ValueError(f"fit is {self.fit!r}; choose one of {tuple(FITS)}.")
+
+    def __call__(self, path: str) -> np.ndarray:
+        return decode_file(self.root / path, self.modality, fit=self.fit)
 
 
-class FolderSource:
-    """Images of class folders as records of one modality and one task, a `Source`.
+def folder_records(
+    index: FolderIndex, modality: ModalitySpec, task: str, *, fit: str = "stretch"
+) -> Records:
+    """The images of class folders as records of one modality and one task.
 
-    Args:
-      index: what `scan_folders` found.
-      modality: name, size and channels that every image is brought to.
-      task: name of the task whose classes are the folders.
-      fit: how another aspect ratio is fitted: "stretch", "pad" or "crop".
-      description: for logs and reports.
+    A record is called by its path. `Training` and `Testing` are the splits that it brings.
     """
+    paths = [file.path for file in index.files]
+    if not paths:
+        raise UserError(f"The modality {modality.name!r} has no records in {index.root}.")
+    return make_records(
+        modality,
+        TaskSpec(task, index.classes),
+        ids=paths,
+        groups=[file.group for file in index.files],
+        labels=[file.label for file in index.files],
+        places=paths,
+        splits=[file.split for file in index.files],
+        reader=ImageFiles(index.root, modality, fit),
+        description=f"{modality.name} images of {index.root}",
+    )
 
-    synthetic = False
 
-    def __init__(
-        self,
-        index: FolderIndex,
-        modality: ModalitySpec,
-        task: str,
-        *,
-        fit: str = "stretch",
-        description: str = "",
-    ):
-        if fit not in FITS:
-            raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
-        if not index.files:
-            raise UserError(f"The modality {modality.name!r} has no records in {index.root}.")
-        self.description = description or f"{modality.name} images of {index.root}"
-        self.modalities = (modality,)
-        self.tasks = (TaskSpec(task, index.classes),)
-        self.root, self._files, self._fit = index.root, index.files, fit
-        self._labels = np.array([file.label for file in index.files], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Record:
-        file = self._files[operator.index(index)]
-        modality = self.modalities[0]
-        image = decode_file(self.root / file.path, modality, fit=self._fit)
-        return Record(
-            record_id=file.path,
-            group_id=file.group,
-            images={modality.name: image},
-            labels={self.tasks[0].name: file.label},
-        )
-
-    def record_id(self, index: int) -> str:
-        return self._files[index].path
-
-    def group_id(self, index: int) -> str:
-        return self._files[index].group
-
-    def labels(self, task: str) -> np.ndarray:
-        if task != self.tasks[0].name:
-            raise ValueError(f"task {task!r} is unknown; choose {self.tasks[0].name!r}")
-        return self._labels.copy()
-
-    def path(self, index: int) -> Path:
-        """The file of one record."""
-        return self.root / self._files[index].path
+def scan(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `folders`."""
+    index = scan_folders(
+        at.root,
+        classes=at.classes or None,
+        group_pattern=at.group_pattern or None,
+        include=at.include or None,
+    )
+    return folder_records(index, image_spec(name, at), at.task, fit=at.fit)
 
 
 def scan_folders(
@@ -194,58 +178,6 @@ def scan_folders(
         entries.append(ImageFile(path, names.index(name), group or path, split))
     problems.raise_any("Correct the group pattern, so that it matches every path.")
     return FolderIndex(root, names, tuple(entries))
-
-
-def folder_splits(
-    index: FolderIndex,
-    modality: ModalitySpec,
-    task: str,
-    *,
-    seed: int,
-    validation_fraction: float = 0.15,
-    test_fraction: float = 0.15,
-    fit: str = "stretch",
-) -> dict[str, FolderSource]:
-    """The train, validation and test sources of one root.
-
-    Official folders are honoured: Testing is the test split, and validation is taken from
-    Training unless there is a folder for it. A single tree is cut by groups, stratified by
-    class. `test_fraction` only concerns the single tree; `validation_fraction` is a share of
-    what is cut.
-    """
-    by_split: dict[str, list[ImageFile]] = {}
-    for file in index.files:
-        by_split.setdefault(file.split, []).append(file)
-    if not index.has_splits:
-        fractions = {"train": 1 - validation_fraction - test_fraction}
-        fractions |= {"validation": validation_fraction, "test": test_fraction}
-        by_split = _cut(by_split[""], fractions, seed)
-    elif "validation" not in by_split and validation_fraction > 0:
-        fractions = {"train": 1 - validation_fraction, "validation": validation_fraction}
-        by_split |= _cut(by_split["train"], fractions, seed)
-    return {
-        split: FolderSource(
-            replace(index, files=tuple(by_split[split])),
-            modality,
-            task,
-            fit=fit,
-            description=f"{modality.name} images of {index.root}, {split} split",
-        )
-        for split in ("train", "validation", "test")
-        if by_split.get(split)
-    }
-
-
-def _cut(
-    files: Sequence[ImageFile], fractions: Mapping[str, float], seed: int
-) -> dict[str, list[ImageFile]]:
-    parts = splits.split_groups(
-        np.array([file.label for file in files]),
-        [file.group for file in files],
-        {name: share for name, share in fractions.items() if share > 0},
-        seed,
-    )
-    return {name: [files[i] for i in indices] for name, indices in parts.items()}
 
 
 def _check_classes(

@@ -7,20 +7,24 @@ same record id belong together. A missing cell is an absent modality or an unkno
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
 from drifa_jax.data.problems import Problems
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Record, TaskSpec
+from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, at, label
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
-from drifa_jax.data.splits import Subset, leaking_groups, split_source
 from drifa_jax.data.table import Row, is_missing, read_table
 from drifa_jax.errors import UserError
+
+MAX_NAME = 255
+"""Bytes of a file name."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,29 @@ class _Entry:
     row: Row
 
 
-class ManifestSource:
-    """The records of a manifest, a `Source`.
+class ManifestFiles:
+    """Reads images by their path, brought to the size of a modality."""
+
+    def __init__(self, modality: ModalitySpec, fit: str):
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
+        self._modality, self._fit = modality, fit
+
+    def __call__(self, path: str) -> np.ndarray:
+        return decode_file(Path(path), self._modality, fit=self._fit)
+
+
+def manifest_records(
+    table: str | Path,
+    root: str | Path,
+    columns: ManifestColumns,
+    modalities: Sequence[ModalitySpec],
+    *,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    fit: str = "stretch",
+    quarantine: str | Path | None = None,
+) -> Records:
+    """The records of a manifest. Columns that mean nothing else become attributes.
 
     Args:
       table: the CSV or Parquet file.
@@ -80,176 +105,144 @@ class ManifestSource:
 
     Test: tests/data/sources/test_manifest.py.
     """
+    readers = {spec.name: ManifestFiles(spec, fit) for spec in modalities}
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"The folder {root} of the manifest {table} does not exist.")
+    rows = read_table(table)
+    problems = Problems(f"the manifest {table}")
+    for name in columns.names:
+        if rows and name not in rows[0]:
+            problems.add(name, f"is no column; the table has {', '.join(rows[0])}")
+    if not rows:
+        problems.add(table, "has no rows")
+    problems.raise_any("Name the columns as the table does.")
+    tasks = [
+        TaskSpec(task, _classes(rows, column, (classes or {}).get(task)))
+        for task, column in columns.tasks.items()
+    ]
+    entries = _entries(rows, columns, tasks, _ImageFinder(root), tuple(readers), problems)
+    problems.settle("Correct the table.", quarantine)
+    if not entries:
+        raise UserError(f"The manifest {table} has no row that can be used.")
+    content = {
+        "record_id": pa.array([entry.record_id for entry in entries], pa.string()),
+        "group_id": pa.array([entry.group for entry in entries], pa.string()),
+        SPLIT: pa.array([entry.split or None for entry in entries], pa.string()),
+    }
+    for name in readers:
+        paths = (entry.paths.get(name) for entry in entries)
+        content[at(name)] = pa.array([path and str(path) for path in paths], pa.string())
+    for task in tasks:
+        content[label(task.name)] = pa.array([e.labels[task.name] for e in entries], pa.int32())
+    for name in rows[0]:
+        if name not in columns.names:
+            cells = (entry.row.get(name) for entry in entries)
+            told = ["" if is_missing(cell) else cell for cell in cells]
+            content[ATTRIBUTE + name] = pa.array(told, pa.string())
+    described = f"{len(entries)} records of the manifest {table}"
+    return Records(pa.table(content), readers, modalities, tasks, description=described)
 
-    synthetic = False
 
-    def __init__(
-        self,
-        table: str | Path,
-        root: str | Path,
-        columns: ManifestColumns,
-        modalities: Sequence[ModalitySpec],
-        *,
-        classes: Mapping[str, Sequence[str]] | None = None,
-        fit: str = "stretch",
-        quarantine: str | Path | None = None,
-    ):
-        if fit not in FITS:
-            raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
-        self.root, self._fit = Path(root), fit
-        if not self.root.is_dir():
-            raise UserError(f"The folder {root} of the manifest {table} does not exist.")
-        rows = read_table(table)
-        problems = Problems(f"the manifest {table}")
-        for name in columns.names:
-            if rows and name not in rows[0]:
-                problems.add(name, f"is no column; the table has {', '.join(rows[0])}")
-        if not rows:
-            problems.add(table, "has no rows")
-        problems.raise_any("Name the columns as the table does.")
-        self.modalities = tuple(modalities)
-        self.tasks = tuple(
-            TaskSpec(task, _classes(rows, column, (classes or {}).get(task)))
-            for task, column in columns.tasks.items()
+def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `manifest`: the columns of one modality."""
+    if not config.table:
+        raise UserError(f"The manifest of {name} is not named (table).")
+    table = Path(config.table)
+    return manifest_records(
+        table if table.is_absolute() else Path(config.root) / table,
+        config.root,
+        ManifestColumns(
+            config.id_column,
+            images={name: config.image_column},
+            tasks={config.task: config.label_column},
+            group=config.group_column,
+            split=config.split_column,
+        ),
+        [image_spec(name, config)],
+        classes={config.task: config.classes} if config.classes else None,
+        fit=config.fit,
+        quarantine=quarantine,
+    )
+
+
+def _entries(
+    rows: Sequence[Row],
+    columns: ManifestColumns,
+    tasks: Sequence[TaskSpec],
+    finder: _ImageFinder,
+    modalities: tuple[str, ...],
+    problems: Problems,
+) -> list[_Entry]:
+    long_form = bool(columns.modality)
+    entries: dict[str, _Entry] = {}
+    named_image: set[str] = set()
+    for number, row in enumerate(rows, start=2):
+        where, problems_before = f"line {number}", len(problems)
+        record_id = row[columns.record_id]
+        if is_missing(record_id):
+            problems.add(where, f"has no {columns.record_id}")
+            continue
+        cells = (
+            {row[columns.modality]: row[columns.path]}
+            if long_form
+            else {m: row[column] for m, column in columns.images.items()}
         )
-        self._described = tuple(name for name in rows[0] if name not in columns.names)
-        self._entries = self._read(rows, columns, problems)
-        problems.settle("Correct the table.", quarantine)
-        if not self._entries:
-            raise UserError(f"The manifest {table} has no row that can be used.")
-        self.description = f"{len(self._entries)} records of the manifest {table}"
-        self._labels = {
-            task.name: np.array([e.labels[task.name] for e in self._entries], np.int32)
-            for task in self.tasks
-        }
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Record:
-        entry = self._entries[operator.index(index)]
-        images = {
-            spec.name: decode_file(entry.paths[spec.name], spec, fit=self._fit)
-            for spec in self.modalities
-            if spec.name in entry.paths
-        }
-        return Record(entry.record_id, entry.group, images, dict(entry.labels))
-
-    def labels(self, task: str) -> np.ndarray:
-        if task not in self._labels:
-            raise ValueError(f"task {task!r} is unknown; choose one of {tuple(self._labels)}")
-        return self._labels[task].copy()
-
-    def record_id(self, index: int) -> str:
-        return self._entries[index].record_id
-
-    def group_id(self, index: int) -> str:
-        return self._entries[index].group
-
-    def attributes(self, index: int) -> dict[str, str]:
-        """The cells of the columns that mean nothing else, "" where missing."""
-        row = self._entries[index].row
-        cells = {name: row.get(name) for name in self._described}
-        return {name: "" if is_missing(cell) else cell for name, cell in cells.items()}
-
-    @property
-    def rows(self) -> dict[str, Row]:
-        """Record id -> its (first) row, for a tabular modality."""
-        return {entry.record_id: entry.row for entry in self._entries}
-
-    def splits(
-        self, *, seed: int, fractions: Mapping[str, float] | None = None
-    ) -> dict[str, Subset]:
-        """The splits that the table names, or, where it names none, drawn ones.
-
-        Raises:
-          UserError: if a split of the table is empty or a group is in two of them.
-        """
-        if not any(entry.split for entry in self._entries):
-            shares = fractions or {"train": 0.7, "validation": 0.15, "test": 0.15}
-            return split_source(self, shares, seed)
-        problems = Problems(self.description)
-        parts = {}
-        for split in ("train", "validation", "test"):
-            indices = [i for i, entry in enumerate(self._entries) if entry.split == split]
-            if indices:
-                parts[split] = Subset(self, indices, f"{self.description}, {split} split")
-            elif split != "validation":
-                problems.add(split, "is an empty split")
-        for group, spans in leaking_groups(parts).items():
-            problems.add(group, f"is a group in {' and '.join(spans)}")
-        problems += _untrained_classes(parts, self.tasks)
-        problems.raise_any("Correct the split column, or leave it out and let splits be drawn.")
-        return parts
-
-    def _read(self, rows: Sequence[Row], columns: ManifestColumns, problems: Problems):
-        finder = _ImageFinder(self.root)
-        known = {spec.name for spec in self.modalities}
-        long_form = bool(columns.modality)
-        entries: dict[str, _Entry] = {}
-        named_image: set[str] = set()
-        for number, row in enumerate(rows, start=2):
-            where, problems_before = f"line {number}", len(problems)
-            one = row[columns.record_id]
-            if is_missing(one):
-                problems.add(where, f"has no {columns.record_id}")
-                continue
-            cells = (
-                {row[columns.modality]: row[columns.path]}
-                if long_form
-                else {m: row[column] for m, column in columns.images.items()}
-            )
-            paths = {}
-            for modality, cell in cells.items():
-                if modality not in known:
-                    problems.add(where, f"names the modality {modality!r}, not one of {known}")
-                elif not is_missing(cell):
-                    named_image.add(one)
-                    found = finder.find(cell)
-                    if isinstance(found, str):
-                        problems.add(where, found)
-                    else:
-                        paths[modality] = found
-            entry = _Entry(
-                one,
-                row[columns.group] if columns.group and row[columns.group] else one,
-                self._split(row, columns, where, problems),
-                paths,
-                self._label(row, columns, where, problems),
-                row,
-            )
-            before = entries.get(one)
-            if before is not None and not long_form:
-                problems.add(where, f"repeats the {columns.record_id} {one!r}")
-            elif before is not None:
-                entry = _joined(before, entry, where, problems)
-            # A row with a problem is left out, for those who go on in spite of it.
-            if len(problems) == problems_before:
-                entries[one] = entry
-        for entry in entries.values():
-            if entry.record_id not in named_image:
-                problems.add(entry.record_id, "has no image in any modality")
-        return tuple(entry for entry in entries.values() if entry.paths)
-
-    def _label(self, row, columns, where, problems) -> dict[str, int]:
-        labels = {}
-        for task in self.tasks:
-            cell = row[columns.tasks[task.name]]
-            labels[task.name] = MISSING_LABEL
-            if cell in task.classes:
-                labels[task.name] = task.classes.index(cell)
+        paths = {}
+        for modality, cell in cells.items():
+            if modality not in modalities:
+                known = set(modalities)
+                problems.add(where, f"names the modality {modality!r}, not one of {known}")
             elif not is_missing(cell):
-                problems.add(where, f"has the {task.name} {cell!r}, not one of {task.classes}")
-        return labels
+                named_image.add(record_id)
+                found = finder.find(cell)
+                if isinstance(found, str):
+                    problems.add(where, found)
+                else:
+                    paths[modality] = found
+        group = row[columns.group] if columns.group else ""
+        entry = _Entry(
+            record_id,
+            # A patient whom nobody named is no one else's neighbour.
+            record_id if is_missing(group) else group,
+            _split(row, columns, where, problems),
+            paths,
+            _labels(row, columns, tasks, where, problems),
+            row,
+        )
+        before = entries.get(record_id)
+        if before is not None and not long_form:
+            problems.add(where, f"repeats the {columns.record_id} {record_id!r}")
+        elif before is not None:
+            entry = _joined(before, entry, where, problems)
+        # A row with a problem is left out, for those who go on in spite of it.
+        if len(problems) == problems_before:
+            entries[record_id] = entry
+    for entry in entries.values():
+        if entry.record_id not in named_image:
+            problems.add(entry.record_id, "has no image in any modality")
+    return [entry for entry in entries.values() if entry.paths]
 
-    @staticmethod
-    def _split(row, columns, where, problems) -> str:
-        if not columns.split:
-            return ""
-        cell = row[columns.split].lower()
-        if cell not in SPLIT_FOLDERS:
-            problems.add(where, f"has the split {cell!r}, not one of {tuple(SPLIT_FOLDERS)}")
-        return SPLIT_FOLDERS.get(cell, "")
+
+def _labels(row, columns, tasks, where, problems) -> dict[str, int]:
+    labels = {}
+    for task in tasks:
+        cell = row[columns.tasks[task.name]]
+        labels[task.name] = MISSING_LABEL
+        if cell in task.classes:
+            labels[task.name] = task.classes.index(cell)
+        elif not is_missing(cell):
+            problems.add(where, f"has the {task.name} {cell!r}, not one of {task.classes}")
+    return labels
+
+
+def _split(row, columns, where, problems) -> str:
+    if not columns.split:
+        return ""
+    cell = row[columns.split].lower()
+    if cell not in SPLIT_FOLDERS:
+        problems.add(where, f"has the split {cell!r}, not one of {tuple(SPLIT_FOLDERS)}")
+    return SPLIT_FOLDERS.get(cell, "")
 
 
 class _ImageFinder:
@@ -262,6 +255,8 @@ class _ImageFinder:
     def find(self, cell: str) -> Path | str:
         """The path, or what is wrong."""
         pure = PurePosixPath(cell.replace("\\", "/"))
+        if not pure.parts or len(pure.name) > MAX_NAME:
+            return f"names no image with {cell[:40]!r}"
         if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
             return f"points outside the root with {cell!r}"
         path = self._root / pure
@@ -274,7 +269,8 @@ class _ImageFinder:
             for file in sorted(self._root.rglob("*")):
                 if file.suffix.lower() in IMAGE_SUFFIXES:
                     self._by_stem.setdefault(file.stem, []).append(file)
-        found = self._by_stem.get(pure.stem if pure.suffix else pure.name, [])
+        suffixed = pure.suffix.lower() in IMAGE_SUFFIXES
+        found = self._by_stem.get(pure.stem if suffixed else pure.name, [])
         if len(pure.parts) > 1 or not found:
             return f"names {cell!r}, but there is no such image below {self._root}"
         if len(found) > 1:
@@ -294,20 +290,9 @@ def _joined(first: _Entry, second: _Entry, where: str, problems: Problems) -> _E
     if (first.group, first.split) != (second.group, second.split):
         problems.add(where, f"puts {first.record_id!r} in another group or split than before")
     labels = dict(first.labels)
-    for task, label in second.labels.items():
-        if label != MISSING_LABEL and labels[task] not in (MISSING_LABEL, label):
+    for task, index in second.labels.items():
+        if index != MISSING_LABEL and labels[task] not in (MISSING_LABEL, index):
             problems.add(where, f"gives {first.record_id!r} another {task} than before")
-        labels[task] = max(labels[task], label)
+        labels[task] = max(labels[task], index)
     paths = {**first.paths, **second.paths}
     return _Entry(first.record_id, first.group, first.split, paths, labels, first.row)
-
-
-def _untrained_classes(parts, tasks) -> Problems:
-    problems = Problems("")
-    for task in tasks:
-        trained = set(parts["train"].labels(task.name)) if "train" in parts else set()
-        for split, part in parts.items():
-            for label in sorted(set(part.labels(task.name)) - trained - {MISSING_LABEL}):
-                what = f"is a class of {task.name} in {split} that training does not hold"
-                problems.add(task.classes[label], what)
-    return problems

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.readers.levels import to_uint8
-from drifa_jax.data.record import ModalitySpec, Source, TaskSpec, VolumeSpec
-from drifa_jax.data.sources.slices import SliceEntry, SliceSource
+from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
+from drifa_jax.data.records import Records
+from drifa_jax.data.sources.slices import SliceEntry, slice_records
 from drifa_jax.errors import UserError
 from drifa_jax.extras import optional
 
@@ -35,20 +36,7 @@ def _nibabel():
     return optional("nibabel", "Reading NIfTI", "medical")
 
 
-def nifti_splits(
-    root: str | Path,
-    modality: ModalitySpec | VolumeSpec,
-    task: str,
-    *,
-    fractions: Mapping[str, float],
-    seed: int,
-    **options,
-) -> dict[str, Source]:
-    """Drawn splits with whole patients."""
-    return nifti_source(root, modality, task, **options).splits(fractions, seed)
-
-
-def nifti_source(
+def nifti_records(
     root: str | Path,
     modality: ModalitySpec | VolumeSpec,
     task: str,
@@ -58,7 +46,7 @@ def nifti_source(
     group_pattern: str | None = None,
     fit: str = "stretch",
     quarantine: str | Path | None = None,
-) -> SliceSource:
+) -> Records:
     """Slices (or, for a `VolumeSpec`, volumes) below class folders as records.
 
     Args:
@@ -112,22 +100,34 @@ def nifti_source(
     if not entries:
         raise UserError(f"The NIfTI folder {root} holds no volume that can be read.")
     description = f"{len(entries)} NIfTI {modality.name} records of {root}"
-    return SliceSource(
+    return slice_records(
         entries, modality, TaskSpec(task, classes), _read, description=description, fit=fit
+    )
+
+
+def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `nifti`."""
+    return nifti_records(
+        config.root,
+        image_spec(name, config),
+        config.task,
+        group_pattern=config.group_pattern or None,
+        fit=config.fit,
+        quarantine=quarantine,
     )
 
 
 def slice_numbers(
     path: Path, plane: str = "axial", slice_range: tuple[float, float] = SLICE_RANGE
 ) -> range:
-    """The slices of one file that `nifti_source` makes records of."""
+    """The slices of one file that `nifti_records` makes records of."""
     return _numbers(_checked_shape(path)[PLANES[plane]], slice_range)
 
 
 def read_image(
     path: Path, number: int, spec: ModalitySpec, *, fit: str, plane: str = "axial"
 ) -> np.ndarray:
-    """`[height, width, channels]` uint8 of one slice, as a record of `nifti_source` holds it."""
+    """`[height, width, channels]` uint8 of one slice, as a record of `nifti_records` holds it."""
     count = _checked_shape(path)[PLANES[plane]]
     if not 0 <= number < count:
         raise UserError(f"{path}: has the {plane} slices 0 to {count - 1}, but not {number}.")

@@ -8,8 +8,7 @@ Opening reads the indices alone; pixels are read from the shards one record at a
 from __future__ import annotations
 
 import json
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,18 @@ import pyarrow as pa
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from pyarrow import parquet
 
-from drifa_jax.data.record import ModalitySpec, Record, Source, TabularSpec, TaskSpec, VolumeSpec
+from drifa_jax.config import ModalityConfig
+from drifa_jax.data.record import (
+    ModalitySpec,
+    Record,
+    Source,
+    Spec,
+    TabularSpec,
+    TaskSpec,
+    VolumeSpec,
+    image_spec,
+)
+from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, Remembered, at, concatenate
 from drifa_jax.errors import UserError
 
 FORMAT = 1
@@ -70,74 +80,102 @@ def decode_record(data: bytes, modalities: Sequence) -> dict[str, np.ndarray]:
     return images
 
 
-class PreparedSource:
-    """One split of a prepared set, a `Source`."""
+@dataclass(frozen=True)
+class _Stored:
+    """Reads the images of one modality from the shards, by the number of the record."""
 
-    def __init__(self, folder: Path, split: str, content: Mapping[str, Any]):
-        self.modalities = tuple(
-            SPECS[m["kind"]](**{k: v for k, v in m.items() if k != "kind"})
-            for m in content["modalities"]
+    images: Callable[[int], Mapping[str, np.ndarray]]
+    modality: str
+
+    def __call__(self, number: int) -> np.ndarray | None:
+        return self.images(number).get(self.modality)
+
+
+@dataclass(frozen=True)
+class _Shards:
+    pixels: ArrayRecordDataSource
+    modalities: tuple[Spec, ...]
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        return decode_record(self.pixels[number], self.modalities)
+
+
+def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records:
+    modalities = tuple(
+        SPECS[m["kind"]](**{k: v for k, v in m.items() if k != "kind"})
+        for m in content["modalities"]
+    )
+    shards = content["splits"][split]
+    names = [f"{split}-{number:05d}" for number in range(len(shards))]
+    try:
+        table = pa.concat_tables(
+            [parquet.read_table(folder / f"{name}.parquet") for name in names],
+            promote_options="default",  # older sets have no attributes
         )
-        self.tasks = tuple(TaskSpec(t["name"], tuple(t["classes"])) for t in content["tasks"])
-        self.synthetic = bool(content["synthetic"])
-        self.description = f"{content['description']} ({split} split, prepared in {folder})"
-        shards = content["splits"][split]
-        names = [f"{split}-{number:05d}" for number in range(len(shards))]
-        try:
-            self._index = pa.concat_tables(
-                [parquet.read_table(folder / f"{name}.parquet") for name in names],
-                promote_options="default",  # older sets have no attributes
-            ).combine_chunks()
-        except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{folder}: the index of the {split} split cannot be read ({error}). Prepare the "
+            "set again in an empty folder."
+        ) from error
+    missing = [n for n in names if not (folder / f"{n}.array_record").is_file()]
+    if missing or len(table) != sum(shards):
+        raise UserError(
+            f"{folder}: the {split} split is incomplete (missing shards: {missing}; records "
+            f"indexed: {len(table)} of {sum(shards)}). Prepare it again."
+        )
+    pixels = ArrayRecordDataSource(
+        [
+            _Shard(str(folder / f"{name}.array_record"), 0, size, size)
+            for name, size in zip(names, shards, strict=True)
+            if size
+        ]
+    )
+    # Records of several modalities are stored in one piece, which is read once for all.
+    images = Remembered(_Shards(pixels, modalities))
+    table = _with_attributes(table).append_column(SPLIT, pa.array([split] * len(table)))
+    for spec in modalities:
+        table = table.append_column(at(spec.name), pa.array(np.arange(len(table))))
+    return Records(
+        table,
+        {spec.name: _Stored(images, spec.name) for spec in modalities},
+        modalities,
+        [TaskSpec(t["name"], tuple(t["classes"])) for t in content["tasks"]],
+        description=f"{content['description']} ({split} split, prepared in {folder})",
+        synthetic=bool(content["synthetic"]),
+    )
+
+
+def _with_attributes(table: pa.Table) -> pa.Table:
+    """Attributes as columns; older sets hold them as JSON, the same again and again."""
+    if "attributes" not in table.column_names:
+        return table
+    coded = table["attributes"].combine_chunks().dictionary_encode()
+    told = [json.loads(text or "{}") for text in coded.dictionary.to_pylist()]
+    for name in dict.fromkeys(name for row in told for name in row):
+        cells = pa.array([row.get(name) for row in told], pa.string())
+        table = table.append_column(ATTRIBUTE + name, cells.take(coded.indices))
+    return table.drop_columns("attributes")
+
+
+def scan(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
+    """The format `prepared`, with the splits that it was prepared in."""
+    splits = open_prepared(at.root)
+    for records in splits.values():
+        if records.modalities != (image_spec(name, at),):
             raise UserError(
-                f"{folder}: the index of the {split} split cannot be read ({error}). Prepare the "
-                "set again in an empty folder."
-            ) from error
-        missing = [n for n in names if not (folder / f"{n}.array_record").is_file()]
-        if missing or len(self._index) != sum(shards):
-            raise UserError(
-                f"{folder}: the {split} split is incomplete (missing shards: {missing}; records "
-                f"indexed: {len(self._index)} of {sum(shards)}). Prepare it again."
+                f"{at.root} was prepared as {records.modalities}, the configuration asks for "
+                f"{image_spec(name, at)}. Change the configuration, or prepare the set again."
             )
-        self._pixels = ArrayRecordDataSource(
-            [
-                _Shard(str(folder / f"{name}.array_record"), 0, size, size)
-                for name, size in zip(names, shards, strict=True)
-                if size
-            ]
-        )
-        self._labels = {
-            task.name: self._index[f"label:{task.name}"].to_numpy() for task in self.tasks
-        }
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> Record:
-        index = operator.index(index)
-        images = decode_record(self._pixels[index], self.modalities)
-        labels = {name: int(column[index]) for name, column in self._labels.items()}
-        return Record(self.record_id(index), self.group_id(index), images, labels)
-
-    def labels(self, task: str) -> np.ndarray:
-        if task not in self._labels:
-            raise ValueError(f"task {task!r} is unknown; choose one of {tuple(self._labels)}")
-        return np.array(self._labels[task])
-
-    def record_id(self, index: int) -> str:
-        return self._index["record_id"][index].as_py()
-
-    def group_id(self, index: int) -> str:
-        return self._index["group_id"][index].as_py()
-
-    def attributes(self, index: int) -> dict[str, str]:
-        if "attributes" not in self._index.column_names:
-            return {}
-        return json.loads(self._index["attributes"][index].as_py() or "{}")
+        if [task.name for task in records.tasks] != [at.task]:
+            raise UserError(
+                f"{at.root} was prepared for the tasks {[t.name for t in records.tasks]}, "
+                f"the configuration asks for {at.task!r}."
+            )
+    return concatenate(list(splits.values()), f"{name} records prepared in {at.root}")
 
 
-def open_prepared(folder: str | Path) -> dict[str, PreparedSource]:
-    """Split -> source of a prepared set.
+def open_prepared(folder: str | Path) -> dict[str, Records]:
+    """Split -> records of a prepared set.
 
     Raises:
       UserError: if the folder holds none, an unfinished one, or one of another version.
@@ -163,4 +201,4 @@ def open_prepared(folder: str | Path) -> dict[str, PreparedSource]:
             f"{folder}: was prepared in the format {version}, this version reads {FORMAT}. "
             "Prepare the set again in an empty folder."
         )
-    return {split: PreparedSource(folder, split, content) for split in content["splits"]}
+    return {split: _open_split(folder, split, content) for split in content["splits"]}

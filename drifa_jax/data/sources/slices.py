@@ -5,16 +5,15 @@ Ids are numbers, never names from files or headers: `patient-0003/series-01/slic
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from drifa_jax.data.decode import fit_image
-from drifa_jax.data.record import ModalitySpec, Record, Source, TaskSpec, VolumeSpec
-from drifa_jax.data.splits import split_source
+from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec
+from drifa_jax.data.records import Records, make_records
 
 
 @dataclass(frozen=True)
@@ -27,57 +26,49 @@ class SliceEntry:
     place: tuple
 
 
-class SliceSource:
-    """Records read one at a time by a function, a `Source`.
+@dataclass(frozen=True)
+class FittedSlices:
+    """Reads places by a function and brings them to the size of a modality."""
+
+    read: Callable[[tuple], np.ndarray]
+    places: Sequence[tuple]
+    ids: Sequence[str]
+    modality: ModalitySpec | VolumeSpec
+    fit: str
+
+    def __call__(self, number: int) -> np.ndarray:
+        pixels = self.read(self.places[number])
+        if isinstance(self.modality, VolumeSpec):
+            return fit_volume(pixels, self.modality)
+        return fit_image(pixels, self.modality, fit=self.fit, name=self.ids[number])
+
+
+def slice_records(
+    entries: Sequence[SliceEntry],
+    modality: ModalitySpec | VolumeSpec,
+    task: TaskSpec,
+    read: Callable[[tuple], np.ndarray],
+    *,
+    description: str,
+    fit: str = "stretch",
+) -> Records:
+    """Records read one at a time by a function.
 
     Args:
       entries: the records.
       read: place -> `[h, w]` or `[h, w, c]` uint8, or `[d, h, w, c]` for volumes.
     """
-
-    synthetic = False
-
-    def __init__(
-        self,
-        entries: Sequence[SliceEntry],
-        modality: ModalitySpec | VolumeSpec,
-        task: TaskSpec,
-        read: Callable[[tuple], np.ndarray],
-        *,
-        description: str,
-        fit: str = "stretch",
-    ):
-        self.modalities, self.tasks, self.description = (modality,), (task,), description
-        self._entries, self._read, self._fit = tuple(entries), read, fit
-        self._labels = np.array([entry.label for entry in entries], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Record:
-        entry = self._entries[operator.index(index)]
-        pixels, modality = self._read(entry.place), self.modalities[0]
-        if isinstance(modality, VolumeSpec):
-            image = fit_volume(pixels, modality)
-        else:
-            image = fit_image(pixels, modality, fit=self._fit, name=entry.record_id)
-        labels = {self.tasks[0].name: entry.label}
-        return Record(entry.record_id, entry.group, {modality.name: image}, labels)
-
-    def labels(self, task: str) -> np.ndarray:
-        if task != self.tasks[0].name:
-            raise ValueError(f"task {task!r} is unknown; choose {self.tasks[0].name!r}")
-        return self._labels.copy()
-
-    def record_id(self, index: int) -> str:
-        return self._entries[index].record_id
-
-    def group_id(self, index: int) -> str:
-        return self._entries[index].group
-
-    def splits(self, fractions: Mapping[str, float], seed: int) -> dict[str, Source]:
-        """Drawn splits, patients whole."""
-        return dict(split_source(self, fractions, seed))
+    ids = tuple(entry.record_id for entry in entries)
+    return make_records(
+        modality,
+        task,
+        ids=ids,
+        groups=[entry.group for entry in entries],
+        labels=[entry.label for entry in entries],
+        places=np.arange(len(entries)),
+        reader=FittedSlices(read, tuple(entry.place for entry in entries), ids, modality, fit),
+        description=description,
+    )
 
 
 def fit_volume(pixels: np.ndarray, spec: VolumeSpec) -> np.ndarray:

@@ -9,15 +9,23 @@ import cv2
 import numpy as np
 import pytest
 
-from drifa_jax.data.builders.building import BUILDERS, BuiltSource, build, built_splits
+from drifa_jax.config import ModalityConfig
+from drifa_jax.data.builders.building import BUILDERS, build
 from drifa_jax.data.builders.ham10000 import Ham10000
 from drifa_jax.data.builders.medical_images import check_counts, stored_bytes
 from drifa_jax.data.record import ModalitySpec, Source
-from drifa_jax.data.sources.opening import Location, open_location
+from drifa_jax.data.sources.opening import open_modality, scan_modality
+from drifa_jax.data.splits import shares
 from drifa_jax.errors import UserError
 
 PHOTO = ModalitySpec("photo", 16, 16, 3)
 FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
+
+
+def at(folder):
+    return ModalityConfig(
+        height=PHOTO.height, width=PHOTO.width, root=str(folder), task="skin", format="tfds"
+    )
 
 
 def picture(seed: int, channels: int = 3) -> np.ndarray:
@@ -48,7 +56,7 @@ def test_built_set_is_array_record_and_needs_no_tensorflow(skin):
 
 def test_built_source_has_images_labels_lesions_and_the_table(skin):
     root, folder = skin
-    source = BuiltSource(folder, "full", PHOTO)
+    source = scan_modality(PHOTO.name, at(folder))
     assert isinstance(source, Source)
     assert len(source) == 28
     by_id = {source.record_id(i): i for i in range(28)}
@@ -56,7 +64,7 @@ def test_built_source_has_images_labels_lesions_and_the_table(skin):
     record = source[index]
     assert record.group_id == "HAM_2"
     assert record.labels == {"skin": 2}
-    assert source.rows["ISIC_0000005"]["age"] == "45.0"
+    assert source.attributes(index)["age"] == "45.0"
     path = next(root.rglob("ISIC_0000005.jpg"))
     expected = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     resized = cv2.resize(expected, (16, 16), interpolation=cv2.INTER_AREA)
@@ -64,7 +72,7 @@ def test_built_source_has_images_labels_lesions_and_the_table(skin):
 
 
 def test_built_splits_keep_lesions_whole(skin):
-    splits = built_splits(skin[1], PHOTO, seed=0, fractions=FRACTIONS)
+    splits = open_modality(PHOTO.name, at(skin[1]), FRACTIONS)
     groups = [{part.group_id(i) for i in range(len(part))} for part in splits.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 14
 
@@ -100,7 +108,7 @@ def test_missing_downloads_and_unknown_names_are_told(tmp_path):
     with pytest.raises(UserError, match="'mnist' is unknown; choose one of"):
         build("mnist", tmp_path, tmp_path)
     with pytest.raises(UserError, match="holds no data set built by tfds"):
-        built_splits(tmp_path, PHOTO, seed=0, fractions=FRACTIONS)
+        scan_modality(PHOTO.name, at(tmp_path))
 
 
 REAL = {
@@ -129,7 +137,6 @@ def test_real_subsets_are_listed(name, shared):
 
 
 def test_built_sets_open_by_their_format(skin):
-    location = Location(PHOTO, str(skin[1]), "skin", "tfds", test_fraction=0.25)
-    splits = open_location(location)
+    splits = open_modality(PHOTO.name, at(skin[1]), shares(0.15, 0.25))
     assert set(splits) == {"train", "validation", "test"}
     assert splits["test"].tasks[0].name == "skin"

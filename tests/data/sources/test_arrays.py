@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec
-from drifa_jax.data.sources.arrays import ArraySource, npy_splits, npz_splits
+from drifa_jax.data.sources.arrays import array_records, scan_npy, scan_npz
+from drifa_jax.data.splits import split_records
 from drifa_jax.errors import UserError
 
 SCAN, KIND = ModalitySpec("scan", 8, 8, 1), TaskSpec("kind", ("a", "b", "c"))
@@ -14,8 +16,14 @@ PIXELS = np.random.Generator(np.random.Philox(0)).integers(0, 256, (6, 8, 8), dt
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
+def scan_config(root, size=8, classes=KIND.classes):
+    return ModalityConfig(
+        height=size, width=size, channels=1, root=str(root), task="kind", classes=classes
+    )
+
+
 def test_array_source_is_a_source_of_its_images():
-    source = ArraySource("set", PIXELS, LABELS[:, None], SCAN, KIND)
+    source = array_records("set", PIXELS, LABELS[:, None], SCAN, KIND)
     assert isinstance(source, Source)
     np.testing.assert_array_equal(source[4].images["scan"][..., 0], PIXELS[4])
     assert source[4].labels == {"kind": 1}
@@ -24,8 +32,8 @@ def test_array_source_is_a_source_of_its_images():
 
 def test_float_images_and_one_hot_labels_are_understood():
     one_hot = np.eye(3)[LABELS]
-    unit = ArraySource("set", PIXELS / 255.0, one_hot, SCAN, KIND)
-    full = ArraySource("set", PIXELS.astype(np.float32), one_hot, SCAN, KIND)
+    unit = array_records("set", PIXELS / 255.0, one_hot, SCAN, KIND)
+    full = array_records("set", PIXELS.astype(np.float32), one_hot, SCAN, KIND)
     np.testing.assert_array_equal(unit[3].images["scan"][..., 0], PIXELS[3])
     np.testing.assert_array_equal(full[3].images["scan"][..., 0], PIXELS[3])
     assert unit.labels("kind").tolist() == LABELS.tolist()
@@ -37,16 +45,17 @@ def test_medmnist_layout_has_three_splits(tmp_path):
         arrays[f"{prefix}_images"] = PIXELS[:size]
         arrays[f"{prefix}_labels"] = LABELS[:size, None]
     np.savez(tmp_path / "set.npz", **arrays)
-    splits = npz_splits(tmp_path / "set.npz", SCAN, KIND)
+    splits = split_records(scan_npz("scan", scan_config(tmp_path / "set.npz")), {"train": 1.0}, 0)
     assert {name: len(s) for name, s in splits.items()} == {"train": 4, "validation": 1, "test": 2}
 
 
 def test_npy_pairs_stay_on_disk(tmp_path):
-    np.save(tmp_path / "x.npy", PIXELS)
-    np.save(tmp_path / "y.npy", LABELS)
-    splits = npy_splits({"train": (tmp_path / "x.npy", tmp_path / "y.npy")}, SCAN, KIND)
-    assert isinstance(splits["train"]._images, np.memmap)
-    np.testing.assert_array_equal(splits["train"][5].images["scan"][..., 0], PIXELS[5])
+    for split in ("train", "test"):
+        np.save(tmp_path / f"x_{split}.npy", PIXELS)
+        np.save(tmp_path / f"y_{split}.npy", LABELS)
+    records = scan_npy("scan", scan_config(tmp_path))
+    assert isinstance(records.readers["scan"].readers[0].images, np.memmap)
+    np.testing.assert_array_equal(records[5].images["scan"][..., 0], PIXELS[5])
 
 
 @pytest.mark.parametrize(
@@ -65,26 +74,26 @@ def test_npy_pairs_stay_on_disk(tmp_path):
 )
 def test_wrong_arrays_are_named(images, labels, words):
     with pytest.raises(UserError, match=words):
-        ArraySource("set", images, labels, SCAN, KIND)
+        array_records("set", images, labels, SCAN, KIND)
 
 
 def test_wrong_files_are_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"words")
     with pytest.raises(UserError, match="not a readable"):
-        npz_splits(tmp_path / "bad.npz", SCAN, KIND)
+        scan_npz("scan", scan_config(tmp_path / "bad.npz"))
     np.savez(tmp_path / "half.npz", train_images=PIXELS)
     with pytest.raises(UserError, match=r"lacks \['train_labels'\]"):
-        npz_splits(tmp_path / "half.npz", SCAN, KIND)
+        scan_npz("scan", scan_config(tmp_path / "half.npz"))
     with pytest.raises(UserError, match="does not exist"):
-        npy_splits({"train": (tmp_path / "x.npy", tmp_path / "y.npy")}, SCAN, KIND)
+        scan_npy("scan", scan_config(tmp_path))
     objects = np.array([{"code": 1}], dtype=object)
-    np.save(tmp_path / "objects.npy", objects)
+    np.save(tmp_path / "x_train.npy", objects)
     with pytest.raises(UserError, match="not a readable"):
-        npy_splits({"train": (tmp_path / "objects.npy", tmp_path / "y.npy")}, SCAN, KIND)
+        scan_npy("scan", scan_config(tmp_path))
 
 
 def test_real_medmnist_file_is_read(shared):
-    task = TaskSpec("pneumonia", ("normal", "pneumonia"))
     path = shared / "data" / "medmnist" / "pneumoniamnist.npz"
-    splits = npz_splits(path, ModalitySpec("xray", 28, 28, 1), task)
+    config = scan_config(path, 28, ("normal", "pneumonia"))
+    splits = split_records(scan_npz("xray", config), {"train": 1.0}, 0)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [1821, 203, 351]

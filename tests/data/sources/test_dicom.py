@@ -12,14 +12,16 @@ import pydicom
 import pytest
 from PIL import Image
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.pairing import combine
 from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.readers.dicom import WINDOWS
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
-from drifa_jax.data.sources.dicom import dicom_source
-from drifa_jax.data.sources.opening import Location, open_location
+from drifa_jax.data.sources.dicom import dicom_records
+from drifa_jax.data.sources.opening import open_modality
 from drifa_jax.data.sources.prepared import open_prepared
+from drifa_jax.data.splits import shares, split_records
 from drifa_jax.errors import UserError
 from tests.data.readers.dicom_writing import CANARY, item, write
 
@@ -54,7 +56,7 @@ def value(source, index):
 
 
 def test_slices_are_ordered_by_position_and_windowed(scans):
-    source = dicom_source(scans, CT, "stroke", window="brain")
+    source = dicom_records(scans, CT, "stroke", window="brain")
     assert len(source) == 8
     # Window 0..80 HU: 0, 10, 20, 30 HU become 0, 31.9, 63.75, 95.6.
     assert [value(source, k) for k in range(4)] == [0, 32, 64, 96]
@@ -62,16 +64,16 @@ def test_slices_are_ordered_by_position_and_windowed(scans):
 
 
 def test_patients_keep_their_slices_together(scans):
-    source = dicom_source(scans, CT, "stroke")
+    source = dicom_records(scans, CT, "stroke")
     assert len({source.group_id(i) for i in range(4)}) == 1
     assert len({source.group_id(i) for i in range(8)}) == 2
-    splits = source.splits({"train": 0.5, "test": 0.5}, seed=0)
+    splits = split_records(source, {"train": 0.5, "test": 0.5}, 0)
     assert {len(part) for part in splits.values()} == {4}
 
 
 def test_three_windows_become_colours(scans):
     colour = ModalitySpec("ct", 8, 8, 3)
-    pixel = dicom_source(scans, colour, "stroke", window="brain,subdural,bone")[7].images["ct"][
+    pixel = dicom_records(scans, colour, "stroke", window="brain,subdural,bone")[7].images["ct"][
         0, 0
     ]
     expected = [
@@ -85,7 +87,7 @@ def test_windows_of_the_file_and_ranges_are_fallbacks(tmp_path):
     values = np.linspace(-100, 300, 64).reshape(8, 8)
     write_dicom(tmp_path / "a" / "own.dcm", values, WindowCenter=[100, 7], WindowWidth=[200, 9])
     write_dicom(tmp_path / "b" / "range.dcm", values, patient="p2")
-    source = dicom_source(tmp_path, CT, "kind")
+    source = dicom_records(tmp_path, CT, "kind")
     own, whole = source[0].images["ct"], source[1].images["ct"]
     assert own[0, 0, 0] == own[1, 4, 0] == 0
     assert own[-1, -1, 0] == 255
@@ -95,12 +97,12 @@ def test_windows_of_the_file_and_ranges_are_fallbacks(tmp_path):
 
 def test_monochrome1_is_inverted(tmp_path):
     write_dicom(tmp_path / "a" / "1.dcm", flat(0), PhotometricInterpretation="MONOCHROME1")
-    assert value(dicom_source(tmp_path, CT, "kind", window="brain"), 0) == 255
+    assert value(dicom_records(tmp_path, CT, "kind", window="brain"), 0) == 255
 
 
 def test_volumes_hold_a_whole_series_in_order(scans):
     volume = VolumeSpec("ct", 4, 8, 8, 1)
-    source = dicom_source(scans, volume, "stroke", window="brain")
+    source = dicom_records(scans, volume, "stroke", window="brain")
     assert len(source) == 2
     assert source[0].images["ct"][:, 0, 0, 0].tolist() == [0, 32, 64, 96]
 
@@ -108,7 +110,7 @@ def test_volumes_hold_a_whole_series_in_order(scans):
 def test_no_identifying_tag_reaches_a_prepared_set_a_log_or_an_error(scans, tmp_path, caplog):
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        source = dicom_source(scans, CT, "stroke")
+        source = dicom_records(scans, CT, "stroke")
         prepare({"train": source, "test": source}, tmp_path / "out")
         reread = open_prepared(tmp_path / "out")["train"]
     written = b"".join(p.read_bytes() for p in (tmp_path / "out").iterdir())
@@ -119,7 +121,7 @@ def test_no_identifying_tag_reaches_a_prepared_set_a_log_or_an_error(scans, tmp_
     header.PixelData = header.PixelData[:10]
     header.save_as(broken)
     with pytest.raises(UserError, match="cannot be decoded") as caught:
-        [record for record in dicom_source(scans, CT, "stroke")]
+        [record for record in dicom_records(scans, CT, "stroke")]
     told += str(caught.value)
     for secret in ("CANARY", "LEAK", "19991231"):
         assert secret not in told
@@ -129,7 +131,7 @@ def test_no_identifying_tag_reaches_a_prepared_set_a_log_or_an_error(scans, tmp_
 def test_burned_in_annotation_warns(tmp_path):
     write_dicom(tmp_path / "a" / "1.dcm", flat(0), BurnedInAnnotation="YES")
     with pytest.warns(UserWarning, match="1 images .* burned-in annotation") as caught:
-        dicom_source(tmp_path, CT, "kind")
+        dicom_records(tmp_path, CT, "kind")
     assert "CANARY" not in str(caught[0].message)
 
 
@@ -143,7 +145,7 @@ def test_every_broken_file_is_listed(tmp_path):
         tmp_path / "c" / "2.dcm", flat(0), series="7", ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
     )
     with pytest.raises(UserError, match="5 problems") as caught:
-        dicom_source(tmp_path, CT, "kind")
+        dicom_records(tmp_path, CT, "kind")
     for words in (
         "report.dcm: has no pixel data",
         "words.dcm: is not a DICOM file",
@@ -170,7 +172,7 @@ def test_broken_files_and_series_are_quarantined_when_asked(scans, tmp_path):
         ImageOrientationPatient=turned,
     )
     report = tmp_path / "report.csv"
-    source = dicom_source(scans, CT, "stroke", quarantine=report)
+    source = dicom_records(scans, CT, "stroke", quarantine=report)
     assert len(source) == 8
     assert report.read_text().count("\n") == 7
     assert "mixed orientations" in report.read_text()
@@ -190,10 +192,10 @@ def test_a_file_of_several_frames_is_a_series(tmp_path):
             for k in range(4)
         ],
     )
-    source = dicom_source(tmp_path, CT, "kind", window="brain")
+    source = dicom_records(tmp_path, CT, "kind", window="brain")
     assert [value(source, k) for k in range(4)] == [96, 64, 32, 0]
     assert source.record_id(3) == "patient-0001/series-01/slice-003"
-    volume = dicom_source(tmp_path, VolumeSpec("ct", 4, 8, 8, 1), "kind", window="brain")
+    volume = dicom_records(tmp_path, VolumeSpec("ct", 4, 8, 8, 1), "kind", window="brain")
     assert volume[0].images["ct"][:, 0, 0, 0].tolist() == [96, 64, 32, 0]
 
 
@@ -203,7 +205,7 @@ def test_directions_that_differ_by_rounding_are_one_series(tmp_path):
         path = tmp_path / "a" / f"{k}.dcm"
         write_dicom(path, flat(10 * k), z=k, ImageOrientationPatient=turned)
     volume = VolumeSpec("ct", 3, 8, 8, 1)
-    assert len(dicom_source(tmp_path, volume, "kind")) == 1
+    assert len(dicom_records(tmp_path, volume, "kind")) == 1
 
 
 def test_single_pictures_need_no_order_but_volumes_do(tmp_path):
@@ -211,10 +213,10 @@ def test_single_pictures_need_no_order_but_volumes_do(tmp_path):
         path = tmp_path / "a" / f"{k}.dcm"
         place = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
         write_dicom(path, flat(10 * k), **place, Modality="DX", patient=str(k // 2))
-    source = dicom_source(tmp_path, CT, "kind", window="brain")
+    source = dicom_records(tmp_path, CT, "kind", window="brain")
     assert sorted(value(source, k) for k in range(3)) == [0, 32, 64]
     with pytest.raises(UserError, match=r"without slice positions or numbers \(0\.dcm, 1\.dcm"):
-        dicom_source(tmp_path, VolumeSpec("ct", 3, 8, 8, 1), "kind")
+        dicom_records(tmp_path, VolumeSpec("ct", 3, 8, 8, 1), "kind")
 
 
 def test_whatever_is_left_out_is_counted(scans, caplog):
@@ -223,7 +225,7 @@ def test_whatever_is_left_out_is_counted(scans, caplog):
     write_dicom(scans / "stroke" / "report.dcm", None, pixels=False, Modality="SR")
     (scans / "stroke" / "notes.txt").write_text("words")
     (scans / "stroke" / "._1.dcm").write_text("of the system")
-    source = dicom_source(scans, CT, "stroke")
+    source = dicom_records(scans, CT, "stroke")
     assert len(source) == 8
     expected = (
         "left out: 2 segmentations (SEG), 1 files that are not DICOM (.txt), 1 hidden files, "
@@ -239,21 +241,28 @@ def test_names_links_and_compression_do_not_matter(scans, tmp_path):
     path.unlink()
     (scans / "stroke" / "b").rename(tmp_path / "elsewhere")
     (scans / "stroke" / "b").symlink_to(tmp_path / "elsewhere")
-    assert len(dicom_source(scans, CT, "stroke")) == 8
+    assert len(dicom_records(scans, CT, "stroke")) == 8
 
 
 def test_wrong_folders_and_windows_are_named(tmp_path, scans):
     with pytest.raises(UserError, match="does not exist"):
-        dicom_source(tmp_path / "nowhere", CT, "kind")
+        dicom_records(tmp_path / "nowhere", CT, "kind")
     with pytest.raises(UserError, match="window 'liver' is unknown"):
-        dicom_source(scans, CT, "kind", window="liver")
+        dicom_records(scans, CT, "kind", window="liver")
     with pytest.raises(ValueError, match="2 windows cannot fill 1 channels"):
-        dicom_source(scans, CT, "kind", window="brain,bone")
+        dicom_records(scans, CT, "kind", window="brain,bone")
+
+
+def at(root, task, format, size=8, channels=1, **fields):
+    return ModalityConfig(
+        height=size, width=size, channels=channels, root=str(root), task=task, format=format,
+        **fields,
+    )  # fmt: skip
 
 
 def test_series_open_by_their_format(scans):
-    location = Location(CT, str(scans), "stroke", "dicom", window="brain", validation_fraction=0)
-    splits = open_location(location)
+    config = at(scans, "stroke", "dicom", window="brain")
+    splits = open_modality("ct", config, shares(0, 0.2))
     assert set(splits) == {"train", "test"}
     assert sum(len(source) for source in splits.values()) == 8
 
@@ -269,13 +278,15 @@ def test_ct_from_dicom_mri_from_nifti_and_photos_from_jpeg_meet_in_one_record(sc
             nibabel.save(image, tmp_path / "mri" / kind / f"{k}.nii.gz")
             pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photo" / kind / f"{k}.jpg")
-    mri, photo = ModalitySpec("mri", 6, 6, 1), ModalitySpec("photo", 10, 10, 3)
-    locations = {
-        "ct": Location(CT, str(scans), "stroke", "dicom", validation_fraction=0),
-        "mri": Location(mri, str(tmp_path / "mri"), "tumour", "nifti"),
-        "photo": Location(photo, str(tmp_path / "photo"), "skin"),
+    configs = {
+        "ct": at(scans, "stroke", "dicom"),
+        "mri": at(tmp_path / "mri", "tumour", "nifti", size=6),
+        "photo": at(tmp_path / "photo", "skin", "folders", size=10, channels=3),
     }
-    sources = {name: open_location(location)["train"] for name, location in locations.items()}
+    sources = {
+        name: open_modality(name, config, shares(0, 0.2))["train"]
+        for name, config in configs.items()
+    }
     pairs = combine("random", sources, evaluation=False)
     batch = next(training_batches(pairs, batch_size=2, seed=0))
     assert batch["images"]["ct"].shape == (2, 8, 8, 1)

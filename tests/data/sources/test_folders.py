@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from drifa_jax.data.record import ModalitySpec, Source
-from drifa_jax.data.sources.folders import FolderSource, folder_splits, scan_folders
+from drifa_jax.data.sources.folders import folder_records, scan_folders
+from drifa_jax.data.splits import shares, split_records
 from drifa_jax.errors import UserError
 
 SCAN = ModalitySpec("scan", 16, 16, 1)
@@ -22,7 +23,7 @@ OFFICIAL = {
 def test_official_folders_are_honoured(folders):
     index = scan_folders(folders(OFFICIAL))
     assert index.classes == ("healthy", "tumour")
-    splits = folder_splits(index, SCAN, "tumour", seed=0, validation_fraction=0.25)
+    splits = split_records(folder_records(index, SCAN, "tumour"), shares(0.25, 0.15), 0)
     assert {name: len(source) for name, source in splits.items()} == {
         "train": 9,
         "validation": 3,
@@ -33,7 +34,7 @@ def test_official_folders_are_honoured(folders):
 
 def test_folder_source_is_a_source_of_its_images(folders):
     root = folders(OFFICIAL)
-    source = FolderSource(scan_folders(root), SCAN, "tumour")
+    source = folder_records(scan_folders(root), SCAN, "tumour")
     assert isinstance(source, Source)
     record = source[3]
     assert record.images["scan"].shape == (16, 16, 1)
@@ -60,14 +61,14 @@ def test_single_tree_is_split_by_group_and_class(folders):
             picture = Image.fromarray(np.full((8, 8), patient * 3 + piece, np.uint8))
             picture.save(root / "ab"[patient % 2] / f"{patient} ({piece}).png")
     index = scan_folders(root, group_pattern=r"^(\d+) \(")
-    splits = folder_splits(index, SCAN, "kind", seed=0, validation_fraction=0.2, test_fraction=0.2)
+    splits = split_records(folder_records(index, SCAN, "kind"), shares(0.2, 0.2), 0)
     groups = {name: {s.group_id(i) for i in range(len(s))} for name, s in splits.items()}
     assert sum(len(g) for g in groups.values()) == len(set().union(*groups.values())) == 20
     assert sum(len(source) for source in splits.values()) == len(index.files)
     for source in splits.values():
         assert set(source.labels("kind")) == {0, 1}
-    again = folder_splits(index, SCAN, "kind", seed=0, validation_fraction=0.2, test_fraction=0.2)
-    other = folder_splits(index, SCAN, "kind", seed=1, validation_fraction=0.2, test_fraction=0.2)
+    again = split_records(folder_records(index, SCAN, "kind"), shares(0.2, 0.2), 0)
+    other = split_records(folder_records(index, SCAN, "kind"), shares(0.2, 0.2), 1)
 
     def members(parts):
         return [parts["test"].record_id(i) for i in range(len(parts["test"]))]
@@ -130,14 +131,16 @@ def test_undeclared_and_absent_classes_are_named(folders):
 def test_broken_image_is_named_when_it_is_read(folders):
     root = folders({"a": 1, "b": 1})
     (root / "a" / "0.png").write_bytes(b"broken")
-    source = FolderSource(scan_folders(root), SCAN, "kind")
+    source = folder_records(scan_folders(root), SCAN, "kind")
     with pytest.raises(UserError, match=r"a/0\.png: is not an image"):
         source[0]
 
 
 def test_real_brain_scans_are_read(shared):
     root = shared / "data" / "brain-tumor-mri-dataset"
-    splits = folder_splits(scan_folders(root), SCAN, "tumour", seed=0)
+    splits = split_records(
+        folder_records(scan_folders(root), SCAN, "tumour"), shares(0.15, 0.15), 0
+    )
     assert len(splits["train"]) + len(splits["validation"]) == 1850
     assert len(splits["test"]) == 591
     assert splits["train"].tasks[0].classes == ("glioma", "meningioma", "notumor", "pituitary")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
-from drifa_jax.data.sources.manifest import ManifestColumns, ManifestSource
-from drifa_jax.data.table import TableColumns, add_table
+from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records
+from drifa_jax.data.splits import shares, split_records
+from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.errors import UserError
 
 MRI, CT = ModalitySpec("mri", 16, 16, 1), ModalitySpec("ct", 8, 8, 1)
@@ -33,7 +34,7 @@ def images(folders):
 def opened(images, text, columns=WIDE, **options):
     table = images / "table.csv"
     table.write_text(text)
-    return ManifestSource(table, images, columns, [MRI, CT], **options)
+    return manifest_records(table, images, columns, [MRI, CT], **options)
 
 
 def test_wide_form_reads_records_with_missing_cells(images):
@@ -61,14 +62,23 @@ def test_long_form_joins_the_images_of_a_record(images):
 
 
 def test_splits_of_the_table_are_honoured(images):
-    parts = opened(images, GOOD).splits(seed=0)
+    parts = split_records(opened(images, GOOD), shares(0, 0.15), 0)
     assert {name: len(part) for name, part in parts.items()} == {"train": 3, "test": 1}
+
+
+def test_a_validation_split_that_the_table_lacks_is_drawn_from_training(images):
+    parts = split_records(opened(images, GOOD), shares(0.3, 0.15), 0)
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 1,
+    }
 
 
 def test_splits_are_drawn_by_group_when_the_table_names_none(images):
     columns = ManifestColumns("id", images={"mri": "mri"}, group="patient")
     rows = "".join(f"r{i},p{i // 2},a/{i % 3}.png\n" for i in range(12))
-    parts = opened(images, "id,patient,mri\n" + rows, columns).splits(seed=0)
+    parts = split_records(opened(images, "id,patient,mri\n" + rows, columns), shares(0.15, 0.15), 0)
     groups = [{part.group_id(i) for i in range(len(part))} for part in parts.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 6
 
@@ -123,13 +133,13 @@ def test_wrong_rows_are_quarantined_when_asked(images, tmp_path):
     ("old", "new", "words"),
     [
         ("no,test", "no,train", "test: is an empty split"),
-        ("r4,p3", "r4,p1", "p1: is a group in train and test"),
+        ("r4,p3", "r4,p1", "1 groups lie in more than one split.*'p1' in train and test"),
         ("no,test", "late,test", "late: is a class of stroke in test that training does not hold"),
     ],
 )
 def test_wrong_splits_are_named(images, old, new, words):
     with pytest.raises(UserError, match=words):
-        opened(images, GOOD.replace(old, new)).splits(seed=0)
+        split_records(opened(images, GOOD.replace(old, new)), shares(0, 0.15), 0)
 
 
 def test_a_record_with_two_images_of_one_modality_is_named(images):
@@ -142,7 +152,7 @@ def test_missing_root_and_empty_table_are_named(images, tmp_path):
     with pytest.raises(UserError, match="has no rows"):
         opened(images, "id,mri\n", ManifestColumns("id", images={"mri": "mri"}))
     with pytest.raises(UserError, match=r"folder .*nowhere"):
-        ManifestSource(images / "table.csv", tmp_path / "nowhere", WIDE, [MRI])
+        manifest_records(images / "table.csv", tmp_path / "nowhere", WIDE, [MRI])
 
 
 def test_real_ham10000_reads_images_lesions_and_patients(shared):
@@ -151,12 +161,13 @@ def test_real_ham10000_reads_images_lesions_and_patients(shared):
         "image_id", images={"dermoscopy": "image_id"}, tasks={"skin": "dx"}, group="lesion_id"
     )
     skin = ModalitySpec("dermoscopy", 32, 32, 3)
-    source = ManifestSource(root / "HAM10000_metadata.csv", root, columns, [skin])
+    source = manifest_records(root / "HAM10000_metadata.csv", root, columns, [skin])
     assert len(source) == 2409
     assert source.tasks[0].classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-    parts = source.splits(seed=0)
+    parts = split_records(source, shares(0.15, 0.15), 0)
+    rows = {row["image_id"]: row for row in read_table(root / "HAM10000_metadata.csv")}
     table = TableColumns("patient", numeric=("age",), categorical=("sex", "localization"))
-    joined, encoding = add_table(parts, source.rows, table)
+    joined, encoding = add_table(parts, rows, table)
     assert 40 < encoding.means[0] < 65
     record = joined["test"][0]
     assert set(record.images) == {"dermoscopy", "patient"}

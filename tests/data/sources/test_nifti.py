@@ -6,9 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
-from drifa_jax.data.sources.nifti import nifti_source, read_volume
-from drifa_jax.data.sources.opening import Location, open_location
+from drifa_jax.data.sources.nifti import nifti_records, read_volume
+from drifa_jax.data.sources.opening import open_modality
+from drifa_jax.data.splits import shares, split_records
 from drifa_jax.errors import UserError
 
 MRI = ModalitySpec("mri", 12, 10, 1)
@@ -46,7 +48,7 @@ def test_every_orientation_becomes_the_same_volume(axes, tmp_path):
 
 def test_axial_slices_have_the_front_up_and_the_right_on_the_left(tmp_path):
     save(tmp_path / "tumour" / "p1.nii.gz", head(), "LPS")
-    source = nifti_source(tmp_path, MRI, "tumour", slice_range=(0, 1))
+    source = nifti_records(tmp_path, MRI, "tumour", slice_range=(0, 1))
     assert len(source) == 8
     picture = source[3].images["mri"][..., 0].astype(int)
     assert picture.shape == (12, 10)
@@ -59,11 +61,11 @@ def test_slices_of_the_middle_are_taken_and_patients_stay_whole(tmp_path):
     for patient in range(4):
         for visit in "ab":
             save(tmp_path / "xy"[patient % 2] / f"p{patient}_{visit}.nii.gz", head())
-    source = nifti_source(tmp_path, MRI, "kind", group_pattern=r"^p(\d)", slice_range=(0.25, 0.75))
+    source = nifti_records(tmp_path, MRI, "kind", group_pattern=r"^p(\d)", slice_range=(0.25, 0.75))
     assert len(source) == 8 * 4
     assert source.record_id(0) == "x/p0_a/axial-002"
     assert {source.group_id(i) for i in range(len(source))} == {"0", "1", "2", "3"}
-    parts = source.splits({"train": 0.5, "test": 0.5}, seed=0)
+    parts = split_records(source, {"train": 0.5, "test": 0.5}, 0)
     groups = [{part.group_id(i) for i in range(len(part))} for part in parts.values()]
     assert not groups[0] & groups[1]
 
@@ -71,12 +73,12 @@ def test_slices_of_the_middle_are_taken_and_patients_stay_whole(tmp_path):
 def test_other_planes_count_along_their_axis(tmp_path):
     save(tmp_path / "a" / "p.nii", head())
     for plane, count in (("sagittal", 10), ("coronal", 12), ("axial", 8)):
-        assert len(nifti_source(tmp_path, MRI, "kind", plane=plane, slice_range=(0, 1))) == count
+        assert len(nifti_records(tmp_path, MRI, "kind", plane=plane, slice_range=(0, 1))) == count
 
 
 def test_whole_volumes_are_resampled(tmp_path):
     save(tmp_path / "a" / "p.nii", head())
-    source = nifti_source(tmp_path, VolumeSpec("mri", 4, 6, 5, 1), "kind")
+    source = nifti_records(tmp_path, VolumeSpec("mri", 4, 6, 5, 1), "kind")
     assert len(source) == 1
     volume = source[0].images["mri"]
     assert volume.shape == (4, 6, 5, 1)
@@ -92,7 +94,7 @@ def test_every_broken_file_is_listed(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 3)), np.eye(4)), tmp_path / "a" / "4d.nii")
     (tmp_path / "b").mkdir()
     with pytest.raises(UserError, match="4 problems") as caught:
-        nifti_source(tmp_path, MRI, "kind")
+        nifti_records(tmp_path, MRI, "kind")
     for words in (
         "bare.nii: has no affine",
         "words.nii: is not a NIfTI",
@@ -106,7 +108,7 @@ def test_broken_files_are_quarantined_when_asked(tmp_path):
     save(tmp_path / "in" / "a" / "good.nii", head())
     (tmp_path / "in" / "a" / "words.nii").write_text("words")
     report = tmp_path / "report.csv"
-    source = nifti_source(tmp_path / "in", MRI, "kind", slice_range=(0, 1), quarantine=report)
+    source = nifti_records(tmp_path / "in", MRI, "kind", slice_range=(0, 1), quarantine=report)
     assert len(source) == 8
     assert "words.nii,is not a NIfTI file" in report.read_text()
 
@@ -116,7 +118,7 @@ def test_damaged_voxels_are_named_when_they_are_read(tmp_path):
     values[3, 3, 3] = np.nan
     save(tmp_path / "a" / "nan.nii", values)
     with pytest.raises(UserError, match=r"nan\.nii: has voxels that are NaN"):
-        nifti_source(tmp_path, MRI, "kind")[0]
+        nifti_records(tmp_path, MRI, "kind")[0]
     short = save(tmp_path / "b" / "short.nii", head())
     short.write_bytes(short.read_bytes()[:600])
     with pytest.raises(UserError, match=r"short\.nii: is damaged or truncated"):
@@ -125,17 +127,20 @@ def test_damaged_voxels_are_named_when_they_are_read(tmp_path):
 
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="plane is 'oblique'"):
-        nifti_source(tmp_path, MRI, "kind", plane="oblique")
+        nifti_records(tmp_path, MRI, "kind", plane="oblique")
     with pytest.raises(ValueError, match="slice_range"):
-        nifti_source(tmp_path, MRI, "kind", slice_range=(0.8, 0.2))
+        nifti_records(tmp_path, MRI, "kind", slice_range=(0.8, 0.2))
     with pytest.raises(UserError, match="does not exist"):
-        nifti_source(tmp_path / "nowhere", MRI, "kind")
+        nifti_records(tmp_path / "nowhere", MRI, "kind")
 
 
 def test_volumes_open_by_their_format(tmp_path):
     for patient in range(6):
         save(tmp_path / "ab"[patient % 2] / f"p{patient}.nii.gz", head())
-    location = Location(MRI, str(tmp_path), "kind", "nifti", group_pattern=r"^p(\d)")
-    splits = open_location(location)
+    config = ModalityConfig(
+        height=MRI.height, width=MRI.width, channels=1, root=str(tmp_path), task="kind",
+        format="nifti", group_pattern=r"^p(\d)",
+    )  # fmt: skip
+    splits = open_modality("mri", config, shares(0.15, 0.2))
     assert set(splits) == {"train", "validation", "test"}
     assert sum(len(source) for source in splits.values()) == 6 * 4

@@ -5,13 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drifa_jax.config import ModalityConfig
 from drifa_jax.data.pairing import combine
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec
-from drifa_jax.data.sources.opening import FORMATS, Location, open_location
+from drifa_jax.data.sources.opening import FORMATS, open_modality
+from drifa_jax.data.splits import shares
 from drifa_jax.errors import UserError
 
 SCAN = ModalitySpec("scan", 8, 8, 1)
+
+
+def scan_at(root, task="kind", format="folders", size=8, channels=1, **fields):
+    return ModalityConfig(
+        height=size, width=size, channels=channels, root=str(root), task=task, format=format,
+        **fields,
+    )  # fmt: skip
+
+
+def opened(config, name="scan"):
+    return open_modality(name, config, shares(0.15, 0.2))
 
 
 @pytest.fixture
@@ -34,21 +47,19 @@ def locations(folders, tmp_path):
         np.save(tmp_path / "npy" / f"x_{split}.npy", pixels)
         np.save(tmp_path / "npy" / f"y_{split}.npy", labels)
     by_format = {
-        "folders": Location(SCAN, str(root), "kind"),
-        "manifest": Location(
-            SCAN, str(root), "kind", "manifest", table="table.csv", image_column="file"
-        ),
-        "npz": Location(SCAN, str(tmp_path / "set.npz"), "kind", "npz", classes=("a", "b")),
-        "npy": Location(SCAN, str(tmp_path / "npy"), "kind", "npy", classes=("a", "b")),
+        "folders": scan_at(root),
+        "manifest": scan_at(root, format="manifest", table="table.csv", image_column="file"),
+        "npz": scan_at(tmp_path / "set.npz", "kind", "npz", classes=("a", "b")),
+        "npy": scan_at(tmp_path / "npy", "kind", "npy", classes=("a", "b")),
     }
-    prepare(open_location(by_format["folders"]), tmp_path / "prepared")
-    by_format["prepared"] = Location(SCAN, str(tmp_path / "prepared"), "kind", "prepared")
+    prepare(opened(by_format["folders"]), tmp_path / "prepared")
+    by_format["prepared"] = scan_at(tmp_path / "prepared", "kind", "prepared")
     return by_format
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"dicom", "nifti", "tfds"}))
 def test_every_format_gives_splits_of_one_modality_and_task(name, locations):
-    splits = open_location(locations[name])
+    splits = opened(locations[name])
     assert {"train", "test"} <= set(splits)
     for source in splits.values():
         assert source.modalities == (SCAN,)
@@ -58,11 +69,10 @@ def test_every_format_gives_splits_of_one_modality_and_task(name, locations):
 
 
 def test_modalities_of_different_formats_are_mixed(locations):
-    photo = ModalitySpec("photo", 16, 16, 3)
-    other = Location(photo, locations["folders"].root, "finding")
+    other = scan_at(locations["folders"].root, "finding", size=16, channels=3)
     sources = {
-        "scan": open_location(locations["npz"])["train"],
-        "photo": open_location(other)["train"],
+        "scan": opened(locations["npz"])["train"],
+        "photo": opened(other, "photo")["train"],
     }
     record = combine("index", sources, evaluation=False)[0]
     assert record.images["scan"].shape == (8, 8, 1)
@@ -71,13 +81,13 @@ def test_modalities_of_different_formats_are_mixed(locations):
 
 def test_wrong_locations_are_named(locations):
     with pytest.raises(UserError, match="format 'zip' of scan is unknown; choose one of"):
-        open_location(Location(SCAN, "x", "kind", "zip"))
+        opened(scan_at("x", "kind", "zip"))
     with pytest.raises(UserError, match="Arrays carry no class names"):
-        open_location(Location(SCAN, "x", "kind", "npz"))
+        opened(scan_at("x", "kind", "npz"))
     with pytest.raises(UserError, match="manifest of scan is not named"):
-        open_location(Location(SCAN, "x", "kind", "manifest"))
+        opened(scan_at("x", "kind", "manifest"))
     root = locations["prepared"].root
     with pytest.raises(UserError, match=r"was prepared as .* the configuration asks for"):
-        open_location(Location(ModalitySpec("scan", 9, 9, 1), root, "kind", "prepared"))
+        opened(scan_at(root, "kind", "prepared", size=9))
     with pytest.raises(UserError, match=r"prepared for the tasks \['kind'\]"):
-        open_location(Location(SCAN, root, "stroke", "prepared"))
+        opened(scan_at(root, "stroke", "prepared"))

@@ -1,4 +1,9 @@
+"""The table of records: chosen, put together, regrouped and kept without losing anything."""
+
+from __future__ import annotations
+
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -7,8 +12,9 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.pairing import combine, labelled_parts
 from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
+from drifa_jax.data.records import as_records, concatenate
+from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.splits import group_ids
-from drifa_jax.data.views import InMemory, OnlyModalities, Regrouped
 from drifa_jax.errors import UserError
 
 
@@ -43,28 +49,65 @@ class Numbers:
     def group_id(self, index):
         return f"g{index // 2}"
 
+    def attributes(self, index):
+        return {}
+
 
 def test_only_modalities_drops_images_and_keeps_labels():
     sources = {"mri": Numbers("mri", "tumour", 6), "ct": Numbers("ct", "stroke", 4)}
-    source = OnlyModalities(combine("index", sources, evaluation=True), ("ct",))
+    source = combine("index", sources, evaluation=True).only(("ct",))
     assert [spec.name for spec in source.modalities] == ["ct"]
     assert set(source[5].images) == {"ct"} and source[5].labels["tumour"] == 1
     assert "ct only" in source.description
 
 
 def test_regrouped_changes_groups_alone():
-    source = Regrouped(Numbers("mri", "tumour", 4), ["a", "a", "b", "b"])
+    source = as_records(Numbers("mri", "tumour", 4)).regrouped(["a", "a", "b", "b"])
     assert group_ids(source) == ["a", "a", "b", "b"] == [source[i].group_id for i in range(4)]
     assert source[3].record_id == "r3"
 
 
 def test_in_memory_reads_each_record_once():
     numbers = Numbers("mri", "tumour", 3)
-    source = InMemory(numbers)
+    source = as_records(numbers).in_memory()
     for _ in range(2):
         for index in range(3):
             assert source[index].images["mri"][0, 0, 0] == index
     assert numbers.reads == 3
+
+
+def test_take_reads_the_records_it_names():
+    source = PhantomSource("train", 10, 0, 16)
+    part = as_records(source).take([7, 2])
+    assert len(part) == 2
+    assert part.record_id(0) == part[0].record_id == source.record_id(7)
+    np.testing.assert_array_equal(part.labels("stroke"), source.labels("stroke")[[7, 2]])
+    assert part.synthetic and part.attributes(0) == source.attributes(7)
+
+
+def test_concatenated_records_read_like_one_table():
+    source = PhantomSource("train", 7, 0, 16)
+    records = as_records(source)
+    whole = concatenate([records.take([3, 1]), records.take([6]), records.take([0, 2])])
+    assert whole.ids == [source.record_id(i) for i in (3, 1, 6, 0, 2)]
+    assert whole[2].record_id == whole.record_id(2) == whole.group_id(2)
+    np.testing.assert_array_equal(whole[2].images["mri"], source[6].images["mri"])
+    np.testing.assert_array_equal(whole.labels("stroke"), source.labels("stroke")[[3, 1, 6, 0, 2]])
+    with pytest.raises(IndexError):
+        whole[5]
+
+
+def test_records_of_several_readers_are_read_by_their_own():
+    first, second = Numbers("mri", "tumour", 3), Numbers("mri", "tumour", 4)
+    whole = concatenate([as_records(first), as_records(second).take([3, 0])])
+    assert [int(whole[i].images["mri"][0, 0, 0]) for i in range(5)] == [0, 1, 2, 3, 0]
+
+
+def test_records_are_the_same_in_a_data_worker():
+    records = as_records(PhantomSource("train", 4, 0, 16)).take([2, 0])
+    again = pickle.loads(pickle.dumps(records))
+    assert again.ids == records.ids
+    np.testing.assert_array_equal(again[1].images["ct"], records[1].images["ct"])
 
 
 @pytest.mark.parametrize("strategy", ["index", "by_task", "random"])
