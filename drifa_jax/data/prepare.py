@@ -131,7 +131,7 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
     }
     partial.rename(pixels)
     found = json.dumps(problems.found[before:])
-    table = pa.table(columns).replace_schema_metadata({"problems": found})
+    table = pa.table(columns).replace_schema_metadata({"problems": found, "shard": path.name})
     temporary = path.with_suffix(".parquet.partial")
     parquet.write_table(table, temporary)
     temporary.rename(path.with_suffix(".parquet"))
@@ -210,5 +210,5 @@ def _finish(output: Path, splits: Mapping[str, Source], sizes: Mapping[str, list
     content = {"format": prepared.FORMAT, "description": first.description}
     content |= prepared.describe(first) | {"splits": dict(sizes)}
     temporary = output / "prepared.json.partial"
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(json.dumps(prepared.sealed(content), indent=1))
     temporary.rename(output / prepared.DESCRIPTION_FILE)

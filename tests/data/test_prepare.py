@@ -111,7 +111,7 @@ def test_a_set_of_another_version_is_refused(tmp_path):
     path = tmp_path / "set" / "prepared.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"format": 99}))
-    with pytest.raises(UserError, match="prepared in the format 99, this version reads 1"):
+    with pytest.raises(UserError, match="prepared in the format 99, this version reads 2"):
         open_prepared(tmp_path / "set")
     path.write_text("words")
     with pytest.raises(UserError, match="is not the description"):
@@ -190,3 +190,31 @@ def test_paired_sets_are_read_from_prepared_parts(tmp_path, broken):
     batch = next(training_batches(both, batch_size=4, seed=0))
     assert set(batch["images"]) == {"mri", "ct", "scan"}
     assert set(batch["labels"]) == {"tumour", "stroke", "kind"}
+
+
+def test_exchanged_files_and_edited_descriptions_are_noticed(tmp_path):
+    folder = tmp_path / "set"
+    prepare(phantoms(), folder, shard_size=4)
+    first, second = folder / "train-00000", folder / "train-00001"
+
+    def exchange(suffix):
+        pair = first.with_suffix(suffix), second.with_suffix(suffix)
+        contents = [path.read_bytes() for path in pair]
+        for path, content in zip(pair, reversed(contents), strict=True):
+            path.write_bytes(content)
+
+    exchange(".array_record")
+    with pytest.raises(UserError, match="holds the images of another record"):
+        open_prepared(folder)["train"][0]
+    exchange(".parquet")
+    with pytest.raises(UserError, match=r"train-00000\.parquet is the index of train-00001"):
+        open_prepared(folder)
+    exchange(".array_record")
+    exchange(".parquet")
+    open_prepared(folder)["train"][0]
+    path = folder / "prepared.json"
+    content = json.loads(path.read_text())
+    content["tasks"][0]["classes"].reverse()
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        open_prepared(folder)

@@ -2,11 +2,14 @@
 
 A folder holds `prepared.json` (what the records are), and for each split shards of raw pixels
 (`train-00000.array_record`) beside an index (`train-00000.parquet`: ids, groups, labels).
-Opening reads the indices alone; pixels are read from the shards one record at a time.
+Opening reads the indices alone; pixels are read from the shards one record at a time. The
+description carries a digest of itself, each index the name of its shard, and the pixels of a
+record a digest of its id, so that files which were edited or changed places are noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +35,10 @@ from drifa_jax.data.record import (
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, Remembered, at, concatenate
 from drifa_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
+OLDEST_FORMAT = 1
+"""Sets of format 1 are read as well; they carry no digests."""
+
 DESCRIPTION_FILE = "prepared.json"
 SPECS = {"image": ModalitySpec, "table": TabularSpec, "volume": VolumeSpec}
 
@@ -57,21 +63,32 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the digest of all the rest of it."""
+    text = json.dumps(content, sort_keys=True)
+    return {**content, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+
+
+def name_digest(record_id: str) -> bytes:
+    """Eight bytes that stand before the pixels of a record and tell whose they are."""
+    return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
+
+
 def encode_record(record: Record, modalities: Sequence) -> bytes:
-    """One byte of presence a modality, then the raw values of those present."""
+    """Digest of the id, one byte of presence a modality, then the raw values of those present."""
     flags = bytes(spec.name in record.images for spec in modalities)
     parts = [
         np.ascontiguousarray(record.images[spec.name]).tobytes()
         for spec in modalities
         if spec.name in record.images
     ]
-    return b"".join([flags, *parts])
+    return b"".join([name_digest(record.record_id), flags, *parts])
 
 
-def decode_record(data: bytes, modalities: Sequence) -> dict[str, np.ndarray]:
-    """The images that `encode_record` wrote; read-only views of `data`."""
-    images, offset = {}, len(modalities)
-    for flag, spec in zip(data[:offset], modalities, strict=True):
+def decode_record(data: bytes, modalities: Sequence, start: int = 8) -> dict[str, np.ndarray]:
+    """The images that `encode_record` wrote, whose flags begin at `start`; read-only views."""
+    images, offset = {}, start + len(modalities)
+    for flag, spec in zip(data[start:offset], modalities, strict=True):
         if flag:
             count = int(np.prod(spec.shape))
             values = np.frombuffer(data, spec.dtype, count, offset)
@@ -95,9 +112,19 @@ class _Stored:
 class _Shards:
     pixels: ArrayRecordDataSource
     modalities: tuple[Spec, ...]
+    ids: pa.Array | None
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        return decode_record(self.pixels[number], self.modalities)
+        data = self.pixels[number]
+        if self.ids is None:
+            return decode_record(data, self.modalities, start=0)
+        record_id = self.ids[number].as_py()
+        if data[:8] != name_digest(record_id):
+            raise UserError(
+                f"{record_id}: its shard holds the images of another record; files of the prepared "
+                "set were exchanged. Prepare it again in an empty folder."
+            )
+        return decode_record(data, self.modalities)
 
 
 def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records:
@@ -117,6 +144,8 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
             f"{folder}: the index of the {split} split cannot be read ({error}). Prepare the "
             "set again in an empty folder."
         ) from error
+    if content["format"] != OLDEST_FORMAT:
+        _check_places(folder, names)
     missing = [n for n in names if not (folder / f"{n}.array_record").is_file()]
     if missing or len(table) != sum(shards):
         raise UserError(
@@ -131,7 +160,9 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
         ]
     )
     # Records of several modalities are stored in one piece, which is read once for all.
-    images = Remembered(_Shards(pixels, modalities))
+    checked = content["format"] != OLDEST_FORMAT
+    ids = table["record_id"].combine_chunks() if checked else None
+    images = Remembered(_Shards(pixels, modalities, ids))
     table = _with_attributes(table).append_column(SPLIT, pa.array([split] * len(table)))
     for spec in modalities:
         table = table.append_column(at(spec.name), pa.array(np.arange(len(table))))
@@ -143,6 +174,16 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
         description=f"{content['description']} ({split} split, prepared in {folder})",
         synthetic=bool(content["synthetic"]),
     )
+
+
+def _check_places(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        said = (parquet.read_schema(folder / f"{name}.parquet").metadata or {}).get(b"shard", b"")
+        if said.decode() != name:
+            raise UserError(
+                f"{folder / name}.parquet is the index of {said.decode() or 'another set'}; files "
+                "of the prepared set were exchanged. Prepare it again in an empty folder."
+            )
 
 
 def _with_attributes(table: pa.Table) -> pa.Table:
@@ -196,9 +237,14 @@ def open_prepared(folder: str | Path) -> dict[str, Records]:
         version = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not the description of a prepared set ({error}).") from error
-    if version != FORMAT:
+    if version not in (OLDEST_FORMAT, FORMAT):
         raise UserError(
             f"{folder}: was prepared in the format {version}, this version reads {FORMAT}. "
             "Prepare the set again in an empty folder."
         )
+    told = {name: value for name, value in content.items() if name != "digest"}
+    if version != OLDEST_FORMAT and sealed(told) != content:
+        raise UserError(f"{path}: was changed after it was written. Prepare the set again.")
+    if odd := [split for split in content["splits"] if not split.isidentifier()]:
+        raise UserError(f"{path}: names the splits {odd}, which are no names of files.")
     return {split: _open_split(folder, split, content) for split in content["splits"]}
