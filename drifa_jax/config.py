@@ -309,11 +309,16 @@ def _problems(config: Config) -> list[str]:
         require(value in choices, name, value, f"one of {', '.join(choices)}")
 
     require(len(data.modalities) >= 1, "data.modalities", {}, "one modality or more")
-    for name, of in data.modalities.items():
+    for name, modality in data.modalities.items():
         for side in ("height", "width"):
-            size = getattr(of, side)
+            size = getattr(modality, side)
             require(size >= 16, f"data.modalities.{name}.{side}", size, "at least 16 pixels")
-        require(of.channels in (1, 3), f"data.modalities.{name}.channels", of.channels, "1 or 3")
+        require(
+            modality.channels in (1, 3),
+            f"data.modalities.{name}.channels",
+            modality.channels,
+            "1 or 3",
+        )
     for name in ("validation_fraction", "test_fraction"):
         require(0 < getattr(data, name) < 1, f"data.{name}", getattr(data, name), "in (0, 1)")
     require(data.num_workers >= 0, "data.num_workers", data.num_workers, "0 or more")
@@ -343,12 +348,12 @@ def _problems(config: Config) -> list[str]:
     require(members >= 1, "ensemble.num_members", members, "at least 1")
     require(config.mesh.data >= 0, "mesh.data", config.mesh.data, "0 or more")
     for name in ("ensemble", "model"):
-        of = getattr(config.mesh, name)
-        require(of >= 1, f"mesh.{name}", of, "at least 1")
+        count = getattr(config.mesh, name)
+        require(count >= 1, f"mesh.{name}", count, "at least 1")
     distributed = config.distributed
     for name in ("connect_seconds", "lost_seconds"):
-        of = getattr(distributed, name)
-        require(of >= 1, f"distributed.{name}", of, "at least 1")
+        seconds = getattr(distributed, name)
+        require(seconds >= 1, f"distributed.{name}", seconds, "at least 1")
     address = distributed.coordinator
     require(
         address in ("", "auto") or re.fullmatch(r".+:\d+", address) is not None,

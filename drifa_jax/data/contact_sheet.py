@@ -57,10 +57,10 @@ def strips(
                             key = np.random.SeedSequence([seed, index, number])
                             generator = np.random.Generator(np.random.Philox(key))
                             shown.append(transform(record, generator))
-                    for one in shown:
+                    for picture in shown:
                         for name in pictures:
-                            if name in one.images:
-                                tiles[name].append(_tile(one.images[name]))
+                            if name in picture.images:
+                                tiles[name].append(_tile(picture.images[name]))
                 rows += [
                     Strip(split, task.name, kind, name, tuple(images))
                     for name, images in tiles.items()

@@ -163,7 +163,7 @@ def remove_duplicates(
     cleaned = {split: as_records(source) for split, source in sources.items()}
     for split, ids in gone.items():
         records = cleaned[split]
-        stay = [i for i, one in enumerate(records.ids) if one not in ids]
+        stay = [i for i, record_id in enumerate(records.ids) if record_id not in ids]
         note = f"{records.description}, without {len(records) - len(stay)} duplicates"
         cleaned[split] = records.take(stay, note)
     return cleaned
@@ -177,8 +177,8 @@ def groups_with_duplicates(
     groups = group_ids(source)
     _, number = np.unique(groups, return_inverse=True)
     rows, columns = [], []
-    for one in prints.values():
-        for i, j, _ in _matches(one, one, max_distance):
+    for pictures in prints.values():
+        for i, j, _ in _matches(pictures, pictures, max_distance):
             rows.append(number[i])
             columns.append(number[j])
     size = int(number.max()) + 1

@@ -100,7 +100,7 @@ def join(parts: Mapping[str, Records]) -> Records:
                 f"The {name} source holds the record id {again!r} twice; ids must be unique to "
                 "pair by them."
             )
-    ids = list(dict.fromkeys(one for part in parts.values() for one in part.ids))
+    ids = list(dict.fromkeys(i for part in parts.values() for i in part.ids))
     places = [pc.index_in(pa.array(ids), pa.array(part.ids)) for part in parts.values()]
     if len(parts) > 1 and not np.all([place.is_valid() for place in places], axis=0).any():
         examples = ", ".join(f"{name}: {part.record_id(0)!r}" for name, part in parts.items())
@@ -143,8 +143,8 @@ def pair_by_index(parts: Mapping[str, Records], *, evaluation: bool) -> Records:
         places = np.arange(count) % len(part)
         table = part.table.take(pa.array(places))
         first_time = np.arange(count) < len(part) if evaluation else np.ones(count, bool)
-        ids.append([f"{name}:{one}" for one in table["record_id"].to_pylist()])
-        groups.append([f"{name}:{one}" for one in table["group_id"].to_pylist()])
+        ids.append([f"{name}:{own}" for own in table["record_id"].to_pylist()])
+        groups.append([f"{name}:{own}" for own in table["group_id"].to_pylist()])
         for column in table.column_names:
             if column.startswith(ATTRIBUTE) and len(parts) > 1:
                 called = f"{ATTRIBUTE}{name}/{column.removeprefix(ATTRIBUTE)}"
@@ -180,8 +180,8 @@ def pair_by_task(parts: Mapping[str, Records], *, evaluation: bool) -> Records:
     del evaluation
     named = []
     for name, part in parts.items():
-        renamed = part.regrouped([f"{name}:{one}" for one in part.groups])
-        ids = pa.array([f"{name}:{one}" for one in part.ids], pa.string())
+        renamed = part.regrouped([f"{name}:{own}" for own in part.groups])
+        ids = pa.array([f"{name}:{own}" for own in part.ids], pa.string())
         named.append(renamed.with_column("record_id", ids))
     described = "; ".join(part.description for part in parts.values())
     return concatenate(named, f"by_task pairing of {described}")
@@ -253,15 +253,15 @@ def _table_of(parts: Mapping[str, Records], table: pa.Table, strategy: str) -> R
 
 def _repeated(ids: Sequence[str]) -> str | None:
     seen: set[str] = set()
-    return next((one for one in ids if one in seen or seen.add(one)), None)
+    return next((i for i in ids if i in seen or seen.add(i)), None)
 
 
 def _check_agree(ids: Sequence[str], columns: Sequence, what: str) -> None:
     """An error that names the ids whose known values differ between columns, nulls aside."""
     values = zip(*(column.to_pylist() for column in columns), strict=True)
     clash = [
-        f"{one!r} ({' and '.join(map(str, told))})"
-        for one, row in zip(ids, values, strict=True)
+        f"{record_id!r} ({' and '.join(map(str, told))})"
+        for record_id, row in zip(ids, values, strict=True)
         if len(told := list(dict.fromkeys(v for v in row if v is not None))) > 1
     ]
     if clash:

@@ -167,7 +167,7 @@ class Records:
 
     def with_modality(self, spec: Spec, places: pa.Array, reader: Reader) -> Records:
         """The same records with one modality more, or with another reader of one they have."""
-        others = tuple(one for one in self.modalities if one.name != spec.name)
+        others = tuple(known for known in self.modalities if known.name != spec.name)
         return self._changed(
             table=_with_column(self.table, at(spec.name), places),
             modalities=(*others, spec),

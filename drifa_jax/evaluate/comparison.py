@@ -28,7 +28,7 @@ from drifa_jax.evaluate.intervals import (
     percentile,
     why_undefined,
 )
-from drifa_jax.evaluate.metrics import SCALARS, measured
+from drifa_jax.evaluate.metrics import measured, scalars
 from drifa_jax.evaluate.resamples import ScoredRecords
 
 
@@ -178,13 +178,13 @@ def compare_task(
     a, b, y = first[known], second[known], labels[known]
     number = group_numbers(np.asarray(groups, dtype=str)[known])
     both = ScoredRecords(a, y, number), ScoredRecords(b, y, number)
-    points = [measured(records.everything(), SCALARS) for records in both]
+    points = [measured(records.everything(), scalars()) for records in both]
     num_groups = both[0].num_groups
     drawn: dict[str, np.ndarray] = {}
     if num_groups > 1 and num_resamples:
 
         def second_minus_first(weights):
-            before, after = (measured(records(weights), SCALARS) for records in both)
+            before, after = (measured(records(weights), scalars()) for records in both)
             return {name: after[name] - before[name] for name in before}
 
         drawn = bootstrap(second_minus_first, num_groups, num_resamples=num_resamples, seed=seed)
@@ -195,7 +195,7 @@ def compare_task(
             drawn.get(metric.name),
             why,
         )
-        for metric in SCALARS
+        for metric in scalars()
     }
     return TaskComparison(
         len(y),

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.stats import beta, norm
 from scipy.stats import t as student
 
-from drifa_jax.evaluate.metrics import ENTRIES, Metric, measured
+from drifa_jax.evaluate.metrics import METRICS, Metric, measured
 from drifa_jax.evaluate.resamples import Resamples, ScoredRecords
 from drifa_jax.uncertainty.calibration import labelled
 
@@ -156,7 +156,7 @@ def task_metrics(
     *,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
-    metrics: Sequence[Metric] = ENTRIES,
+    metrics: Sequence[Metric] | None = None,
 ) -> TaskMetrics:
     """The metrics of one task with grouped intervals.
 
@@ -167,7 +167,7 @@ def task_metrics(
       classes: names of the columns.
       num_resamples: 0 leaves the intervals out.
       seed: of the resamples.
-      metrics: which.
+      metrics: which; all of `METRICS` when None.
 
     Raises:
       ValueError: where no record has a label.
@@ -177,7 +177,8 @@ def task_metrics(
     known = np.asarray(labels) >= 0
     p, y = labelled(probabilities, labels)
     records = ScoredRecords(p, y, group_numbers(np.asarray(groups, dtype=str)[known]))
-    everything, metrics = records.everything(), tuple(metrics)
+    everything = records.everything()
+    metrics = tuple(METRICS.values() if metrics is None else metrics)
     values = measured(everything, metrics)
     drawn: dict[str, np.ndarray] = {}
     without: dict[str, np.ndarray] = {}

@@ -3,7 +3,8 @@
 A metric is a function of `Resamples`; the estimate is that of the one resample in which every
 record counts once, so that estimate, interval, subgroup and difference share one definition.
 Definitions are scikit-learn's (tests compare the two resample by resample). Macro figures average
-over the classes that occur among the labels. To add a metric, add an entry to `METRICS`.
+over the classes that occur among the labels. To add a metric, add an entry to `METRICS`, here
+or in a program of your own: `METRICS[metric.name] = metric`.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
-ENTRIES = (
+_ENTRIES = (
     Metric(
         "accuracy", "Accuracy", _accuracy,
         proportion=True, headline=True, in_subgroups=True, in_figure=True,
@@ -214,7 +215,12 @@ ENTRIES = (
     ),
 )  # fmt: skip
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in ENTRIES}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ENTRIES}
 """Name -> metric, in the order of reports."""
 
-SCALARS = tuple(metric for metric in ENTRIES if not metric.by_class)
+SCALARS = tuple(metric for metric in _ENTRIES if not metric.by_class)
+
+
+def scalars() -> tuple[Metric, ...]:
+    """The metrics of a whole task, in the order of reports."""
+    return tuple(metric for metric in METRICS.values() if not metric.by_class)

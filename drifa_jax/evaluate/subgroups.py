@@ -16,7 +16,7 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.intervals import Interval, task_metrics
-from drifa_jax.evaluate.metrics import SCALARS
+from drifa_jax.evaluate.metrics import SCALARS, scalars
 
 SMALLEST_GROUP = 20
 """Patients, lesions or other groups below which a subgroup's figures are not shown."""
@@ -155,7 +155,7 @@ def subgroup_table(
             classes,
             num_resamples=num_resamples,
             seed=seed,
-            metrics=[metric for metric in SCALARS if metric.in_subgroups],
+            metrics=[metric for metric in scalars() if metric.in_subgroups],
         )
         rows.append(Subgroup(name, found.num_records, num_groups, found.scalars))
     return rows

@@ -63,7 +63,7 @@ class Functional:
         `jax.vmap`), but a draw per kernel is then compiled, which takes minutes.
         """
         if key.ndim == 1:
-            members = [self.init(one) for one in key]
+            members = [self.init(member) for member in key]
             return jax.tree.map(_stack, *members)
         module = self._build(initial_rngs(key))
         _, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)

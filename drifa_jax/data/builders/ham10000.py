@@ -48,11 +48,13 @@ class Ham10000(MedicalImages):
         problems = Problems(f"the download {root}")
         examples = []
         for row in rows:
-            one = row["image_id"]
-            if one not in paths:
-                problems.add(one, "is in the table, but there is no such image")
+            image_id = row["image_id"]
+            if image_id not in paths:
+                problems.add(image_id, "is in the table, but there is no such image")
                 continue
             columns = {column: row[column] for column in COLUMNS}
-            examples.append(Example(one, paths[one], row["dx"], row["lesion_id"], columns))
+            examples.append(
+                Example(image_id, paths[image_id], row["dx"], row["lesion_id"], columns)
+            )
         problems.raise_any("Download the set again.")
         return {"full": examples}

@@ -105,21 +105,22 @@ class MedicalImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         root = find_root(Path(dl_manager.manual_dir), self.FACTS.folder)
         examples = self.list_examples(root)
         counts = {
-            split: dict(Counter(one.label for one in some)) for split, some in examples.items()
+            split: dict(Counter(example.label for example in some))
+            for split, some in examples.items()
         }
         self.info.metadata.update(check_counts(self.FACTS, counts))
         return {split: self._generate_examples(some) for split, some in examples.items()}
 
     def _generate_examples(self, examples) -> Iterator[tuple[str, dict]]:
-        for one in examples:
+        for example in examples:
             yield (
-                one.record_id,
+                example.record_id,
                 {
-                    "image": io.BytesIO(stored_bytes(one.path)),
-                    "label": one.label,
-                    "record_id": one.record_id,
-                    "group_id": one.group_id,
-                    **one.columns,
+                    "image": io.BytesIO(stored_bytes(example.path)),
+                    "label": example.label,
+                    "record_id": example.record_id,
+                    "group_id": example.group_id,
+                    **example.columns,
                 },
             )
 
@@ -176,8 +177,8 @@ def from_folders(index: FolderIndex, names: Mapping[str, str] | None = None) -> 
     examples: dict[str, list[Example]] = {}
     for file in index.files:
         label = index.classes[file.label]
-        one = Example(
+        example = Example(
             file.path, index.root / file.path, (names or {}).get(label, label), file.group
         )
-        examples.setdefault(file.split or "full", []).append(one)
+        examples.setdefault(file.split or "full", []).append(example)
     return examples

@@ -66,8 +66,8 @@ def _loops(x: FeatureMap) -> bool:
 
 
 def _at_once(gates, refine, weights, x):
-    of = gates(weights, x)
-    return refine(weights, of, x), of
+    found = gates(weights, x)
+    return refine(weights, found, x), found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -96,8 +96,8 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _refined(gates: Vectors, refine: Refine, weights: Any, x: FeatureMap):
-    of = lax.platform_dependent(weights, x, cpu=functools.partial(_loop, gates), default=gates)
-    return refine(weights, of, x), of
+    found = lax.platform_dependent(weights, x, cpu=functools.partial(_loop, gates), default=gates)
+    return refine(weights, found, x), found
 
 
 def _refined_forward(gates, refine, weights, x):
