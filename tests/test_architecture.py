@@ -37,9 +37,6 @@ LONGEST = 400
 LONG: set[str] = {
     "drifa_jax.data.sources.phantom_anatomy",
     "drifa_jax.interop.torch_drifa_net",
-    "drifa_jax.report.comparison_report",
-    "drifa_jax.report.panels",
-    "drifa_jax.report.sections",
 }
 UPWARD: set[str] = set()
 CIRCLES: set[str] = {"drifa_jax.predictions.files", "drifa_jax.predictions.table"}

@@ -41,13 +41,10 @@ def run(options: argparse.Namespace) -> int:
     import absl.logging
 
     from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.evaluate.compared_runs import compare, read_evaluation
     from drifa_jax.evaluate.folders import REPORT_FILE, check_replaceable, find_evaluation
     from drifa_jax.evaluate.run_evaluation import evaluate_run
-    from drifa_jax.report.comparison_report import (
-        compare,
-        read_evaluation,
-        write_comparison,
-    )
+    from drifa_jax.report.comparison_report import write_comparison
     from drifa_jax.report.evaluation_report import write_all
 
     out = options.out or options.runs[0].resolve().parent / "comparison"

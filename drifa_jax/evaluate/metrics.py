@@ -218,8 +218,6 @@ _ENTRIES = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ENTRIES}
 """Name -> metric, in the order of reports."""
 
-SCALARS = tuple(metric for metric in _ENTRIES if not metric.by_class)
-
 
 def scalars() -> tuple[Metric, ...]:
     """The metrics of a whole task, in the order of reports."""

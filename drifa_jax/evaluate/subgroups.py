@@ -16,12 +16,17 @@ import numpy as np
 
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.intervals import Interval, task_metrics
-from drifa_jax.evaluate.metrics import SCALARS, scalars
+from drifa_jax.evaluate.metrics import Metric, scalars
 
 SMALLEST_GROUP = 20
 """Patients, lesions or other groups below which a subgroup's figures are not shown."""
 
-SHOWN = tuple(metric.name for metric in SCALARS if metric.in_subgroups)
+
+def shown_metrics() -> tuple[Metric, ...]:
+    """What is computed and shown for each subgroup."""
+    return tuple(metric for metric in scalars() if metric.in_subgroups)
+
+
 MISSING = "unknown"
 WIDTH_OF_AGE_BAND = 20
 OLDEST = 120
@@ -155,7 +160,7 @@ def subgroup_table(
             classes,
             num_resamples=num_resamples,
             seed=seed,
-            metrics=[metric for metric in scalars() if metric.in_subgroups],
+            metrics=shown_metrics(),
         )
         rows.append(Subgroup(name, found.num_records, num_groups, found.scalars))
     return rows

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drifa_jax.evaluate.intervals import Interval
-from drifa_jax.report.panels import Panel
+from drifa_jax.report.canvas import Panel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ from typing import Any
 
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.evaluate.evaluated import Evaluated
-from drifa_jax.evaluate.folders import FIGURES_FOLDER, METRICS_FILE, PREDICTIONS, REPORT_FILE
+from drifa_jax.evaluate.folders import (
+    FIGURES_FOLDER,
+    METRICS_FILE,
+    NOTICE,
+    PREDICTIONS,
+    REPORT_FILE,
+)
 from drifa_jax.evaluate.run_evaluation import Part
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predictions.files import written
@@ -24,7 +30,6 @@ from drifa_jax.report.sections import SECTIONS
 from drifa_jax.train.run_directory import write_whole
 
 MoreSections = Callable[[Predictor, Dataset, Predictions, Evaluated, Path], Sequence[Section]]
-NOTICE = "Research use only. Not a medical device."
 
 
 def metrics_document(of: Evaluated) -> dict[str, Any]:

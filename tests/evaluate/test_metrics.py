@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from drifa_jax.evaluate.metrics import SCALARS, estimates, measured
+from drifa_jax.evaluate.metrics import estimates, measured, scalars
 from drifa_jax.evaluate.resamples import ScoredRecords
 from drifa_jax.uncertainty.calibration import (
     brier_score,
@@ -116,7 +116,7 @@ def test_one_class_among_the_labels_leaves_ranking_and_agreement_undefined():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = estimates(p, np.full(len(p), 1))
-    for metric in SCALARS:
+    for metric in scalars():
         assert np.isnan(found[metric.name]) == (metric.name in UNDEFINED_FOR_ONE_CLASS)
     assert found["accuracy"] == pytest.approx(np.mean(p.argmax(1) == 1))
 
@@ -132,7 +132,7 @@ def test_no_figure_leaves_its_bounds():
     for seed in range(20):
         p, y, _ = predictions(num_records=7, seed=seed)
         found = estimates(p, y)
-        for metric in SCALARS:
+        for metric in scalars():
             low, high = metric.bounds
             assert not (found[metric.name] < low - 1e-12 or found[metric.name] > high + 1e-12)
 

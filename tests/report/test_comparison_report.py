@@ -11,13 +11,9 @@ import pytest
 from drifa_jax.cli import main
 from drifa_jax.commands.compare import distinct_names
 from drifa_jax.errors import UserError
+from drifa_jax.evaluate.compared_runs import aligned, compare, read_evaluation
 from drifa_jax.evaluate.folders import find_evaluation
-from drifa_jax.report.comparison_report import (
-    aligned,
-    compare,
-    read_evaluation,
-    write_comparison,
-)
+from drifa_jax.report.comparison_report import write_comparison
 
 
 @pytest.fixture(scope="module")
