@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"drifa {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"drifa {options.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -134,6 +134,8 @@ def _connected(config: DistributedConfig) -> bool:
             )
         if process_id:
             _await_coordinator(address, config.connect_seconds)
+        else:
+            _check_port(address)
         known = {
             "coordinator_address": address,
             "num_processes": count,
@@ -142,7 +144,8 @@ def _connected(config: DistributedConfig) -> bool:
         }
     absent = (
         f"The {count or ''} processes did not meet at {address} within {config.connect_seconds} s. "
-        "Start all of them, or raise distributed.connect_seconds."
+        "Start all of them, make sure that no other program listens there, or raise "
+        "distributed.connect_seconds."
     ).replace("  ", " ")
     _speak_when_aborted(lambda: _end(1, absent))
     try:
@@ -173,6 +176,22 @@ def _number(variable: str, field: str) -> int:
             "must be a number."
         )
     return int(text)
+
+
+def _check_port(address: str) -> None:
+    """Makes sure that process 0 can listen: JAX dies without a word where it cannot.
+
+    Raises:
+      UserError: naming the port.
+    """
+    port = address.rpartition(":")[2]
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"config: distributed.coordinator is {address}, but process 0 cannot listen at port "
+            f"{port} of this machine ({error}); choose a port that no other program uses."
+        ) from error
 
 
 def _await_coordinator(address: str, seconds: float) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LONGEST_NAME = 255
+"""Bytes that file systems allow."""
 
 
 @contextmanager
@@ -18,18 +23,18 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     When the block ends well it becomes `path`, in one step; when it raises, what it wrote is
     removed and an older `path` stays as it was. The name ends as `path` does, for writers that
-    look at the suffix. A folder takes the place of nothing or of an empty folder.
+    look at the suffix. A folder takes the place of nothing or of an empty folder. What a killed
+    process of this machine left beside `path` is removed.
     """
     path = Path(path)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    for left in _left_behind(path):
+        _remove(left)
+    partial = path.with_name(f".{os.getpid()}-{_short(path.name)}")
     try:
         yield partial
         os.replace(partial, path)
     except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
         raise
 
 
@@ -38,20 +43,76 @@ def folder_replaced(folder: str | Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` and all that is in it, in one step.
 
     When the block raises, what it wrote is removed and an older `folder` stays as it was. One
-    process at a time: what a killed one left behind is removed here.
+    process at a time: what a killed one left behind is removed here, or put back in its place.
     """
     folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
-    for left in (fresh, old):
-        shutil.rmtree(left, ignore_errors=True)
+    fresh = folder.with_name(f".{_short(folder.name)}.new")
+    old = folder.with_name(f".{_short(folder.name)}.old")
+    _put_back(old, folder)
+    _remove(fresh)
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        if folder.exists():
+        if not folder.exists():
+            os.replace(fresh, folder)
+        elif not _exchanged(fresh, folder):
             os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+            os.replace(fresh, folder)
+    finally:
+        _put_back(old, folder)
+        _remove(fresh)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """The older folder where a kill between two renames left no other; otherwise it goes."""
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    _remove(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step; False where the system cannot (Linux 3.15 and newer can)."""
+    at_current_folder, exchange = -100, 2
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = (os.fsencode(path) for path in (one, other))
+    return rename(at_current_folder, next(names), at_current_folder, next(names), exchange) == 0
+
+
+def _left_behind(path: Path) -> Iterator[Path]:
+    """What processes that are gone wrote for `path`."""
+    ending = f"-{_short(path.name)}"
+    if not path.parent.is_dir():
+        return
+    for name in os.listdir(path.parent):
+        number = name.removeprefix(".").removesuffix(ending)
+        if name == f".{number}{ending}" and number.isdecimal() and not _is_alive(int(number)):
+            yield path.with_name(name)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _short(name: str) -> str:
+    """The name, or where nothing could stand beside it a short one with the same suffix."""
+    if len(os.fsencode(name)) <= LONGEST_NAME - 20:
+        return name
+    suffix = Path(name).suffix
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    return digest + (suffix if len(suffix) < 20 else "")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from drifa_jax import processes
@@ -51,3 +53,14 @@ def test_incomplete_settings_are_named(distributed, message, monkeypatch):
         processes.joined(toy_config(distributed=distributed)),
     ):
         pass
+
+
+def test_a_port_that_another_program_uses_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        distributed = {"coordinator": address, "num_processes": 2, "process_id": 0}
+        with (
+            pytest.raises(UserError, match=f"{address}, but process 0 cannot listen"),
+            processes.joined(toy_config(distributed=distributed)),
+        ):
+            pass

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from drifa_jax.errors import UserError
@@ -56,6 +61,66 @@ def test_a_folder_takes_the_place_of_an_older_one_or_leaves_it(tmp_path):
         raise KeyboardInterrupt
     assert [one.name for one in path.iterdir()] == ["second"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("in_one_step", (True, False))
+def test_a_folder_is_never_missing_after_a_kill_at_any_moment(in_one_step, tmp_path):
+    path = tmp_path / "evaluation"
+    script = f"""
+import os, sys
+from pathlib import Path
+from drifa_jax import whole_files
+if not {in_one_step}:
+    whole_files._exchanged = lambda *_: False
+replace, calls = os.replace, 0
+def killed(*names):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[1]):
+        os._exit(9)
+    replace(*names)
+os.replace = killed
+with whole_files.folder_replaced({str(path)!r}) as fresh:
+    (fresh / "second").write_text("new")
+if calls < int(sys.argv[1]):
+    os._exit(0)
+"""
+    for moment in (1, 2, 3):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        (path / "first").write_text("old")
+        code = subprocess.run([sys.executable, "-c", script, str(moment)], check=False).returncode
+        # The next attempt fails as well, and takes nothing away.
+        with pytest.raises(RuntimeError), folder_replaced(path):
+            raise RuntimeError
+        (found,) = path.iterdir()
+        assert found.name == ("second" if code == 0 else "first")
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_behind_goes_and_what_a_living_one_writes_stays(tmp_path):
+    path = tmp_path / "net.drifa"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".{gone.pid}-net.drifa"
+    living = tmp_path / f".{os.getppid()}-net.drifa"
+    other = tmp_path / f".{gone.pid}-other.drifa"
+    for file in (left, living, other):
+        file.write_text("half")
+    with written_whole(path) as partial:
+        partial.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, living, other])
+
+
+@pytest.mark.parametrize("name", ("x" * 250 + ".csv", "." + "y" * 250, "z." + "a" * 250))
+def test_names_as_long_as_a_file_system_allows_are_written(name, tmp_path):
+    with written_whole(tmp_path / name) as partial:
+        partial.write_text("whole")
+        assert name.endswith(partial.suffix)
+    (tmp_path / name).unlink()
+    with folder_replaced(tmp_path / name) as fresh:
+        (fresh / "a").write_text("whole")
+    assert [p.name for p in tmp_path.rglob("*")] == [name, "a"]
 
 
 def test_a_missing_extra_is_named():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from drifa_jax.config import Config, load_config
 from drifa_jax.errors import UserError
+from drifa_jax.train import signals
 
 TAKES_OVERRIDES = True
 
@@ -33,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, tests and reports; 128 + the signal's number when interrupted."""
-    config = load_config(options.config, options.overrides)
-    return train_and_test(config, options.workdir or Path("runs") / _run_name(options.config))
+    with signals.end_at_once():
+        config = load_config(options.config, options.overrides)
+        return train_and_test(config, options.workdir or Path("runs") / _run_name(options.config))
 
 
 def train_and_test(config: Config, workdir: Path) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.processes import all_say, is_first
 from drifa_jax.rng import stream
 from drifa_jax.sharding import Layout, layout_of, put
-from drifa_jax.train import progress, step_times
+from drifa_jax.train import progress, signals, step_times
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import Experiment
@@ -40,7 +40,7 @@ COMPILING = "compiling the training step: on a CPU half a minute, or seconds if 
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came; the state was saved. Holds the signal's number."""
+    """SIGINT, SIGTERM or SIGHUP came; the state was saved. Holds the signal's number."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -76,7 +76,7 @@ def train(
     program = program or Program(experiment, layout)
     program.use_seed(config.seed)
     saved = Checkpoints(workdir / "checkpoints", description=description)
-    with saved as checkpoints, _signals() as arrived:
+    with saved as checkpoints, signals.collected() as arrived:
         restored = checkpoints.newest(program.template)
         if restored is None:
             state, first_step = None, 0
@@ -323,23 +323,3 @@ def _not_finite(step: int, batch: Mapping, source: Any, sums: Mapping) -> str:
 def _listed(values: Any) -> str:
     """One number, or those of all members."""
     return ", ".join(str(float(value)) for value in np.asarray(values).reshape(-1))
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
-    arrived: list[int] = []
-    previous = {}
-
-    def note(number: int, _frame: Any) -> None:
-        arrived.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # JAX's distributed runtime has a handler of its own, which Python sees as None.
-        previous[number] = signal.signal(number, note) or signal.SIG_DFL
-    try:
-        yield arrived
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -52,6 +52,11 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
         try:
             yield
         except Exception as error:
+            if not workdir.is_dir() and not isinstance(error, UserError):
+                raise UserError(
+                    f"--workdir {workdir} was deleted or moved while the run wrote to it. Put it "
+                    "back, and the same command goes on from the last checkpoint."
+                ) from error
             # Orbax and TensorStore wrap the system's error in kinds of their own.
             if DISK_FULL not in str(error) and getattr(error, "errno", None) not in UNWRITABLE:
                 raise

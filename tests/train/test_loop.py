@@ -154,6 +154,15 @@ def test_full_disk_says_what_to_do(error, tmp_path, tiny_config):
         raise error
 
 
+def test_directory_that_was_deleted_is_named(tmp_path, tiny_config):
+    with (
+        pytest.raises(UserError, match=r"run was deleted or moved while the run wrote to it"),
+        opened(tmp_path / "run", tiny_config()),
+    ):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run" / "metrics.json").write_text("{}")
+
+
 def test_directory_that_cannot_be_written_is_named(tmp_path, tiny_config):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir .*file/run cannot be written"):
