@@ -43,8 +43,12 @@ def jax_contenders(options) -> dict[tuple[str, str], Callable[[], None]]:
     import numpy as np
     import optax
 
-    from drifa_jax.compilation import compiler_options, training_options
-    from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
+    from drifa_jax.compilation import (
+        KeptMemory,
+        compiler_options,
+        run_programs_in_the_calling_thread,
+        training_options,
+    )
     from drifa_jax.models.building import build_network
     from drifa_jax.models.description import NetworkDescription
     from drifa_jax.network_options import NetworkOptions

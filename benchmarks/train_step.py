@@ -75,11 +75,12 @@ def measure(args):
     import numpy as np
 
     from drifa_jax.compilation import (
+        KeptMemory,
         compiled_beside,
+        run_programs_in_the_calling_thread,
         training_options,
         without_garbage_collection,
     )
-    from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
     from drifa_jax.models import kernels
     from drifa_jax.train.optimizer import make_optimizer
     from drifa_jax.train.state import abstract_state, initial_state

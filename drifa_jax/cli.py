@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 
 SUBCOMMANDS: dict[str, str] = {
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="drifa",
         description="DRIFA-Net in JAX: fuse medical imaging modalities. Research use only.",
     )
+    version = importlib.metadata.version("drifa-jax")
+    parser.add_argument("--version", action="version", version=f"drifa_jax {version}")
     command = None
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in SUBCOMMANDS.items():
@@ -56,8 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"unknown argument {unknown[0]!r}; see `drifa {options.command} --help`."
             )
         return command.run(options)
+    except BrokenPipeError:
+        # Who read the output has left; Python flushes once more at exit and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UserError as error:
-        print(f"drifa {options.command}: {error}", file=sys.stderr)
+        say(f"drifa {options.command}: {error}")
         return 1
     except KeyboardInterrupt:
         print(f"drifa {options.command}: interrupted", file=sys.stderr)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "drifa_jax"
 LAYERS = (
-    ("errors", "extras", "typing", "whole_files", "plain_values", "network_options"),
-    ("config", "rng", "compilation", "memory", "processes"),
+    ("errors", "extras", "typing", "console", "whole_files", "plain_values", "network_options"),
+    ("cpu",),
+    ("config", "rng", "compilation", "processes"),
     ("sharding",),
     ("data",),
     ("models",),

@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from drifa_jax.memory import KeptMemory
+from drifa_jax.cpu.memory import KeptMemory
 
 MEASUREMENTS = """
 import json, resource
 import jax, jax.numpy as jnp
 import numpy as np
-from drifa_jax.memory import KeptMemory, run_programs_in_the_calling_thread
+from drifa_jax.cpu.memory import KeptMemory, run_programs_in_the_calling_thread
 
 run_programs_in_the_calling_thread()
 
@@ -99,7 +99,7 @@ def test_an_error_of_the_program_passes_through(found):
 
 
 def test_nothing_is_kept_where_programs_run_in_another_thread(monkeypatch):
-    monkeypatch.setattr("drifa_jax.memory._dispatches_to_another_thread", lambda: True)
+    monkeypatch.setattr("drifa_jax.cpu.memory._dispatches_to_another_thread", lambda: True)
     memory = KeptMemory(2**40)  # more than there is
     assert memory.run(np.add, np.int32(1), np.int32(2)) == 3
     memory.give_back()
@@ -107,7 +107,7 @@ def test_nothing_is_kept_where_programs_run_in_another_thread(monkeypatch):
 
 @glibc_only
 def test_memory_that_cannot_be_reserved_costs_nothing(monkeypatch):
-    monkeypatch.setattr("drifa_jax.memory._dispatches_to_another_thread", lambda: False)
+    monkeypatch.setattr("drifa_jax.cpu.memory._dispatches_to_another_thread", lambda: False)
     memory = KeptMemory(2**62)
     assert [memory.run(np.add, np.int32(1), np.int32(2)) for _ in range(2)] == [3, 3]
     memory.give_back()

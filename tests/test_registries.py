@@ -7,6 +7,8 @@ evaluated and reported with; a subcommand is called.
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from flax import nnx
 
 import drifa_jax
+from drifa_jax import cli
 from drifa_jax.commands.train import train_and_test
 from drifa_jax.config import modality
 from drifa_jax.data.record import TaskSpec, image_spec
@@ -135,3 +138,13 @@ def test_parts_of_ones_own_are_trained_predicted_with_and_explained(tmp_path, ow
         ("excitation", "ct", "after stage 0"), ("excitation", "mri", "after stage 0"),
     ]  # fmt: skip
     assert found[0].values.shape == (1, 3, 4)
+
+
+def test_a_subcommand_of_ones_own_is_called(monkeypatch, capsys):
+    module = types.ModuleType("drifa_jax.commands.greet")
+    module.add_arguments = lambda parser: parser.add_argument("name")
+    module.run = lambda options: print(f"hello {options.name}") or 0
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli.SUBCOMMANDS, "greet", "say hello")
+    assert cli.main(["greet", "ward"]) == 0
+    assert capsys.readouterr().out == "hello ward\n"

@@ -21,6 +21,7 @@ from drifa_jax.ablate.statistics import (
     permutation_p,
 )
 from drifa_jax.ablate.variants import CONCATENATION, REFERENCE, Variant
+from drifa_jax.console import harmless
 
 COMPARED = "balanced_accuracy"
 """The metric of the tests and of the sentences; one, chosen beforehand."""
@@ -246,7 +247,7 @@ def as_csv(of: Document) -> str:
                     }
                 if metric == COMPARED and against:
                     line |= {"p": against["p"], "p_holm": against["p_holm"]}
-                writer.writerow(line)
+                writer.writerow({name: harmless(cell) for name, cell in line.items()})
     return text.getvalue()
 
 

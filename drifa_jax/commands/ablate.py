@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from drifa_jax.config import load_config
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 
 TAKES_OVERRIDES = True
@@ -55,8 +55,7 @@ def run(options: argparse.Namespace) -> int:
     import absl.logging
 
     from drifa_jax.ablate import running
-    from drifa_jax.compilation import use_compilation_cache
-    from drifa_jax.memory import run_programs_in_the_calling_thread
+    from drifa_jax.compilation import run_programs_in_the_calling_thread, use_compilation_cache
     from drifa_jax.train.loop import Interrupted
 
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -65,19 +64,19 @@ def run(options: argparse.Namespace) -> int:
     workdir = options.workdir or Path("runs") / f"ablate-{_name(options.config)}"
     jobs = running.jobs(variants, seeds, workdir)
     with running.opened(workdir, config):
-        _say(f"Research use only. {len(variants)} variants x {len(seeds)} seeds in {workdir}")
+        say(f"Research use only. {len(variants)} variants x {len(seeds)} seeds in {workdir}")
         failed, code = [], 0
         if not options.table_only:
             try:
                 failed = running.run_jobs(
-                    config, jobs, _say, keep_checkpoints=not options.discard_checkpoints
+                    config, jobs, say, keep_checkpoints=not options.discard_checkpoints
                 )
             except Interrupted as interruption:
-                _say(f"{interruption}: state saved. The same command again goes on from here.")
+                say(f"{interruption}: state saved. The same command again goes on from here.")
                 code = 128 + interruption.number
         written = _write_table(config, seeds, jobs, failed, workdir)
     for line in written:
-        _say(line)
+        say(line)
     return code or (1 if failed else 0)
 
 
@@ -132,10 +131,6 @@ def _seeds(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {text!r}: give different numbers of 0 or more.")
     return seeds
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _name(config: str) -> str:

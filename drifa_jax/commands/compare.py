@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -59,17 +59,17 @@ def run(options: argparse.Namespace) -> int:
             except UserError:
                 if not (path / "config.json").is_file():
                     raise
-                _say(f"{path} has no evaluation yet:")
+                say(f"{path} has no evaluation yet:")
                 folders.append(
-                    evaluate_run([path], write=write_all, num_resamples=options.resamples, say=_say)
+                    evaluate_run([path], write=write_all, num_resamples=options.resamples, say=say)
                 )
     except KeyboardInterrupt:
-        _say("Interrupted. The same command goes on with the records that are left.")
+        say("Interrupted. The same command goes on with the records that are left.")
         return 130
     names = distinct_names(options.runs)
     read = [read_evaluation(f, name) for f, name in zip(folders, names, strict=True)]
     write_comparison(compare(read, num_resamples=options.resamples, seed=options.seed), out)
-    _say(f"Report: {out / REPORT_FILE}. Research use only. Not a medical device.")
+    say(f"Report: {out / REPORT_FILE}. Research use only. Not a medical device.")
     return 0
 
 
@@ -81,7 +81,3 @@ def distinct_names(paths: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
+from drifa_jax.console import progress, say
 from drifa_jax.errors import UserError
 
 TAKES_OVERRIDES = True
@@ -93,7 +92,7 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
     if options.format in ("folders", "manifest", "dicom", "nifti") and is_archive(options.root):
         archive = Path(options.root)
         options.root = str(unpack(archive, archive.with_name(archive.name + ".unpacked")))
-        _say(f"Unpacked {archive} in {options.root}.")
+        say(f"Unpacked {archive} in {options.root}.")
     if options.format == "prepared":
         from drifa_jax.data.sources.prepared import open_prepared
 
@@ -142,7 +141,7 @@ def _prepare(options: argparse.Namespace) -> int:
         from drifa_jax.data.builders.building import build
 
         path = build(options.builder, options.manual_dir, options.output)
-        _say(f"Built {options.builder} in {path}.")
+        say(f"Built {options.builder} in {path}.")
         return 0
     if options.on_problem == "quarantine":
         # Beside the set: what cannot even be listed is known before the folder is claimed.
@@ -155,7 +154,7 @@ def _prepare(options: argparse.Namespace) -> int:
         )
     splits = _without_duplicates(splits, options)
     total = sum(len(source) for source in splits.values())
-    with _progress("preparing", total) as advance:
+    with progress("preparing", total) as advance:
         outcome = prepare(
             splits,
             options.output,
@@ -166,7 +165,7 @@ def _prepare(options: argparse.Namespace) -> int:
     describe_split(splits, options.split_seed, hash_content=False).save(
         options.output / "split.json"
     )
-    _say(
+    say(
         f"{outcome.written} records written, {outcome.resumed} were there, "
         f"{outcome.quarantined} quarantined: {options.output}"
     )
@@ -181,7 +180,7 @@ def _without_duplicates(splits: Mapping, options: argparse.Namespace) -> Mapping
     from drifa_jax.data.verify import inspect
 
     total = sum(len(source) for source in splits.values())
-    with _progress("looking for duplicates", total) as advance:
+    with progress("looking for duplicates", total) as advance:
         prints = {split: inspect(source, advance).prints for split, source in splits.items()}
     found = find_duplicates(splits, prints=prints)
     if found:
@@ -191,8 +190,8 @@ def _without_duplicates(splits: Mapping, options: argparse.Namespace) -> Mapping
         for split, source in splits.items():
             gone = len(source) - len(cleaned[split])
             if gone:
-                _say(f"{gone} of {len(source)} {split} records are duplicates of held-out records")
-        _say(f"Removed duplicates are listed in {table}; keep them with --duplicates keep.")
+                say(f"{gone} of {len(source)} {split} records are duplicates of held-out records")
+        say(f"Removed duplicates are listed in {table}; keep them with --duplicates keep.")
         return cleaned
     return splits
 
@@ -207,7 +206,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     (splits,) = open_data(options).values()
     total = sum(len(source) for source in splits.values())
-    with _progress("reading", total) as advance:
+    with progress("reading", total) as advance:
         facts = {split: inspect(source, advance) for split, source in splits.items()}
     checks = verify(splits, facts, require_all_modalities=options.paired)
     _note_synthetic(splits)
@@ -226,7 +225,7 @@ def _stats(options: argparse.Namespace) -> int:
 
     (splits,) = open_data(options).values()
     total = sum(len(source) for source in splits.values())
-    with _progress("reading", total) as advance:
+    with progress("reading", total) as advance:
         facts = {split: inspect(source, advance) for split, source in splits.items()}
     content = {"synthetic": _synthetic(splits), "splits": {}}
     for split, source in splits.items():
@@ -295,7 +294,7 @@ def _view(options: argparse.Namespace) -> int:
     write = contact_sheet.write_png if options.output.suffix == ".png" else contact_sheet.write_html
     write(options.output, rows, title)
     _note_synthetic(splits)
-    _say(f"{len(rows)} rows: {options.output}")
+    say(f"{len(rows)} rows: {options.output}")
     return 0
 
 
@@ -305,33 +304,7 @@ def _synthetic(splits: Mapping) -> bool:
 
 def _note_synthetic(splits: Mapping) -> None:
     if _synthetic(splits):
-        _say(SYNTHETIC_NOTE)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, a line per tenth elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True)) as bar:
-            job = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(job, count)
-        return
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        before, done = done * 10 // max(total, 1), done + count
-        if done * 10 // max(total, 1) > before:
-            _say(f"{what}: {done} of {total}")
-
-    yield advance
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(SYNTHETIC_NOTE)
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from pathlib import Path
 
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -75,14 +75,10 @@ def run(options: argparse.Namespace) -> int:
             write=functools.partial(
                 write_all, more_sections=None if options.no_explanations else explanation_sections
             ),
-            say=_say,
+            say=say,
         )
     except KeyboardInterrupt:
-        _say("Interrupted. The same command goes on with the records that are left.")
+        say("Interrupted. The same command goes on with the records that are left.")
         return 130
-    _say(f"Report: {folder / REPORT_FILE}. Research use only. Not a medical device.")
+    say(f"Report: {folder / REPORT_FILE}. Research use only. Not a medical device.")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

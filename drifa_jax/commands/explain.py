@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -77,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
         shares = ", ".join(f"{m} {share:+.2f}" for m, share in one.shapley.items())
         print(f"{one.record_id}  {one.task}: {one.predicted} {one.probability:.2f}  ({shares})")
     if not found[0].trained_without:
-        _say("Never trained without a modality: what one adds is an extrapolation.")
-    _say(f"Written: {out}. Research use only. Not a medical device.")
+        say("Never trained without a modality: what one adds is an extrapolation.")
+    say(f"Written: {out}. Research use only. Not a medical device.")
     return 0
 
 
@@ -115,7 +115,3 @@ def _of_test_records(predictor, tasks):
 
     test = open_dataset(predictor.restored.config.data, predictor.restored.runs[0] / "splits").test
     return [example for task in tasks for example in gallery(predictor, test, task)]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

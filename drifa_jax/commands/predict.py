@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import unicodedata
 from pathlib import Path
 
+from drifa_jax.console import printable, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
             shown.add(block)
     # Files first: who reads the console may leave before it ends.
     for path in outputs.values():
-        _say(f"Written: {path}")
+        say(f"Written: {path}")
     try:
         shown.show()
     except BrokenPipeError:
@@ -265,15 +265,3 @@ def _notes(found, block, fitted):
             f"one; {FLAGGED_BELOW:.0%} or less is FLAGGED as out of distribution. A large share "
             "proves nothing."
         )
-
-
-def printable(text: str) -> str:
-    """Text without control characters and changes of direction, which a terminal would obey."""
-    return "".join(
-        c if c.isprintable() or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}"
-        for c in text
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

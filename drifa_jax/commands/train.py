@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from drifa_jax.config import Config, load_config
+from drifa_jax.console import say
 from drifa_jax.errors import UserError
 from drifa_jax.train import signals
 
@@ -46,13 +46,12 @@ def train_and_test(config: Config, workdir: Path) -> int:
     import jax
 
     from drifa_jax import processes
-    from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.compilation import run_programs_in_the_calling_thread, use_compilation_cache
     from drifa_jax.data.dataset import open_dataset
     from drifa_jax.evaluate import testing
-    from drifa_jax.memory import run_programs_in_the_calling_thread
     from drifa_jax.models.description import save_description as save_network_description
     from drifa_jax.predict.restored import describe, save_description
-    from drifa_jax.report.figures import learning_curves
+    from drifa_jax.report.learning import learning_curves
     from drifa_jax.sharding import DATA_AXIS, layout_of
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
@@ -132,7 +131,7 @@ def _say(text: str) -> None:
     from drifa_jax.processes import is_first
 
     if is_first():
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def _run_name(config: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from drifa_jax.console import harmless
 from drifa_jax.errors import UserError
 
 MAX_SHOWN = 20
@@ -140,4 +141,4 @@ class Problems:
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["where", "problem"])
-            writer.writerows(self.found)
+            writer.writerows([harmless(cell) for cell in row] for row in self.found)

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drifa_jax.console import harmless
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.predictions.table import Predictions, Provenance, TaskPredictions
@@ -39,7 +40,6 @@ MEASURES = (
     "margin",
 )
 SUFFIXES = (".csv", ".json", ".parquet")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_arrow(predictions: Predictions, *, whole: bool = True) -> pa.Table:
@@ -316,14 +316,3 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
                 writer = csv.writer(file)
                 writer.writerow([harmless(name) for name in row])
             writer.writerow([harmless(cell) for cell in row.values()])
-
-
-def harmless(cell: Any) -> Any:
-    """A cell that spreadsheets do not take for a formula: such names get a quote before them."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return "'" + cell
-    return cell

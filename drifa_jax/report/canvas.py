@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drifa_jax.console import printable
 from drifa_jax.whole_files import written_whole
 
 PAPER, INK, FAINT, GRID = "#fffffe", "#1c2127", "#5b6370", "#dfe3e8"
@@ -114,14 +115,26 @@ class Canvas:
                 0.99, 0.985, SYNTHETIC_STAMP, ha="right", va="top", fontsize=7.5, color=ALARM
             )
         with matplotlib.rc_context(STYLE):
+            plain_text(self.figure)
             png, svg = io.BytesIO(), io.BytesIO()
             self.figure.savefig(png, dpi=160, format="png")
             # Without a date the same figure is the same file.
-            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": alt})
+            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": printable(alt)})
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / f"{name}.png", png.getvalue())
-        _write(folder / f"{name}.svg", svg.getvalue())
-        return Panel(name, inline_svg(svg.getvalue().decode(), name, alt), alt, caption)
+        # Labels of axes are made while drawing; no name may leave XML or change its direction.
+        text = printable(svg.getvalue().decode())
+        _write(folder / f"{name}.svg", text.encode())
+        return Panel(name, inline_svg(text, name, alt), alt, caption)
+
+
+def plain_text(figure: Any) -> None:
+    """Has all words of a figure drawn as they are: a class may be called `$x$`."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(printable(text.get_text()))
 
 
 def inline_svg(svg: str, name: str, alt: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from drifa_jax.errors import UserError
 from drifa_jax.explain.explanation import Explanation
 from drifa_jax.predictions.files import write_csv
-from drifa_jax.report.canvas import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP
+from drifa_jax.report.canvas import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP, plain_text
 from drifa_jax.report.explanations import map_pictures
 from drifa_jax.report.html import RESEARCH_NOTE
 from drifa_jax.train.run_directory import write_whole
@@ -130,6 +130,7 @@ def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> by
         for number, line in enumerate(lines):
             write(top + 0.05 + 0.19 * number, line, fontsize=8, color=FAINT)
         packed = io.BytesIO()
+        plain_text(figure)
         figure.savefig(packed, dpi=160, format="png", facecolor=PAPER)
     return packed.getvalue()
 

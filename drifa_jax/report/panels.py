@@ -8,48 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from drifa_jax.report.canvas import (
-    FAINT,
-    INK,
-    MOST_POINTS,
-    PAPER,
-    SERIES,
-    Canvas,
-    Panel,
-)
-
-
-def learning_panels(
-    lines: Sequence[Mapping[str, Any]], tasks: Sequence[str], folder: Path, *, synthetic: bool
-) -> list[Panel]:
-    """Loss and accuracy of each task over epochs."""
-    of = {s: [line for line in lines if line["split"] == s] for s in ("train", "validation")}
-    panels = []
-    for task in tasks:
-        for quantity, unit in (("loss", " (nats)"), ("accuracy", "")):
-            key, canvas, ends = f"{task}/{quantity}", Canvas(), []
-            for (split, of_split), colour in zip(of.items(), SERIES, strict=False):
-                points = [(line["epoch"], line[key]) for line in of_split if key in line]
-                if points:
-                    x, y = zip(*points, strict=True)
-                    dots = "o" if len(points) < 30 else None
-                    canvas.axes.plot(x, y, color=colour, marker=dots, markersize=3, label=split)
-                    ends.append(f"{split} ends at {y[-1]:.3f}")
-            if not ends:
-                continue
-            canvas.label("epoch", quantity + unit)
-            canvas.axes.xaxis.get_major_locator().set_params(integer=True)
-            canvas.legend()
-            panels.append(
-                canvas.save(
-                    folder,
-                    f"learning-{task}-{quantity}",
-                    alt=f"Learning curve of {task}, {quantity} by epoch: {', '.join(ends)}.",
-                    caption=f"{task}: {quantity} by epoch",
-                    synthetic=synthetic,
-                )
-            )
-    return panels
+from drifa_jax.report.canvas import FAINT, INK, MOST_POINTS, PAPER, SERIES, Canvas, Panel
 
 
 def roc_panel(
@@ -65,17 +24,13 @@ def roc_panel(
     """ROC of each class against the rest; None where only one class occurs."""
     from sklearn.metrics import roc_curve
 
-    canvas, drawn = Canvas(), []
-    for k, area in _shown(classes, areas):
-        x, y, _ = roc_curve(labels == k, probabilities[:, k])
-        canvas.axes.plot(
-            *_thinned(x, y), color=SERIES[len(drawn) % 10], label=f"{classes[k]} {area:.3f}"
-        )
-        drawn.append(f"{classes[k]} {area:.3f}")
+    def curve(truth: np.ndarray, scores: np.ndarray):
+        return roc_curve(truth, scores)[:2]
+
+    canvas, drawn = _curves(curve, probabilities, labels, classes, areas)
     if not drawn:
         return None
     canvas.axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=":")
-    canvas.unit_square()
     canvas.label("1 - specificity", "sensitivity")
     canvas.legend(loc="lower right", title="area under the curve", title_fontsize=8)
     return canvas.save(
@@ -100,18 +55,13 @@ def precision_recall_panel(
     """Precision over recall of each class; None where only one class occurs."""
     from sklearn.metrics import precision_recall_curve
 
-    canvas, drawn = Canvas(), []
-    for k, mean in _shown(classes, precisions):
-        precision, recall, _ = precision_recall_curve(labels == k, probabilities[:, k])
-        canvas.axes.plot(
-            *_thinned(recall[::-1], precision[::-1]),
-            color=SERIES[len(drawn) % 10],
-            label=f"{classes[k]} {mean:.3f}",
-        )
-        drawn.append(f"{classes[k]} {mean:.3f}")
+    def curve(truth: np.ndarray, scores: np.ndarray):
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        return recall[::-1], precision[::-1]
+
+    canvas, drawn = _curves(curve, probabilities, labels, classes, precisions)
     if not drawn:
         return None
-    canvas.unit_square()
     canvas.label("recall (sensitivity)", "precision")
     canvas.legend(loc="lower left", title="average precision", title_fontsize=8)
     return canvas.save(
@@ -122,6 +72,17 @@ def precision_recall_panel(
         caption=f"{task}: precision over recall, each class against the rest",
         synthetic=synthetic,
     )
+
+
+def _curves(curve, probabilities, labels, classes, figures) -> tuple[Canvas, list[str]]:
+    """A curve of each class against the rest, and the classes drawn with their figures."""
+    canvas, drawn = Canvas(), []
+    for k, value in _shown(classes, figures):
+        x, y = _thinned(*curve(labels == k, probabilities[:, k]))
+        canvas.axes.plot(x, y, color=SERIES[len(drawn) % 10], label=f"{classes[k]} {value:.3f}")
+        drawn.append(f"{classes[k]} {value:.3f}")
+    canvas.unit_square()
+    return canvas, drawn
 
 
 def confusion_panel(

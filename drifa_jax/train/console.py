@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from drifa_jax.console import printable
 from drifa_jax.processes import is_first
 
 PLAIN_LINE_SECONDS = 30.0
@@ -31,7 +32,7 @@ class TrainingDisplay:
         self._last_line = self._started
         # One voice speaks for all processes.
         self._console = Console(
-            file=sys.stderr, highlight=False, soft_wrap=True, quiet=not is_first()
+            file=sys.stderr, highlight=False, emoji=False, soft_wrap=True, quiet=not is_first()
         )
         self._bar = None
         if self._console.is_terminal and is_first():
@@ -42,7 +43,7 @@ class TrainingDisplay:
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[losses]}"),
+                TextColumn("{task.fields[losses]}", markup=False),
                 console=self._console,
             )
             self._task = self._bar.add_task(
@@ -60,7 +61,7 @@ class TrainingDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     def first_step_done(self, seconds: float) -> None:
         """Restarts the clock after compilation, which would spoil the rate and the ETA."""

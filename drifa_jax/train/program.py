@@ -13,12 +13,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from drifa_jax.compilation import (
+    KeptMemory,
     compiled_beside,
     compiler_options,
     training_options,
     without_garbage_collection,
 )
-from drifa_jax.memory import KeptMemory
 from drifa_jax.models import kernels
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, DATA_AXIS, Layout, put, replicated

@@ -4,7 +4,7 @@ import sys
 IMPORT = """
 import sys
 import drifa_jax
-from drifa_jax.models import backbone, drifa_net, functional, mfa, mifa, tabular
+from drifa_jax.models import building, drifa_net, functional, mfa, mifa, registry
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized(), "importing the models started a backend"
 heavy = {"tensorflow", "torch", "matplotlib", "optax", "orbax.checkpoint"} & set(sys.modules)

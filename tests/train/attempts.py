@@ -185,12 +185,12 @@ if __name__ == "__main__":
         "drifa_jax.compilation",
         "drifa_jax.evaluate.testing",
         "drifa_jax.predict.restored",
-        "drifa_jax.report.figures",
+        "drifa_jax.report.learning",
         "drifa_jax.train.experiment",
         "drifa_jax.train.loop",
     ):
         importlib.import_module(name)
     # A second of drawing, and hundreds of tiny programs, in every attempt.
-    sys.modules["drifa_jax.report.figures"].learning_curves = lambda *_, **__: None
+    sys.modules["drifa_jax.report.learning"].learning_curves = lambda *_, **__: None
     sys.modules["drifa_jax.compilation"].use_compilation_cache = keep_all_programs
     sys.exit(serve())

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from drifa_jax import compilation
+from drifa_jax.cpu import options
 from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
 from drifa_jax.network_options import NetworkOptions
@@ -52,7 +53,7 @@ def start():
     return step, initial_state(*network.init(jax.random.key(0)), optimizer)
 
 
-LARGE = {"kernel": jax.ShapeDtypeStruct((compilation.SMALL_NETWORK,), np.float32)}
+LARGE = {"kernel": jax.ShapeDtypeStruct((options.SMALL_NETWORK,), np.float32)}
 
 
 @pytest.fixture(scope="module", params=["small", "large"])
@@ -66,8 +67,8 @@ def compiled(start, size):
     """The step as training compiles it on one device, and with all of XLA's library fusions."""
     step, state = start
     lowered = jax.jit(step).lower(state, batch_of(0), jax.random.key(0))
-    options = compilation.training_options(state.params if size == "small" else LARGE)
-    ours = lowered.compile(options | OPTIMISED)
+    chosen = compilation.training_options(state.params if size == "small" else LARGE)
+    ours = lowered.compile(chosen | OPTIMISED)
     usual = lowered.compile(compilation.compiler_options() | OPTIMISED)
     return ours, usual
 

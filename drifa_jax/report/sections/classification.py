@@ -21,12 +21,13 @@ from drifa_jax.report.blocks import (
     interval_cell,
     interval_text,
 )
+from drifa_jax.report.learning import learning_panels
 from drifa_jax.report.sections.wording import bar
 
 
 def learning(evaluated: Evaluated, folder: Path) -> Section:
     """Learning curves of the first run."""
-    drawn = panels.learning_panels(
+    drawn = learning_panels(
         evaluated.learning, list(evaluated.description.tasks), folder, synthetic=evaluated.synthetic
     )
     if not drawn:

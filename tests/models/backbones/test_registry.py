@@ -38,7 +38,9 @@ def test_stages_give_what_they_declare(name):
     plan = []
 
     def declared(key):
-        plan[:] = BACKBONES[name](1, options=options, rngs=initial_rngs(key)).plan
+        plan[:] = BACKBONES[name](
+            1, options=NetworkOptions(backbone=name), rngs=initial_rngs(key)
+        ).plan
 
     jax.eval_shape(declared, jax.random.key(0))
     size = 224  # whole patches of 14 and of 16, and five halvings

@@ -1,0 +1,75 @@
+"""What is said to a person on a terminal or in a log. Names of data are data, never commands."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that a spreadsheet would run."""
+
+
+def printable(text: str) -> str:
+    """Text without control characters and changes of direction, which a terminal would obey.
+
+    Lines stay lines.
+
+    Test: tests/test_console.py.
+    """
+    return "".join(
+        c
+        if c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs"
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
+def harmless(cell: Any) -> Any:
+    """A cell that spreadsheets do not take for a formula: such names get a quote before them."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell
+
+
+def say(text: str) -> None:
+    """A line for a person; standard output is kept for results."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal, a line a tenth elsewhere.
+
+    Yields:
+      To be called with the number of things done since the last call.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            job = bar.add_task(printable(what), total=total)
+            yield lambda count: bar.advance(job, count)
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done * 10 // max(total, 1), done + count
+        if done * 10 // max(total, 1) > before:
+            say(f"{what}: {done} of {total}")
+
+    yield advance
