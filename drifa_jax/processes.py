@@ -231,10 +231,10 @@ def _agree(config: Config) -> None:
         json.loads(client.blocking_key_value_get(f"drifa/hello/{turn}/{i}", timeout))
         for i in range(jax.process_count())
     ]
-    for number, of in enumerate(said):
-        if of["config"] != said[0]["config"]:
+    for number, other in enumerate(said):
+        if other["config"] != said[0]["config"]:
             raise UserError(
-                f"Process {number} on {of['host']} was started with another configuration than "
+                f"Process {number} on {other['host']} was started with another configuration than "
                 "process 0; give all of them the same command."
             )
     if is_first():
@@ -248,11 +248,11 @@ def clock_warnings(said: list[Mapping[str, Any]]) -> Iterator[str]:
     Args:
       said: host and time of each process, read at one moment.
     """
-    for number, of in enumerate(said):
-        skew = of["time"] - said[0]["time"]
+    for number, other in enumerate(said):
+        skew = other["time"] - said[0]["time"]
         if abs(skew) > SKEW_WORTH_A_WARNING:
             yield (
-                f"The clock of process {number} on {of['host']} is {abs(skew):.0f} s "
+                f"The clock of process {number} on {other['host']} is {abs(skew):.0f} s "
                 f"{'ahead of' if skew > 0 else 'behind'} that of process 0. Training does not read "
                 "clocks, but times in logs will not match; synchronise them (NTP)."
             )

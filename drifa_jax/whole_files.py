@@ -70,14 +70,14 @@ def _put_back(old: Path, folder: Path) -> None:
     _remove(old)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchanged(first: Path, other: Path) -> bool:
     """Swaps two folders in one step; False where the system cannot (Linux 3.15 and newer can)."""
     at_current_folder, exchange = -100, 2
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError):
         return False
-    names = (os.fsencode(path) for path in (one, other))
+    names = (os.fsencode(path) for path in (first, other))
     return rename(at_current_folder, next(names), at_current_folder, next(names), exchange) == 0
 
 

@@ -114,16 +114,16 @@ def _only(scores: Scores, ids: np.ndarray) -> Scores:
     return Scores(*(getattr(scores, field)[kept] for field in Scores.__dataclass_fields__))
 
 
-def _summary(of: Draws, metric: str) -> Document:
-    if not np.isfinite(of.per_seed[metric]).all():
+def _summary(draws: Draws, metric: str) -> Document:
+    if not np.isfinite(draws.per_seed[metric]).all():
         return {"mean": None, "reason": "undefined: the test records are of one class"}
-    low, high = interval(of.replicates[metric])
+    low, high = interval(draws.replicates[metric])
     return {
-        "mean": of.mean(metric),
+        "mean": draws.mean(metric),
         "low": low,
         "high": high,
-        "deviation": of.deviation(metric),
-        "per_seed": of.per_seed[metric].tolist(),
+        "deviation": draws.deviation(metric),
+        "per_seed": draws.per_seed[metric].tolist(),
     }
 
 
@@ -151,8 +151,8 @@ def verdict(task: str, rows: Sequence[Document]) -> str:
     if plain is None or "against_reference" not in plain:
         return f"{task}: plain concatenation was not tried, so nothing is known about the fusion."
     against = plain["against_reference"]
-    of = against[COMPARED]
-    gain, low, high = -of["difference"], -of["high"], -of["low"]
+    gained = against[COMPARED]
+    gain, low, high = -gained["difference"], -gained["high"], -gained["low"]
     metric = COMPARED.replace("_", " ")
     numbers = (
         f"{metric} {gain:+.3f} (95% interval {low:+.3f} to {high:+.3f}, permutation "
@@ -176,10 +176,10 @@ def verdict(task: str, rows: Sequence[Document]) -> str:
     return f"{task}: {said}"
 
 
-def as_markdown(of: Document) -> str:
+def as_markdown(document: Document) -> str:
     """The document as text: a table and a sentence for each task."""
     lines = []
-    for task, table in of["tasks"].items():
+    for task, table in document["tasks"].items():
         first = table["rows"][0]
         lines += [
             f"## {task}",
@@ -212,27 +212,27 @@ def as_markdown(of: Document) -> str:
     return "\n".join(lines)
 
 
-def _mean_cell(of: Document) -> str:
-    if of["mean"] is None:
+def _mean_cell(document: Document) -> str:
+    if document["mean"] is None:
         return "undefined"
-    spread = "" if of["deviation"] is None else f" ± {of['deviation']:.3f}"
-    return f"{of['mean']:.3f}{spread} ({of['low']:.3f} to {of['high']:.3f})"
+    spread = "" if document["deviation"] is None else f" ± {document['deviation']:.3f}"
+    return f"{document['mean']:.3f}{spread} ({document['low']:.3f} to {document['high']:.3f})"
 
 
-def _difference_cell(of: Document | None) -> str:
-    if of is None:
+def _difference_cell(document: Document | None) -> str:
+    if document is None:
         return ""
-    return f"{of['difference']:+.3f} ({of['low']:+.3f} to {of['high']:+.3f})"
+    return f"{document['difference']:+.3f} ({document['low']:+.3f} to {document['high']:+.3f})"
 
 
-def as_csv(of: Document) -> str:
+def as_csv(document: Document) -> str:
     """One line for each task, variant and metric."""
     text = io.StringIO()
     fields = ("task", "variant", "num_seeds", "num_records", "num_params", "metric", "mean")
     fields += ("deviation", "low", "high", "difference", "difference_low", "difference_high")
     writer = csv.DictWriter(text, (*fields, "p", "p_holm"))
     writer.writeheader()
-    for task, table in of["tasks"].items():
+    for task, table in document["tasks"].items():
         for row in table["rows"]:
             against = row.get("against_reference", {})
             for metric, summary in row["metrics"].items():
@@ -251,6 +251,6 @@ def as_csv(of: Document) -> str:
     return text.getvalue()
 
 
-def as_json(of: Document) -> str:
+def as_json(document: Document) -> str:
     """The document itself."""
-    return json.dumps(of, indent=2, allow_nan=False) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -77,7 +77,7 @@ def distinct_names(paths: list[Path]) -> list[str]:
     """The last part of each path, with as many before it as tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(of[-depth:]) for of in parts]
+        names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             break
     return names

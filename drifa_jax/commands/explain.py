@@ -73,9 +73,9 @@ def run(options: argparse.Namespace) -> int:
         num_members=predictor.num_members,
         synthetic=predictor.description.synthetic,
     )
-    for one in found:
-        shares = ", ".join(f"{m} {share:+.2f}" for m, share in one.shapley.items())
-        print(f"{one.record_id}  {one.task}: {one.predicted} {one.probability:.2f}  ({shares})")
+    for case in found:
+        shares = ", ".join(f"{m} {share:+.2f}" for m, share in case.shapley.items())
+        print(f"{case.record_id}  {case.task}: {case.predicted} {case.probability:.2f}  ({shares})")
     if not found[0].trained_without:
         say("Never trained without a modality: what one adds is an extrapolation.")
     say(f"Written: {out}. Research use only. Not a medical device.")

@@ -222,9 +222,11 @@ def add_table(
       rows: record id -> row.
       columns: the columns and their types.
     """
-    encoding = fit_table(columns, [rows[one] for one in splits["train"].ids if one in rows])
+    encoding = fit_table(
+        columns, [rows[record_id] for record_id in splits["train"].ids if record_id in rows]
+    )
     reader = _EncodedRows(tuple(rows.values()), encoding)
-    number = {one: k for k, one in enumerate(rows)}
+    number = {record_id: k for k, record_id in enumerate(rows)}
     return {
         split: records.with_modality(
             encoding.spec, pa.array(map(number.get, records.ids), pa.int64()), reader

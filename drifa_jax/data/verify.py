@@ -138,7 +138,9 @@ def _counts(sources) -> Check:
 
 
 def _decodability(facts) -> Check:
-    broken = [f"{one}: {why}" for f in facts.values() for one, why in f.problems.items()]
+    broken = [
+        f"{record_id}: {why}" for f in facts.values() for record_id, why in f.problems.items()
+    ]
     if broken:
         return Check("decodability", "error", f"{len(broken)} unreadable; {_some(broken)}")
     return Check("decodability", "ok", "every record was read")
@@ -155,7 +157,7 @@ def _sizes(sources) -> Check:
 
 
 def _constant(facts) -> Check:
-    blank = [one for f in facts.values() for one in f.constant]
+    blank = [record for f in facts.values() for record in f.constant]
     if blank:
         return Check("blank images", "warning", f"{len(blank)} of one grey level; {_some(blank)}")
     return Check("blank images", "ok", "none")
@@ -191,10 +193,10 @@ def _disjoint(sources) -> Check:
     shared = []
     for split, source in sources.items():
         for index in range(len(source)):
-            one = source.record_id(index)
-            if one in seen:
-                shared.append(f"{one} in {seen[one]} and {split}")
-            seen[one] = split
+            record_id = source.record_id(index)
+            if record_id in seen:
+                shared.append(f"{record_id} in {seen[record_id]} and {split}")
+            seen[record_id] = split
     if shared:
         return Check("record ids", "error", f"{len(shared)} repeated; {_some(shared)}")
     return Check("record ids", "ok", "unique over all splits")

@@ -117,10 +117,13 @@ class Comparison:
             "seed": self.seed,
             "tasks": {
                 task: {
-                    "runs": {name: of.to_json() for name, of in zip(names, of_task, strict=True)},
+                    "runs": {
+                        name: metrics.to_json()
+                        for name, metrics in zip(names, of_task, strict=True)
+                    },
                     "differences": {
-                        name: of.to_json()
-                        for name, of in zip(names[1:], self.pairs[task], strict=True)
+                        name: pair.to_json()
+                        for name, pair in zip(names[1:], self.pairs[task], strict=True)
                     },
                 }
                 for task, of_task in self.metrics.items()

@@ -202,18 +202,20 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def interval_text(of: Interval) -> str:
+def interval_text(interval: Interval) -> str:
     """The interval in words, or why there is none."""
-    if of.value is None:
-        return f"undefined: {of.reason}"
-    if of.low is None:
-        return f"no interval: {of.reason}" if of.reason else ""
-    return f"{of.low:.3f} to {of.high:.3f}" + (" (exact)" if of.method == "exact" else "")
+    if interval.value is None:
+        return f"undefined: {interval.reason}"
+    if interval.low is None:
+        return f"no interval: {interval.reason}" if interval.reason else ""
+    return f"{interval.low:.3f} to {interval.high:.3f}" + (
+        " (exact)" if interval.method == "exact" else ""
+    )
 
 
-def interval_cell(of: Interval, *, bar: bool = True) -> Cell:
+def interval_cell(interval: Interval, *, bar: bool = True) -> Cell:
     """A figure with its interval below."""
     drawn = None
-    if bar and of.low is not None and 0 <= of.low <= of.high <= 1:
-        drawn = (of.low, of.value, of.high)
-    return Cell(figure(of.value), interval_text(of), drawn)
+    if bar and interval.low is not None and 0 <= interval.low <= interval.high <= 1:
+        drawn = (interval.low, interval.value, interval.high)
+    return Cell(figure(interval.value), interval_text(interval), drawn)

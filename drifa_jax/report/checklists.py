@@ -123,55 +123,55 @@ CLAIM: tuple[tuple[str, str, str], ...] = (
 """As `TRIPOD_AI`."""
 
 
-def tripod_ai(of: Evaluated, folder: Path) -> Section:
+def tripod_ai(evaluated: Evaluated, folder: Path) -> Section:
     """TRIPOD+AI: reporting of clinical prediction models."""
     return _section(
         "tripod-ai",
         "TRIPOD+AI checklist",
         "Collins et al., BMJ 2024;385:e078378",
         TRIPOD_AI,
-        known_facts(of),
+        known_facts(evaluated),
     )
 
 
-def claim(of: Evaluated, folder: Path) -> Section:
+def claim(evaluated: Evaluated, folder: Path) -> Section:
     """CLAIM 2024: reporting of AI in medical imaging."""
     return _section(
         "claim",
         "CLAIM checklist (2024 update)",
         "Tejani et al., Radiology: Artificial Intelligence 2024;6(4):e240300",
         CLAIM,
-        known_facts(of),
+        known_facts(evaluated),
     )
 
 
-def known_facts(of: Evaluated) -> dict[str, str]:
+def known_facts(evaluated: Evaluated) -> dict[str, str]:
     """What the run itself can tell, by name."""
-    config, leak = of.config, of.data.leakage
-    splits = ", ".join(f"{s} {x.num_records:,}" for s, x in of.data.splits.items())
-    tables = [m for m in of.description.modalities if isinstance(m, TabularSpec)]
+    config, leak = evaluated.config, evaluated.data.leakage
+    splits = ", ".join(f"{s} {x.num_records:,}" for s, x in evaluated.data.splits.items())
+    tables = [m for m in evaluated.description.modalities if isinstance(m, TabularSpec)]
     images = ", ".join(
         f"{m.name} at {m.height} x {m.width} pixels"
-        for m in of.description.modalities
+        for m in evaluated.description.modalities
         if m not in tables
     )
     columns = ", ".join(
-        f"{m.name} ({', '.join(of.description.readings[m.name].columns)})" for m in tables
+        f"{m.name} ({', '.join(evaluated.description.readings[m.name].columns)})" for m in tables
     )
     augmented = (
         "no augmentation"
         if config.data.augmentation == "none"
         else f"augmentation preset {config.data.augmentation!r} in training"
     )
-    prefix = "SYNTHETIC data. " if of.synthetic else ""
-    calibrated = {t.answer.calibration for t in of.tasks.values() if t.post_processing}
-    commit = of.evaluated_by.get("git_commit")
+    prefix = "SYNTHETIC data. " if evaluated.synthetic else ""
+    calibrated = {t.answer.calibration for t in evaluated.tasks.values() if t.post_processing}
+    commit = evaluated.evaluated_by.get("git_commit")
     facts = {
-        "sources": f"{prefix}{of.description.data}. Why they represent the target: open.",
+        "sources": f"{prefix}{evaluated.description.data}. Why they represent the target: open.",
         "preparation": f"Images brought to {images}, scaled to 0..1; {augmented}."
         + (f" Tables standardised by the training records: {columns}." if tables else ""),
         "outcome": "Labels as in the data: "
-        + "; ".join(f"{t} ({', '.join(c)})" for t, c in of.description.tasks.items())
+        + "; ".join(f"{t} ({', '.join(c)})" for t, c in evaluated.description.tasks.items())
         + ". How they were obtained: open.",
         "predictors": f"Images: {images}. Tables, with their columns: {columns}."
         if tables
@@ -180,7 +180,7 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         "missing": "Records without a label of a task are left out of that task. "
         + (
             "Absent modalities are masked."
-            if of.description.may_lack_modalities
+            if evaluated.description.may_lack_modalities
             else "Every record holds every modality."
         ),
         "partitions": f"{splits} records; "
@@ -195,19 +195,20 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         + (f"{leak.shared_groups} groups are shared." if leak.shared_groups else "none is shared."),
         "model": f"DRIFA-Net: {config.model.backbone} branch for each modality, MFA and MIFA "
         f"attention after every stage, width {config.model.width}, dropout "
-        f"{config.model.dropout_rate:g}; {of.cost.num_parameters:,} parameters.",
+        f"{config.model.dropout_rate:g}; {evaluated.cost.num_parameters:,} parameters.",
         "clusters": "Intervals resample whole groups." if not leak.single_groups else "",
         "measures": "See Classification, Calibration, Uncertainty and referral.",
         "intervals": f"95 % intervals from "
-        f"{max((t.metrics.num_resamples for t in of.tasks.values()), default=0):,} resamples of "
-        "whole groups; paired tests by `drifa compare`.",
+        f"{max((t.metrics.num_resamples for t in evaluated.tasks.values()), default=0):,} "
+        "resamples of whole groups; paired tests by `drifa compare`.",
         "updating": "None.",
-        "calculation": f"Mean of {of.num_members} member(s) x {of.num_samples} dropout samples"
+        "calculation": f"Mean of {evaluated.num_members} member(s) x {evaluated.num_samples} "
+        "dropout samples"
         + (f", then {' and '.join(sorted(calibrated))} calibration." if calibrated else "."),
         "imbalance": f"Class weights: {config.train.class_weights}; focal gamma "
         f"{config.train.focal_gamma:g}; balanced sampling: "
         f"{config.train.balance_sampling_of or 'none'}. Counts: see Data.",
-        "fairness": "See Subgroups." if any(t.subgroups for t in of.tasks.values()) else "",
+        "fairness": "See Subgroups." if any(t.subgroups for t in evaluated.tasks.values()) else "",
         "output": "Probabilities of the classes, the most probable class, its uncertainty, a "
         "prediction set, and whether to refer.",
         "code": f"drifa_jax, commit {commit}. Public address: open." if commit else "",
@@ -216,17 +217,18 @@ def known_facts(of: Evaluated) -> dict[str, str]:
         "performance": "See Results in short and Classification.",
         "limitations": "See the model card. The authors' own: open.",
         "software": ", ".join(
-            f"{name} {version}" for name, version in of.evaluated_by.get("packages", {}).items()
+            f"{name} {version}"
+            for name, version in evaluated.evaluated_by.get("packages", {}).items()
         ),
         "initial": f"Weights from {config.train.initial_weights}."
         if config.train.initial_weights
         else f"Random, seed {config.train.seed}.",
         "training": f"Up to {config.train.num_epochs} epochs, batch {config.train.batch_size}, "
         f"Adam, learning rate {config.train.learning_rate:g} ({config.train.schedule}); "
-        f"{augmented}; {of.num_members} network(s) trained for this report.",
-        "selection": f"Lowest validation loss, at step {', '.join(map(str, of.steps))}.",
-        "ensemble": f"{of.num_members} members, probabilities averaged."
-        if of.num_members > 1
+        f"{augmented}; {evaluated.num_members} network(s) trained for this report.",
+        "selection": f"Lowest validation loss, at step {', '.join(map(str, evaluated.steps))}.",
+        "ensemble": f"{evaluated.num_members} members, probabilities averaged."
+        if evaluated.num_members > 1
         else "None; dropout samples of one network.",
         "failures": "See Uncertainty and referral; predictions.csv names every wrong record.",
     }

@@ -109,7 +109,10 @@ def values(comparison: Comparison, folder: Path) -> Section:
                 f"Metrics of {task}",
                 ("metric", *(run.name for run in comparison.runs)),
                 [
-                    (METRICS[name].title, *(interval_cell(one.scalars[name]) for one in several))
+                    (
+                        METRICS[name].title,
+                        *(interval_cell(metrics.scalars[name]) for metrics in several),
+                    )
                     for name in map(operator.attrgetter("name"), scalars())
                 ],
                 note=f"{several[0].num_records:,} labelled records of "
@@ -243,18 +246,22 @@ def _difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _signed(of) -> str:
-    if of.value is None:
+def _signed(difference) -> str:
+    if difference.value is None:
         return "undefined"
-    reach = "" if of.low is None else f" ({of.low:+.3f} to {of.high:+.3f})"
-    return f"{of.value:+.3f}{reach}"
+    reach = "" if difference.low is None else f" ({difference.low:+.3f} to {difference.high:+.3f})"
+    return f"{difference.value:+.3f}{reach}"
 
 
-def _difference_cell(of) -> Cell:
-    if of.value is None:
-        return Cell("-", of.reason)
-    detail = of.reason if of.low is None else f"{of.low:+.3f} to {of.high:+.3f}"
-    return Cell(f"{of.value:+.3f}", detail)
+def _difference_cell(difference) -> Cell:
+    if difference.value is None:
+        return Cell("-", difference.reason)
+    detail = (
+        difference.reason
+        if difference.low is None
+        else f"{difference.low:+.3f} to {difference.high:+.3f}"
+    )
+    return Cell(f"{difference.value:+.3f}", detail)
 
 
 def _p_value(p_value: float | None) -> str:

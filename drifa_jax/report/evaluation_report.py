@@ -32,29 +32,29 @@ from drifa_jax.train.run_directory import write_whole
 MoreSections = Callable[[Predictor, Dataset, Predictions, Evaluated, Path], Sequence[Section]]
 
 
-def metrics_document(of: Evaluated) -> dict[str, Any]:
+def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """What `metrics.json` holds: every figure of the report, for machines."""
     return {
         "notice": NOTICE,
-        "synthetic": of.synthetic,
-        "runs": [str(run) for run in of.runs],
-        "steps": list(of.steps),
+        "synthetic": evaluated.synthetic,
+        "runs": [str(run) for run in evaluated.runs],
+        "steps": list(evaluated.steps),
         "split": "test",
-        "folds": list(of.folds),
-        "data": of.data.splits["test"].description,
-        "num_records": of.num_records,
-        "num_members": of.num_members,
-        "num_samples": of.num_samples,
-        "seed": of.seed,
-        "tasks": {task: found.to_json() for task, found in of.tasks.items()},
-        "cost": of.cost.to_json(),
-        "environment": dict(of.evaluated_by),
-        "training_environment": dict(of.trained_by),
+        "folds": list(evaluated.folds),
+        "data": evaluated.data.splits["test"].description,
+        "num_records": evaluated.num_records,
+        "num_members": evaluated.num_members,
+        "num_samples": evaluated.num_samples,
+        "seed": evaluated.seed,
+        "tasks": {task: found.to_json() for task, found in evaluated.tasks.items()},
+        "cost": evaluated.cost.to_json(),
+        "environment": dict(evaluated.evaluated_by),
+        "training_environment": dict(evaluated.trained_by),
     }
 
 
 def write_evaluation(
-    of: Evaluated, predictions: Predictions, folder: Path, *, extra: Sequence[Section] = ()
+    evaluated: Evaluated, predictions: Predictions, folder: Path, *, extra: Sequence[Section] = ()
 ) -> None:
     """Fills a folder; the report comes last.
 
@@ -64,27 +64,29 @@ def write_evaluation(
       folder: to be filled.
       extra: sections that come before those on subgroups, such as explanations.
     """
-    made = [make(of, folder / FIGURES_FOLDER) for make in SECTIONS]
+    made = [make(evaluated, folder / FIGURES_FOLDER) for make in SECTIONS]
     place = next(i for i, section in enumerate(made) if section.anchor == "subgroups")
-    card = [make(of, folder) for make in (model_card, tripod_ai, claim)]
+    card = [make(evaluated, folder) for make in (model_card, tripod_ai, claim)]
     sections = [*made[:place], *extra, *made[place:], *card]
     write_whole(
-        folder / METRICS_FILE, json.dumps(metrics_document(of), indent=2, allow_nan=False) + "\n"
+        folder / METRICS_FILE,
+        json.dumps(metrics_document(evaluated), indent=2, allow_nan=False) + "\n",
     )
     with written([folder / name for name in PREDICTIONS]) as write:
         write(predictions)
     page = render(
-        f"Evaluation of {of.name}",
-        f"DRIFA-Net on {of.num_records:,} test records: {of.data.splits['test'].description}",
+        f"Evaluation of {evaluated.name}",
+        f"DRIFA-Net on {evaluated.num_records:,} test records: "
+        f"{evaluated.data.splits['test'].description}",
         sections,
-        synthetic=of.synthetic,
+        synthetic=evaluated.synthetic,
         made=made_line(),
     )
     write_report(folder / REPORT_FILE, page)
 
 
 def write_all(
-    of: Evaluated,
+    evaluated: Evaluated,
     predictions: Predictions,
     parts: Sequence[Part],
     folder: Path,
@@ -102,8 +104,8 @@ def write_all(
     extra: Sequence[Section] = ()
     if more_sections is not None:
         part, figures = parts[0], folder / FIGURES_FOLDER
-        extra = more_sections(part.predictor, part.dataset, part.predictions, of, figures)
-    write_evaluation(of, predictions, folder, extra=extra)
+        extra = more_sections(part.predictor, part.dataset, part.predictions, evaluated, figures)
+    write_evaluation(evaluated, predictions, folder, extra=extra)
 
 
 def made_line() -> str:

@@ -36,19 +36,19 @@ def write_explanations(
     Test: tests/report/test_explained_cases.py.
     """
     check_folder(out)
-    names = [f"{i:03d}-{_file_name(one)}.png" for i, one in enumerate(found, start=1)]
+    names = [f"{i:03d}-{_file_name(case)}.png" for i, case in enumerate(found, start=1)]
     document = {
         "notice": RESEARCH_NOTE,
         "synthetic": synthetic,
         "num_members": num_members,
-        "explanations": [_entry(one, name) for one, name in zip(found, names, strict=True)],
+        "explanations": [_entry(case, name) for case, name in zip(found, names, strict=True)],
     }
     try:
         with folder_replaced(out) as fresh:
-            for one, name in zip(found, names, strict=True):
-                drawn = explanation_png(one, num_members=num_members, synthetic=synthetic)
+            for case, name in zip(found, names, strict=True):
+                drawn = explanation_png(case, num_members=num_members, synthetic=synthetic)
                 (fresh / name).write_bytes(drawn)
-            write_csv([row for one in found for row in rows(one)], fresh / CONTRIBUTIONS_FILE)
+            write_csv([row for case in found for row in rows(case)], fresh / CONTRIBUTIONS_FILE)
             text = json.dumps(document, indent=2, allow_nan=False) + "\n"
             write_whole(fresh / EXPLANATIONS_FILE, text)
     except OSError as error:
@@ -69,32 +69,35 @@ def check_folder(out: Path) -> None:
         )
 
 
-def rows(of: Explanation) -> list[dict[str, Any]]:
+def rows(explanation: Explanation) -> list[dict[str, Any]]:
     """One row a modality."""
     return [
         {
-            "record_id": of.record_id,
-            "task": of.task,
-            "class": of.predicted,
-            "probability": of.probability,
+            "record_id": explanation.record_id,
+            "task": explanation.task,
+            "class": explanation.predicted,
+            "probability": explanation.probability,
             "modality": modality,
-            "shapley": of.shapley[modality],
-            "shapley_spread": of.shapley_spread[modality],
-            "leave_one_out": of.leave_one_out[modality],
-            "trained_without": of.trained_without,
+            "shapley": explanation.shapley[modality],
+            "shapley_spread": explanation.shapley_spread[modality],
+            "leave_one_out": explanation.leave_one_out[modality],
+            "trained_without": explanation.trained_without,
         }
-        for modality in of.shapley
+        for modality in explanation.shapley
     ]
 
 
-def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> bytes:
+def explanation_png(explanation: Explanation, *, num_members: int, synthetic: bool) -> bytes:
     """One case and task as a PNG: a row of pictures for each image, then the values of tables."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    pictures = {m: map_pictures(image, of.maps[m], num_members) for m, image in of.images.items()}
+    pictures = {
+        m: map_pictures(image, explanation.maps[m], num_members)
+        for m, image in explanation.images.items()
+    }
     columns = 3 if num_members > 1 else 2
-    lines = [*map(_table_line(of), of.rows), _warning(of), RESEARCH_NOTE]
+    lines = [*map(_table_line(explanation), explanation.rows), _warning(explanation), RESEARCH_NOTE]
     lines = [line for line in lines if line]
     width, below = INCHES * columns + 0.4, 0.19 * len(lines) + 0.15
     height = 0.75 + (INCHES + 0.3) * len(pictures) + below
@@ -105,8 +108,17 @@ def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> by
             options = {"va": "top", "fontsize": 8.5, "color": INK} | options
             figure.text(0.2 / width, 1 - y / height, text, **options)
 
-        write(0.12, f"{of.task}: {of.predicted}, {of.probability:.2f}", fontsize=12, weight="bold")
-        write(0.42, f"{_shortened(of.record_id)}; entropy {of.predictive_entropy:.2f} nats")
+        write(
+            0.12,
+            f"{explanation.task}: {explanation.predicted}, {explanation.probability:.2f}",
+            fontsize=12,
+            weight="bold",
+        )
+        write(
+            0.42,
+            f"{_shortened(explanation.record_id)}; "
+            f"entropy {explanation.predictive_entropy:.2f} nats",
+        )
         if synthetic:
             figure.text(
                 1 - 0.2 / width, 1 - 0.12 / height, SYNTHETIC_STAMP, ha="right", va="top",
@@ -124,7 +136,7 @@ def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> by
                 axes = figure.add_axes(place)
                 axes.imshow(pixels)
                 axes.set_axis_off()
-                shown = f"{modality} adds {_share(of, modality, num_members)}"
+                shown = f"{modality} adds {_share(explanation, modality, num_members)}"
                 axes.set_title(title if column else shown, fontsize=8.5, color=INK, pad=3)
             top += INCHES + 0.3
         for number, line in enumerate(lines):
@@ -135,55 +147,59 @@ def explanation_png(of: Explanation, *, num_members: int, synthetic: bool) -> by
     return packed.getvalue()
 
 
-def _entry(of: Explanation, picture: str) -> dict[str, Any]:
+def _entry(explanation: Explanation, picture: str) -> dict[str, Any]:
     return {
-        "record_id": of.record_id,
-        "task": of.task,
-        "class": of.predicted,
-        "probability_uncalibrated": of.probability,
-        "predictive_entropy": of.predictive_entropy,
-        "mutual_information": of.mutual_information,
-        "rows": {m: dict(row) for m, row in of.rows.items()},
+        "record_id": explanation.record_id,
+        "task": explanation.task,
+        "class": explanation.predicted,
+        "probability_uncalibrated": explanation.probability,
+        "predictive_entropy": explanation.predictive_entropy,
+        "mutual_information": explanation.mutual_information,
+        "rows": {m: dict(row) for m, row in explanation.rows.items()},
         "contributions": {
             m: {
-                "shapley": of.shapley[m],
-                "shapley_spread": of.shapley_spread[m],
-                "leave_one_out": of.leave_one_out[m],
+                "shapley": explanation.shapley[m],
+                "shapley_spread": explanation.shapley_spread[m],
+                "leave_one_out": explanation.leave_one_out[m],
             }
-            for m in of.shapley
+            for m in explanation.shapley
         },
-        "trained_without_modalities": of.trained_without,
+        "trained_without_modalities": explanation.trained_without,
         "maps": {
             m: {"hottest": [int(i) for i in np.unravel_index(x.mean.argmax(), x.mean.shape)]}
-            for m, x in of.maps.items()
+            for m, x in explanation.maps.items()
             if x.mean.max() > 0
         },
         "picture": picture,
     }
 
 
-def _table_line(of: Explanation):
+def _table_line(explanation: Explanation):
     def line(modality: str) -> str:
-        values = ", ".join(f"{column} {value}" for column, value in of.rows[modality].items())
-        return f"{modality} adds {of.shapley[modality]:+.2f}: {values}"
+        values = ", ".join(
+            f"{column} {value}" for column, value in explanation.rows[modality].items()
+        )
+        return f"{modality} adds {explanation.shapley[modality]:+.2f}: {values}"
 
     return line
 
 
-def _warning(of: Explanation) -> str:
-    if of.trained_without:
+def _warning(explanation: Explanation) -> str:
+    if explanation.trained_without:
         return ""
     return "Never trained without a modality: what one adds is an extrapolation."
 
 
-def _share(of: Explanation, modality: str, num_members: int) -> str:
-    spread = f" ± {of.shapley_spread[modality]:.2f}" if num_members > 1 else ""
-    return f"{of.shapley[modality]:+.2f}{spread}"
+def _share(explanation: Explanation, modality: str, num_members: int) -> str:
+    spread = f" ± {explanation.shapley_spread[modality]:.2f}" if num_members > 1 else ""
+    return f"{explanation.shapley[modality]:+.2f}{spread}"
 
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 48 else f"{name[:20]}...{name[-25:]}"
 
 
-def _file_name(of: Explanation) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{_shortened(of.record_id)}-{of.task}").strip("._")
+def _file_name(explanation: Explanation) -> str:
+    return re.sub(
+        r"[^A-Za-z0-9.-]+", "_", f"{_shortened(explanation.record_id)}-{explanation.task}"
+    ).strip("._")

@@ -16,16 +16,16 @@ from drifa_jax.report.blocks import Cell, Note, Section, Table
 OWED = Cell("to be written by the authors", blank=True)
 
 
-def model_card(of: Evaluated, folder: Path) -> Section:
+def model_card(evaluated: Evaluated, folder: Path) -> Section:
     """The card."""
-    config = of.config
-    reads = ", ".join(map(_reads, of.description.modalities))
+    config = evaluated.config
+    reads = ", ".join(map(_reads, evaluated.description.modalities))
     answers = "; ".join(
-        f"{task}: {', '.join(classes)}" for task, classes in of.description.tasks.items()
+        f"{task}: {', '.join(classes)}" for task, classes in evaluated.description.tasks.items()
     )
     absent = (
         "Records may lack a modality."
-        if of.description.may_lack_modalities
+        if evaluated.description.may_lack_modalities
         else "Every record needs all modalities."
     )
     limits = [
@@ -33,9 +33,9 @@ def model_card(of: Evaluated, folder: Path) -> Section:
         "scanners or populations.",
         "An image of anything else than the classes above is still called one of them.",
     ]
-    if of.synthetic:
+    if evaluated.synthetic:
         limits.insert(0, "Trained and tested on SYNTHETIC images: it knows nothing of patients.")
-    if of.data.leakage.single_groups and not of.synthetic:
+    if evaluated.data.leakage.single_groups and not evaluated.synthetic:
         limits.append("Which images belong to one patient is not known; leakage is possible.")
     if config.data.source == "files" and config.data.pairing in ("index", "random"):
         limits.append(
@@ -52,24 +52,29 @@ def model_card(of: Evaluated, folder: Path) -> Section:
         (
             "Network",
             f"DRIFA-Net ({config.model.backbone}, width {config.model.width}), "
-            f"{of.cost.num_parameters:,} parameters, number of networks: {of.num_members}, dropout "
-            f"{config.model.dropout_rate:g} with {of.num_samples} Monte Carlo samples.",
+            f"{evaluated.cost.num_parameters:,} parameters, number of networks: "
+            f"{evaluated.num_members}, dropout {config.model.dropout_rate:g} with "
+            f"{evaluated.num_samples} Monte Carlo samples.",
         ),
         ("Reads", f"{reads}. {absent}"),
         ("Answers", answers),
-        ("Data and provenance", of.description.data),
-        ("Licence and consent of the data", OWED if not of.synthetic else "SYNTHETIC: no person"),
+        ("Data and provenance", evaluated.description.data),
+        (
+            "Licence and consent of the data",
+            OWED if not evaluated.synthetic else "SYNTHETIC: no person",
+        ),
         (
             "Training",
-            f"{of.data.splits['train'].num_records:,} records, up to "
+            f"{evaluated.data.splits['train'].num_records:,} records, up to "
             f"{config.train.num_epochs} epochs, batch {config.train.batch_size}, learning rate "
             f"{config.train.learning_rate:g} ({config.train.schedule}), seed {config.train.seed}.",
         ),
         (
             "Evaluation",
-            f"{of.num_records:,} test records, looked at once; intervals from resampled groups.",
+            f"{evaluated.num_records:,} test records, looked at once; intervals from resampled "
+            "groups.",
         ),
-        ("Subgroups", "see the section Subgroups" if _has_subgroups(of) else OWED),
+        ("Subgroups", "see the section Subgroups" if _has_subgroups(evaluated) else OWED),
         ("Limits", " ".join(limits)),
         ("Risks and harms considered", OWED),
         ("Responsible persons and contact", OWED),
@@ -91,5 +96,5 @@ def _reads(modality: Spec) -> str:
     return f"{modality.name} ({modality.height} x {modality.width}, {colour})"
 
 
-def _has_subgroups(of: Evaluated) -> bool:
-    return any(found.subgroups for found in of.tasks.values())
+def _has_subgroups(evaluated: Evaluated) -> bool:
+    return any(found.subgroups for found in evaluated.tasks.values())

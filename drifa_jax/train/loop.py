@@ -198,15 +198,15 @@ class _Runner:
         precision = str(jax.config.jax_default_matmul_precision)
         if dtype == "float32" and precision in ("tensorfloat32", "high"):
             dtype = "tensorfloat32"
-        of = step_times.performance(
+        performance = step_times.performance(
             self.times,
             flops=self.program.flops,
             records_per_step=records_per_step,
             dtype=dtype,
             planned=self.program.device_bytes,
         )
-        step_times.save(of, self.workdir)
-        self.display.say(step_times.summary(of))
+        step_times.save(performance, self.workdir)
+        self.display.say(step_times.summary(performance))
 
     def _account(
         self, step: int, batch: Mapping, sums: Mapping, members: list[MemberProgress]
@@ -244,7 +244,7 @@ class _Runner:
                 self.experiment.dataset.validation,
                 self.experiment.config.eval.batch_size,
             ).losses(self.experiment.losses)
-        if not all(np.isfinite(of["total"]) for of in validation):
+        if not all(np.isfinite(losses["total"]) for losses in validation):
             raise UserError(f"The validation loss is not finite after epoch {epoch} (step {step}).")
         trained = progress.averaged([m.means(self.experiment.losses) for m in members])
         validated = progress.averaged(validation)
@@ -252,8 +252,8 @@ class _Runner:
         self.log.write("validation", step, epoch, validated)
         patience = self.config.early_stopping_patience
         contest = [
-            member.after_epoch(of["total"], patience)
-            for member, of in zip(members, validation, strict=True)
+            member.after_epoch(losses["total"], patience)
+            for member, losses in zip(members, validation, strict=True)
         ]
         scales = np.array([m.plateau.scale for m in members], np.float32)
         like = state.learning_rate_scale

@@ -81,8 +81,8 @@ def _flat(scalars: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in scalars.items():
         if name != "members":
             yield name, value
-    for number, of in enumerate(scalars.get("members", ())):
-        for name, value in of.items():
+    for number, member in enumerate(scalars.get("members", ())):
+        for name, value in member.items():
             yield f"{name}/member_{number}", value
 
 

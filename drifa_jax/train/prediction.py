@@ -42,10 +42,10 @@ class SplitLogits:
         That is the answer of the deep ensemble (Lakshminarayanan et al., 2017).
         """
         return {
-            task: of[0]
-            if len(of) == 1
-            else logsumexp(log_softmax(of, axis=-1), axis=0) - np.float32(np.log(len(of)))
-            for task, of in self.member_logits.items()
+            task: members[0]
+            if len(members) == 1
+            else logsumexp(log_softmax(members, axis=-1), axis=0) - np.float32(np.log(len(members)))
+            for task, members in self.member_logits.items()
         }
 
     def losses(self, losses: Mapping[str, TaskLoss]) -> list[dict[str, float]]:
@@ -69,7 +69,9 @@ def _scores(member_logits, labels, losses):
     """Total and sums of each member. One program compiles faster than its operations one by one."""
     num_members = len(next(iter(member_logits.values())))
     return [
-        total_loss({task: of[e] for task, of in member_logits.items()}, labels, dict(losses))
+        total_loss(
+            {task: logits[e] for task, logits in member_logits.items()}, labels, dict(losses)
+        )
         for e in range(num_members)
     ]
 

@@ -73,8 +73,8 @@ def to_json(members: Sequence[MemberProgress]) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any]) -> list[MemberProgress]:
     """What `to_json` made."""
     return [
-        MemberProgress(Plateau(**of["plateau"]), dict(of["sums"]), of["stopped"])
-        for of in values["members"]
+        MemberProgress(Plateau(**member["plateau"]), dict(member["sums"]), member["stopped"])
+        for member in values["members"]
     ]
 
 
@@ -90,9 +90,9 @@ def of_member(sums: Mapping[str, Any], member: int) -> dict[str, Any]:
 
 def averaged(of_members: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The mean over members, and with several members each one's values under "members"."""
-    names = list(dict.fromkeys(name for of in of_members for name in of))
-    values = {n: [of[n] for of in of_members if n in of] for n in names}
-    means: dict[str, Any] = {name: sum(of) / len(of) for name, of in values.items()}
+    names = list(dict.fromkeys(name for known in of_members for name in known))
+    values = {n: [known[n] for known in of_members if n in known] for n in names}
+    means: dict[str, Any] = {name: sum(known) / len(known) for name, known in values.items()}
     if len(of_members) > 1:
-        means["members"] = [dict(of) for of in of_members]
+        means["members"] = [dict(known) for known in of_members]
     return means

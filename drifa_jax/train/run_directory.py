@@ -131,7 +131,7 @@ def _write_identity(workdir: Path, config: Config) -> None:
 def _has_checkpoint(workdir: Path) -> bool:
     """A run that has saved nothing yet, say for want of data, may start anew in another way."""
     folder = workdir / "checkpoints"
-    return folder.is_dir() and any(of.name.isdecimal() for of in folder.iterdir())
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def differences(saved: Any, asked: Any, where: str = "") -> Iterator[str]:

@@ -131,35 +131,37 @@ def process_peak_bytes() -> int:
     return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
 
-def summary(of: dict[str, Any]) -> str:
+def summary(facts: dict[str, Any]) -> str:
     """One line for people."""
-    if of["step_seconds"] is None:
+    if facts["step_seconds"] is None:
         return "no step after the first was timed"
-    shares = ", ".join(f"{what} {share:.0%}" for what, share in of["share_of_time"].items())
+    shares = ", ".join(f"{what} {share:.0%}" for what, share in facts["share_of_time"].items())
     text = (
-        f"step {1e3 * of['step_seconds']:.0f} ms (median of {of['num_steps']}), "
-        f"{of['records_per_second']:.1f} records/s; time: {shares}"
+        f"step {1e3 * facts['step_seconds']:.0f} ms (median of {facts['num_steps']}), "
+        f"{facts['records_per_second']:.1f} records/s; time: {shares}"
     )
-    if of["flops_per_second"]:
-        text += f"; {of['flops_per_second'] / 1e9:.1f} GFLOP/s"
-        if of["flops_utilisation"] is None:
-            text += f" (peak of {of['device_kind']} in {of['dtype']} unknown)"
+    if facts["flops_per_second"]:
+        text += f"; {facts['flops_per_second'] / 1e9:.1f} GFLOP/s"
+        if facts["flops_utilisation"] is None:
+            text += f" (peak of {facts['device_kind']} in {facts['dtype']} unknown)"
         else:
-            text += f", {of['flops_utilisation']:.1%} of the peak in {of['dtype']}"
-    if of["device_bytes_peak"]:
-        text += f"; {of['device_bytes_peak'] / 2**30:.1f} GiB on a device"
+            text += f", {facts['flops_utilisation']:.1%} of the peak in {facts['dtype']}"
+    if facts["device_bytes_peak"]:
+        text += f"; {facts['device_bytes_peak'] / 2**30:.1f} GiB on a device"
     return text
 
 
-def save(of: dict[str, Any], workdir: Path) -> None:
+def save(facts: dict[str, Any], workdir: Path) -> None:
     """Writes `performance.json`; time and attempts of earlier attempts are added to its own."""
     path = workdir / PERFORMANCE_FILE
     try:
         before = json.loads(path.read_text())
-        of = of | {name: of[name] + before[name] for name in ("training_seconds", "num_attempts")}
+        facts = facts | {
+            name: facts[name] + before[name] for name in ("training_seconds", "num_attempts")
+        }
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the first attempt, or an earlier one that did not say
-    write_whole(path, json.dumps(of, indent=2) + "\n")
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
 
 
 class Tracer:

@@ -257,7 +257,7 @@ def _of_frame(data: Any, frame: int, path: Path, keywords: Sequence[str]) -> Any
         for keyword in keywords:
             groups = (place.get(_GROUPS.get(keyword, "")) for place in places)
             holders = [*(group[0] for group in groups if group), data]
-            if (holder := next((one for one in holders if keyword in one), None)) is not None:
+            if (holder := next((place for place in holders if keyword in place), None)) is not None:
                 view[keyword] = holder[keyword]
     return view
 

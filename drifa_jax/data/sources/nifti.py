@@ -87,13 +87,13 @@ def nifti_records(
                 problems.add(path, f"does not match the group pattern {group_pattern!r}")
             if shape is None or (group_pattern and match is None):
                 continue
-            one = path.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".nii")
-            group = match.group(1 if match.re.groups else 0) if match else one
+            volume = path.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".nii")
+            group = match.group(1 if match.re.groups else 0) if match else volume
             if isinstance(modality, VolumeSpec):
-                entries.append(SliceEntry(one, group, label, (path, None, 0)))
+                entries.append(SliceEntry(volume, group, label, (path, None, 0)))
                 continue
             entries += [
-                SliceEntry(f"{one}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
+                SliceEntry(f"{volume}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
                 for k in _numbers(shape[PLANES[plane]], slice_range)
             ]
     problems.settle("Move these files away, or repair them.", quarantine)
