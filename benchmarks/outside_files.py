@@ -73,8 +73,7 @@ def nifti_reference(path: Path) -> np.ndarray:
     volume = nibabel.as_closest_canonical(nibabel.load(path)).get_fdata()
     volume = volume.reshape(volume.shape[:3])
     low, high = np.percentile(volume, (0.5, 99.5))
-    if low == high:
-        low, high = volume.min(), volume.max()
+    low, high = (low, high) if low < high else (volume.min(), volume.max())
     return np.clip((volume - low) / max(high - low, 1e-9), 0, 1) * 255
 
 

@@ -274,7 +274,7 @@ def _expanded(cases: Cases, modalities: Readings) -> Cases:
     volumes = [name for name, part in modalities.items() if part.format == NIFTI]
     if not volumes:
         return cases
-    from drifa_jax.data.sources.nifti import slice_numbers
+    from drifa_jax.data.readers.nifti import slice_numbers
 
     ids: list[str] = []
     images: dict[str, list[Item]] = {name: [] for name in modalities}

@@ -81,7 +81,7 @@ class Reading:
             hidden = path.name.startswith(".") or not path.is_file()
             return not hidden and (is_dicom(path) or claims_dicom(path))
         if self.format == NIFTI:
-            from drifa_jax.data.sources.nifti import is_nifti_name
+            from drifa_jax.data.readers.nifti import is_nifti_name
 
             return is_nifti_name(path)
         return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
@@ -89,7 +89,9 @@ class Reading:
     @property
     def suffixes(self) -> str:
         """What files of this modality are called, for messages."""
-        return {DICOM: "DICOM", NIFTI: ".nii, .nii.gz"}.get(self.format, ", ".join(IMAGE_SUFFIXES))
+        return {DICOM: "DICOM", NIFTI: ".nii, .nii.gz, .hdr"}.get(
+            self.format, ", ".join(IMAGE_SUFFIXES)
+        )
 
 
 def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
@@ -148,7 +150,7 @@ def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
         path, frame = split_slice(text)
         return dicom.read_image(path, spec, frame=frame, window=reading.window, fit=reading.fit)
     if reading.format == NIFTI:
-        from drifa_jax.data.sources import nifti
+        from drifa_jax.data.readers import nifti
 
         path, number = split_slice(text)
         if number is None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from drifa_jax.config import ModalityConfig
+from drifa_jax.data.readers.nifti import read_volume
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
-from drifa_jax.data.sources.nifti import nifti_records, read_volume
+from drifa_jax.data.sources.nifti import nifti_records
 from drifa_jax.data.sources.opening import open_modality
 from drifa_jax.data.splits import shares, split_records
 from drifa_jax.errors import UserError
