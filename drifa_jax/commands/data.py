@@ -134,7 +134,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from drifa_jax.data.prepare import prepare
+    from drifa_jax.data.prepare import QUARANTINE_FILE, prepare
     from drifa_jax.data.split_manifest import describe_split
 
     if options.builder:
@@ -169,6 +169,10 @@ def _prepare(options: argparse.Namespace) -> int:
         f"{outcome.written} records written, {outcome.resumed} were there, "
         f"{outcome.quarantined} quarantined: {options.output}"
     )
+    if options.on_problem == "quarantine":
+        for listed in (Path(options.quarantine), options.output / QUARANTINE_FILE):
+            if listed.is_file():
+                _say(f"What was left out is listed in {listed}.")
     return 0
 
 

@@ -1,12 +1,13 @@
 """From the bytes of an image file to `[height, width, channels]` uint8, strictly.
 
-What can be decoded is: 1, 8 and 16 bits, palettes, transparency. What cannot is an error that
-names the file: truncated data, something that is no image, a decompression bomb, NaN.
+What Pillow reads is decoded: 1, 8 and 16 bits, palettes, transparency. What cannot be is an error
+that names the file: truncated data, something that is no image, a decompression bomb, NaN.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +16,28 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from drifa_jax.data.problems import FileError, reading
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
+    *(".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm"),
+)
 MAX_PIXELS = 100_000_000
 """Larger images are refused before their pixels are decoded."""
+MAX_FILE_BYTES = 2**30
+"""Larger files are refused before they are read; so many bytes hold the most pixels of 8 bytes."""
+
+_said: set[str] = set()
 
 
 def decode_file(path: Path, spec: ModalitySpec, *, fit: str = "stretch") -> np.ndarray:
     """The image in a file, as the modality wants it; a `UserError` names what is wrong."""
-    try:
+    with reading(path, "cannot be read"):
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise FileError(path, f"is larger than the {MAX_FILE_BYTES // 2**20} MiB allowed")
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     return decode_bytes(data, spec, fit=fit, name=str(path))
 
 
@@ -38,7 +47,7 @@ def decode_bytes(
     """`[height, width, channels]` uint8 of the modality from an encoded image.
 
     Args:
-      data: a JPEG, PNG, BMP or TIFF file.
+      data: a file of any kind that Pillow reads.
       spec: the size and channels wanted.
       fit: how another aspect ratio is fitted, a key of `FITS`.
       name: what error messages call the image.
@@ -49,29 +58,44 @@ def decode_bytes(
 def decode_pixels(data: bytes, channels: int, *, name: str = "image") -> np.ndarray:
     """`[h, w, channels]` uint8 at the image's own size.
 
-    16-bit images keep their upper 8 bits. Transparent pixels are laid on black. Colour becomes
-    grey by luminance (ITU-R 601) and grey becomes colour by repetition.
+    16-bit images keep their upper 8 bits, whatever values they use, so that pictures of one set
+    stay comparable; a log says once where only the lowest 12 bits are used. Transparent pixels are
+    laid on black. Colour becomes grey by luminance (ITU-R 601) and grey becomes colour by
+    repetition. Of several pages the first is read, which a log says once too.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs; the limit here is stricter and explicit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"{name}: holds {image.width} x {image.height} pixels, more than the "
-                        f"{MAX_PIXELS:,} allowed; it may be a decompression bomb."
-                    )
-                image.load()
-                if "exif" in image.info:
-                    ImageOps.exif_transpose(image, in_place=True)
-                return _to_uint8(image, channels, name)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{name}: is not an image that can be decoded.") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: is absurdly large; it may be a decompression bomb.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise UserError(f"{name}: is damaged or truncated ({error}).") from error
+    if not data:
+        raise FileError(name, "is empty, and is not an image that can be decoded")
+    with warnings.catch_warnings(), reading(name, "is damaged or truncated"):
+        # Pillow warns of bombs; the limit here is stricter and explicit.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError as error:
+            raise FileError(name, "is not an image that can be decoded") from error
+        except Image.DecompressionBombError as error:
+            what = "is absurdly large; it may be a decompression bomb"
+            raise FileError(name, what) from error
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise FileError(
+                    name,
+                    f"holds {image.width} x {image.height} pixels, more than the "
+                    f"{MAX_PIXELS:,} allowed; it may be a decompression bomb",
+                )
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                # The further pictures of MPO are thumbnails, or the other eye's.
+                _say_once(f"{name} holds {image.n_frames} pages", "only the first page is read")
+            image.load()
+            if "exif" in image.info:
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_uint8(image, channels, name)
+
+
+def _say_once(what: str, consequence: str) -> None:
+    """Logs the first file that something holds for; a set of thousands is not to fill a log."""
+    if consequence not in _said:
+        _said.add(consequence)
+        logging.getLogger(__name__).warning("%s: %s (said of the first file)", what, consequence)
 
 
 def _to_uint8(image: Image.Image, channels: int, name: str) -> np.ndarray:
@@ -83,7 +107,7 @@ def _to_uint8(image: Image.Image, channels: int, name: str) -> np.ndarray:
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, rgba).convert("RGB")
     if image.mode not in ("1", "L", "RGB", "CMYK", "YCbCr", "HSV", "LAB"):
-        raise UserError(f"{name}: has the unknown pixel format {image.mode!r}.")
+        raise FileError(name, f"has the unknown pixel format {image.mode!r}")
     mode = "L" if channels == 1 else "RGB"
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -93,16 +117,22 @@ def _high_depth(values: np.ndarray, name: str) -> np.ndarray:
     """16-bit and float images as 8 bits; floats must lie in 0..1 or 0..255."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise UserError(f"{name}: has pixels that are NaN or infinite.")
+            raise FileError(name, "has pixels that are NaN or infinite")
         low, high = float(values.min()), float(values.max())
         if low < 0 or high > 255:
-            raise UserError(
-                f"{name}: has float pixels from {low:g} to {high:g}; store 0..1, 0..255 or 16 bits."
+            raise FileError(
+                name,
+                f"has float pixels from {low:g} to {high:g}; store 0..1, 0..255 or 16 bits",
             )
         return np.rint(values * (255.0 if high <= 1.0 else 1.0)).astype(np.uint8)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise UserError(f"{name}: has pixels from {low} to {high}; only 16 bits are understood.")
+        raise FileError(name, f"has pixels from {low} to {high}; only 16 bits are understood")
+    if high < 4096:
+        _say_once(
+            f"{name} has 16 bits but no value above {high}, at most {high >> 8} of 255",
+            "the upper 8 bits are kept; multiply values of 12 bits by 16 first",
+        )
     return (values >> 8).astype(np.uint8)
 
 

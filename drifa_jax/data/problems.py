@@ -134,6 +134,9 @@ class Problems:
             self.raise_any(cure)
         elif self.found:
             self.write_report(Path(quarantine))
+        else:
+            # What an earlier try found is no longer true.
+            Path(quarantine).unlink(missing_ok=True)
 
     def write_report(self, path: Path) -> None:
         """Write the quarantine report: a CSV table of where and what."""

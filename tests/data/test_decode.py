@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drifa_jax.data import decode
 from drifa_jax.data.decode import decode_bytes, decode_file, decode_pixels, fit_image
+from drifa_jax.data.problems import FileError
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
 
@@ -41,6 +43,32 @@ def test_16_bits_keep_their_upper_half():
     values = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
     pixels = decode_bytes(encoded(Image.fromarray(values)), GREY)
     np.testing.assert_array_equal(pixels[..., 0], values >> 8)
+
+
+def test_twelve_bits_in_sixteen_are_told_once(caplog, monkeypatch):
+    monkeypatch.setattr(decode, "_said", set())
+    values = (np.arange(64, dtype=np.uint16) * 60).reshape(8, 8)
+    for name in ("a.png", "b.png"):
+        decode_pixels(encoded(Image.fromarray(values)), 1, name=name)
+    assert caplog.text.count("16 bits but no value above 3780, at most 14 of 255") == 1
+    assert "a.png" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP"])
+def test_of_several_pages_the_first_is_read_and_it_is_said(kind, caplog, monkeypatch):
+    monkeypatch.setattr(decode, "_said", set())
+    pages = [Image.new("L", (8, 8), level) for level in (200, 0, 100)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(pages[0], kind, save_all=True, append_images=pages[1:], **options)
+    assert (decode_pixels(data, 1, name="stack") == 200).all()
+    assert "stack holds 3 pages: only the first page is read" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "JPEG2000", "PPM", "JPEG"])
+def test_whatever_pillow_reads_is_decoded(kind):
+    flat = Image.new("L", (64, 64), 100)
+    # Lossy kinds move a flat grey by one level at most.
+    assert abs(decode_pixels(encoded(flat, kind), 1).astype(int) - 100).max() <= 1
 
 
 def test_transparency_is_laid_on_black():
@@ -118,7 +146,26 @@ def test_undecodable_images_are_named(data, words, tmp_path):
     assert str(path) in str(caught.value)
 
 
+def test_whatever_a_library_raises_names_the_file(monkeypatch):
+    def fail(image):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    data = encoded(Image.new("L", (8, 8)), "BMP")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(FileError, match=r"a\.bmp: is damaged or truncated \(unpack requires"):
+        decode_pixels(data, 1, name="a.bmp")
+
+
+def test_files_too_large_to_be_pictures_are_not_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(FileError, match=r"huge\.png: is larger than the 1024 MiB allowed"):
+        decode_file(tmp_path / "huge.png", GREY)
+
+
 def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        decode_file(tmp_path, GREY)
     with pytest.raises(UserError, match=r"gone\.png: cannot be read"):
         decode_file(tmp_path / "gone.png", GREY)
 

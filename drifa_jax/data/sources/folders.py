@@ -1,13 +1,16 @@
 """Class folders: one root per modality, one folder per class, images anywhere below it.
 
 Two layouts are read: `Training/<class>/*` with `Testing/<class>/*` (also train, test, val,
-validation, in any letter case), and a single tree `<class>/*`. The class names are the names
-of the folders.
+validation, in any letter case, inside one wrapping folder too), and a single tree `<class>/*`. The
+class names are the names of the folders.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,10 @@ import numpy as np
 
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import LeftOut, Problems
 from drifa_jax.data.record import ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import Records, make_records
+from drifa_jax.data.sources.walking import names_below
 from drifa_jax.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -144,12 +148,13 @@ def scan_folders(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"The data folder {root} does not exist. {GET_DATA}")
+    base = _unwrapped(root)
     split_folders = {
         folder: SPLIT_FOLDERS[folder.name.lower()]
-        for folder in _subfolders(root)
+        for folder in _subfolders(base)
         if folder.name.lower() in SPLIT_FOLDERS
-    } or {root: ""}
-    problems = Problems(f"the data folder {root}")
+    } or {base: ""}
+    problems, left_out = Problems(f"the data folder {root}"), LeftOut()
     if "test" in split_folders.values() and "train" not in split_folders.values():
         problems.add(root, "has a test folder but no training folder")
     found: dict[str, set[str]] = {}
@@ -159,14 +164,16 @@ def scan_folders(
         if not class_folders:
             problems.add(folder, "holds no class folders")
         for class_folder in class_folders:
-            undeclared = classes is not None and class_folder.name not in classes
-            images = _images(root, class_folder, include)
+            # One name may be spelt in two Unicode forms, which look the same.
+            name = unicodedata.normalize("NFC", class_folder.name)
+            undeclared = classes is not None and name not in classes
+            images = _images(root, class_folder, include, left_out)
             if undeclared and (ignore_others or not images):
                 continue
             if not images:
                 problems.add(class_folder, f"is an empty class folder, without {_suffixes()}")
-            found.setdefault(split, set()).add(class_folder.name)
-            files += [(path, class_folder.name, split) for path in images]
+            found.setdefault(split, set()).add(name)
+            files += [(path, name, split) for path in images]
     names = _check_classes(found, classes, problems)
     problems.raise_any(GET_DATA)
     pattern = re.compile(group_pattern) if group_pattern else None
@@ -177,6 +184,8 @@ def scan_folders(
             problems.add(path, f"does not match the group pattern {group_pattern!r}")
         entries.append(ImageFile(path, names.index(name), group or path, split))
     problems.raise_any("Correct the group pattern, so that it matches every path.")
+    if left_out:
+        logging.getLogger(__name__).warning("%s: %s", root, left_out)
     return FolderIndex(root, names, tuple(entries))
 
 
@@ -185,9 +194,14 @@ def _check_classes(
 ) -> tuple[str, ...]:
     seen = set().union(*found.values()) if found else set()
     trained = found.get("train", seen)
+    folded = {_letters(name): name for name in trained}
     for split, names in found.items():
         for name in sorted(names - trained):
-            problems.add(name, f"is a class of the {split} folder that training does not hold")
+            meant = folded.get(_letters(name))
+            hint = f"; rename it to {meant!r}, which training holds" if meant else ""
+            problems.add(
+                name, f"is a class of the {split} folder that training does not hold{hint}"
+            )
     if classes is None:
         return tuple(sorted(seen))
     for name in sorted(seen - set(classes)):
@@ -198,17 +212,38 @@ def _check_classes(
     return tuple(classes)
 
 
+def _letters(name: str) -> str:
+    """A name without what people write in two ways: case, spaces, hyphens, underscores."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _unwrapped(root: Path) -> Path:
+    """The folder of the splits, which archives often wrap in one folder more.
+
+    Without splits nobody can tell a wrapping folder of classes from one class of patients.
+    """
+    inside = _subfolders(root)
+    if len(inside) == 1 and inside[0].name.lower() not in SPLIT_FOLDERS:
+        if any(folder.name.lower() in SPLIT_FOLDERS for folder in _subfolders(inside[0])):
+            return inside[0]
+    return root
+
+
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
-def _images(root: Path, folder: Path, include: str | None) -> list[str]:
-    paths = (
-        path.relative_to(root).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    return sorted(path for path in paths if include is None or re.search(include, path))
+def _images(root: Path, folder: Path, include: str | None, left_out: LeftOut) -> list[str]:
+    found, inside = [], folder.relative_to(root).as_posix()
+    for name in names_below(folder, left_out, IMAGE_SUFFIXES):
+        path, suffix = f"{inside}/{name}", os.path.splitext(name)[1].lower()
+        if suffix not in IMAGE_SUFFIXES:
+            left_out.add(f"files that are no images ({suffix or 'no suffix'})")
+        elif include is not None and not re.search(include, path):
+            left_out.add(f"images without {include!r} in their path")
+        else:
+            found.append(path)
+    return sorted(found)
 
 
 def _group(path: str, pattern: re.Pattern | None) -> str | None:

@@ -20,6 +20,11 @@ OFFICIAL = {
 }
 
 
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+
+
 def test_official_folders_are_honoured(folders):
     index = scan_folders(folders(OFFICIAL))
     assert index.classes == ("healthy", "tumour")
@@ -145,3 +150,41 @@ def test_real_brain_scans_are_read(shared):
     assert len(splits["test"]) == 591
     assert splits["train"].tasks[0].classes == ("glioma", "meningioma", "notumor", "pituitary")
     assert splits["test"][0].images["scan"].std() > 10
+
+
+def test_hidden_and_other_files_are_left_out_and_counted(tmp_path, caplog):
+    for name in ("a/1.png", "a/.ipynb_checkpoints/1.png", "a/._1.png", "b/2.png"):
+        draw(tmp_path / name)
+    (tmp_path / "b" / "notes.txt").write_text("words")
+    assert [file.path for file in scan_folders(tmp_path).files] == ["a/1.png", "b/2.png"]
+    expected = "left out: 1 files that are no images (.txt), 1 hidden files, 1 hidden folders"
+    assert expected in caplog.text
+
+
+def test_linked_folders_are_entered_and_loops_end(tmp_path):
+    draw(tmp_path / "elsewhere" / "1.png")
+    draw(tmp_path / "root" / "b" / "2.png")
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "b" / "loop").symlink_to(tmp_path / "root")
+    assert "a/1.png" in [file.path for file in scan_folders(tmp_path / "root").files]
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
+    draw(tmp_path / "train" / "n\u00e9vus" / "1.png")
+    draw(tmp_path / "test" / "ne\u0301vus" / "2.png")
+    assert scan_folders(tmp_path).classes == ("n\u00e9vus",)
+
+
+def test_a_class_in_another_spelling_is_told_which_is_meant(tmp_path):
+    draw(tmp_path / "train" / "No Tumor" / "1.png")
+    draw(tmp_path / "test" / "no_tumor" / "2.png")
+    with pytest.raises(UserError, match=r"no_tumor: .*rename it to 'No Tumor'"):
+        scan_folders(tmp_path)
+
+
+def test_splits_inside_one_wrapping_folder_are_found(tmp_path):
+    for split in ("Training", "Testing"):
+        draw(tmp_path / "Brain MRI" / split / "glioma" / "1.png")
+    index = scan_folders(tmp_path)
+    assert index.classes == ("glioma",)
+    assert {file.split for file in index.files} == {"train", "test"}
