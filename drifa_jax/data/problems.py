@@ -46,11 +46,12 @@ def reading(path: str | Path, what: str, *, quote: bool = True) -> Iterator[None
     """
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except MemoryError as error:
         raise FileError(path, "needs more memory to read than there is") from error
-    except Exception as error:
+    except BaseException as error:
+        # Panics of libraries in Rust are no `Exception`.
         if isinstance(error, OSError) and error.strerror:
             raise FileError(path, f"cannot be read ({error.strerror})") from error
         words = " ".join(str(error).split()) if quote else ""

@@ -11,11 +11,16 @@ from drifa_jax.data.problems import FileError, LeftOut, Problems, reading
 from drifa_jax.errors import UserError
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (zlib.error("invalid block type"), r"scan\.nii: is damaged \(invalid block type\)\."),
         (KeyError("WindowWidth"), r"scan\.nii: is damaged \('WindowWidth'\)\."),
+        (Panic("index out of bounds"), r"scan\.nii: is damaged \(index out of bounds\)\."),
         (RecursionError(), r"scan\.nii: is damaged\."),
         (MemoryError(), r"scan\.nii: needs more memory to read than there is"),
         (PermissionError(13, "Permission denied"), r"cannot be read \(Permission denied\)"),

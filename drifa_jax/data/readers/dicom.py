@@ -18,7 +18,14 @@ import numpy as np
 
 from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import FileError, reading
-from drifa_jax.data.readers.dicom_files import integer, load, numbers, pydicom, text
+from drifa_jax.data.readers.dicom_decoding import decode
+from drifa_jax.data.readers.dicom_files import (
+    integer,
+    load,
+    numbers,
+    pydicom,
+    text,
+)
 from drifa_jax.data.readers.levels import to_uint8
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
@@ -172,7 +179,7 @@ def read_frame(path: Path, frame: int = 0, windows: Windows = None) -> np.ndarra
         known = ", ".join((*GREY, *COLOUR, "PALETTE COLOR"))
         # A word of a closed list may be told; anything else in its place may be a name.
         raise FileError(path, f"has a PhotometricInterpretation other than {known}")
-    stored = _decode(data, frame, path)
+    stored = decode(data, frame, path)
     if photometric == "PALETTE COLOR":
         with reading(path, "has a palette that cannot be applied", quote=False):
             return _palette_colours(stored, data)
@@ -187,35 +194,6 @@ def _loaded(path: Path, changed: int | None, size: int | None) -> Any:
     """The last files are kept: frames are mostly read one after another."""
     del changed, size
     return load(path, pixels=True)
-
-
-def _decode(data: Any, frame: int, path: Path) -> np.ndarray:
-    """Stored values `[h, w]`, or RGB `[h, w, 3]`, of one frame."""
-    package, syntax = pydicom(), data.file_meta.TransferSyntaxUID
-    name = syntax.name if syntax in package.uid.UID_dictionary else "an unknown transfer syntax"
-    rewrite = "or rewrite the file uncompressed, as `gdcmconv --raw` does"
-    try:
-        decoder = package.pixels.get_decoder(syntax)
-    except NotImplementedError:
-        raise FileError(
-            path,
-            f"its pixel data cannot be decoded: it is {name}, which no package here reads; "
-            f"{rewrite.removeprefix('or ')}",
-        ) from None
-    if not decoder.is_available:
-        raise FileError(
-            path,
-            f"its pixel data cannot be decoded: it is {name}, which needs one of "
-            f'{"; ".join(decoder.missing_dependencies)}: pip install "drifa-jax[medical]", '
-            f"{rewrite}",
-        )
-    what = "its pixel data cannot be decoded: it is damaged or truncated"
-    if syntax.is_encapsulated:
-        what += (
-            f', or its {name} needs another decoder: pip install "drifa-jax[medical]", {rewrite}'
-        )
-    with reading(path, what, quote=False):
-        return package.pixels.pixel_array(data, index=frame)
 
 
 _DISPLAY_TAGS = (

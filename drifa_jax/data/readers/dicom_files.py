@@ -211,8 +211,7 @@ def load(path: str | Path, *, pixels: bool) -> Any:
             stop_before_pixels=not pixels,
             specific_tags=[*READ_TAGS, *(PIXEL_TAGS if pixels else ())],
         )
-        if not data.file_meta.get("TransferSyntaxUID"):
-            data.file_meta.TransferSyntaxUID = _guessed_syntax(package, data)
+        data.file_meta.TransferSyntaxUID = _syntax(package, data, path)
         # Without pixels, reading has stopped before them.
         start = 0 if pixels or data.file_meta.TransferSyntaxUID == _DEFLATED else file.tell()
         size = file.seek(0, io.SEEK_END) - start
@@ -299,8 +298,13 @@ def _check_unpacked(size: int, path: Path) -> None:
         )
 
 
-def _guessed_syntax(package, data) -> Any:
-    """The uncompressed transfer syntax that a file without one was found to be written in."""
+def _syntax(package, data, path: Path) -> Any:
+    """The transfer syntax; of a file that names none, the one it was found to be written in."""
+    if told := data.file_meta.get("TransferSyntaxUID"):
+        with reading(path, "names a transfer syntax that DICOM does not know", quote=False):
+            syntax = package.uid.UID(told)
+            syntax.is_encapsulated  # noqa: B018, raises for what is no transfer syntax
+            return syntax
     implicit, little = data.original_encoding
     if implicit:
         return package.uid.ImplicitVRLittleEndian

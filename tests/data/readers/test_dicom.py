@@ -216,6 +216,49 @@ def test_a_syntax_that_nothing_decodes_is_named_with_a_cure(path):
         read_frame(path)
 
 
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless])
+def test_compressed_frames_that_declare_other_sizes_are_not_decoded(path, syntax):
+    """A decoder would allocate what the frame declares."""
+    data = image((LARGE * 4).astype(np.uint8))
+    if syntax == JPEG2000Lossless:
+        data.compress(syntax)
+        content = data.PixelData.replace((64).to_bytes(4), (40_000).to_bytes(4))
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray((LARGE * 4).astype(np.uint8)).save(buffer, "JPEG")
+        content = encapsulate([buffer.getvalue()])
+        content = content.replace(b"\x08\x00\x40\x00\x40", b"\x08\x9c\x40\x9c\x40")
+    data.PixelData, data.file_meta.TransferSyntaxUID = content, syntax
+    save(path, data)
+    with pytest.raises(FileError, match="declares 40000 x 40000 pixels inside a file of 64 x 64"):
+        read_frame(path)
+
+
+def test_damaged_run_lengths_are_named(path):
+    """The decoder in Rust would panic, which is no exception."""
+    data = image(LARGE)
+    data.compress(RLELossless)
+    content = bytearray(data.PixelData)
+    for place in range(90, len(content) - 8):
+        content[place] = 0x80
+    data.PixelData = bytes(content)
+    save(path, data)
+    with pytest.raises(FileError, match="its pixel data cannot be decoded"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.1", "CANARY", "1.2.840.10008.9.9"])
+def test_a_transfer_syntax_that_is_none_is_named(path, syntax):
+    write(path, RAMP)
+    told = syntax.encode() + b"\0" * (len(syntax) % 2)
+    content = path.read_bytes()
+    known = b"1.2.840.10008.1.2.1\0"
+    path.write_bytes(content.replace(known, told.ljust(len(known), b"\0")))
+    with pytest.raises(FileError, match=r"a\.dcm: .*transfer syntax") as caught:
+        read_frame(path)
+    assert "CANARY" not in str(caught.value)
+
+
 def test_a_decoder_that_is_not_installed_is_named(path, monkeypatch):
     data = image(LARGE)
     data.compress(JPEG2000Lossless)
