@@ -172,7 +172,7 @@ def _prepare(options: argparse.Namespace) -> int:
     if options.on_problem == "quarantine":
         for listed in (Path(options.quarantine), options.output / QUARANTINE_FILE):
             if listed.is_file():
-                _say(f"What was left out is listed in {listed}.")
+                say(f"What was left out is listed in {listed}.")
     return 0
 
 

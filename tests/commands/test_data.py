@@ -56,13 +56,15 @@ def test_prepare_keeps_the_set_as_distributed_when_asked(scans, tmp_path):
     assert sum(len(source) for source in open_prepared(tmp_path / "set").values()) == 22
 
 
-def test_prepare_tells_or_quarantines_broken_files(scans, tmp_path):
+def test_prepare_tells_or_quarantines_broken_files(scans, tmp_path, capsys):
     (scans / "Training" / "well" / "3.png").write_bytes(b"words")
     with pytest.raises(UserError, match=r"1 problem [\s\S]*well/3\.png[\s\S]*quarantine"):
         drifa_data("prepare", *flags(scans), "--output", tmp_path / "a")
     policy = ("--on-problem", "quarantine")
     assert drifa_data("prepare", *flags(scans), "--output", tmp_path / "b", *policy) == 0
-    assert "well/3.png" in (tmp_path / "b" / "quarantine.csv").read_text()
+    listed = tmp_path / "b" / "quarantine.csv"
+    assert "well/3.png" in listed.read_text()
+    assert f"What was left out is listed in {listed}." in capsys.readouterr().err
 
 
 def test_verify_fails_on_leaks_and_passes_after_prepare(scans, tmp_path, capsys):
