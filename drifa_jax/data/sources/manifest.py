@@ -269,8 +269,8 @@ class _ImageFinder:
             for file in sorted(self._root.rglob("*")):
                 if file.suffix.lower() in IMAGE_SUFFIXES:
                     self._by_stem.setdefault(file.stem, []).append(file)
-        suffixed = pure.suffix.lower() in IMAGE_SUFFIXES
-        found = self._by_stem.get(pure.stem if suffixed else pure.name, [])
+        # The whole cell first: identifiers hold dots, and `1.0` may be called 1.png.
+        found = self._by_stem.get(pure.name) or self._by_stem.get(pure.stem, [])
         if len(pure.parts) > 1 or not found:
             return f"names {cell!r}, but there is no such image below {self._root}"
         if len(found) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
 from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records
@@ -172,3 +174,12 @@ def test_real_ham10000_reads_images_lesions_and_patients(shared):
     record = joined["test"][0]
     assert set(record.images) == {"dermoscopy", "patient"}
     assert len({source.group_id(i) for i in range(len(source))}) == 1759
+
+
+@pytest.mark.parametrize(("cell", "file"), [("1.2.826.7", "1.2.826.7.png"), ("1.0", "1.png")])
+def test_an_image_is_found_by_an_identifier_with_dots(cell, file, tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / file)
+    (tmp_path / "table.csv").write_text(f"id,mri\nr1,{cell}\n")
+    columns = ManifestColumns("id", images={"mri": "mri"})
+    records = manifest_records(tmp_path / "table.csv", tmp_path, columns, [MRI])
+    assert records[0].images["mri"].shape == MRI.shape
