@@ -1,28 +1,24 @@
 """The configuration of a run: every default in one place, every value checked before use.
 
 A config file (`configs/brain.py`) holds `get_config(variant)`, which starts from
-`default_config()` and changes what the experiment changes. `load_config` reads it once, applies
-`--config.group.field=value` overrides and returns frozen dataclasses; nothing below sees
-anything else.
+`default_config()` and changes what the experiment changes. `config_files.load_config` reads it
+once and returns frozen dataclasses; nothing below sees anything else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ml_collections
-import yaml
 
 from drifa_jax.errors import UserError
 from drifa_jax.network_options import NetworkOptions
-from drifa_jax.plain_values import from_plain, unknown_field
+from drifa_jax.plain_values import from_plain
 
 
 @dataclass(frozen=True)
@@ -208,23 +204,6 @@ def modality(**fields: Any) -> dict[str, Any]:
     return dataclasses.asdict(_typed(ModalityConfig, fields, "data.modalities.<name>", []))
 
 
-def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
-    """The configuration in a file, with overrides applied.
-
-    Args:
-      path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`.
-      overrides: `("train.batch_size", "16")` and so on; values are read as YAML scalars.
-
-    Raises:
-      UserError: naming the file, key or value, and what is accepted.
-    """
-    file, _, variant = path.partition(":")
-    values = _call_get_config(Path(file), variant).to_dict()
-    for key, text in overrides:
-        _override(values, key, text)
-    return from_mapping(values)
-
-
 def from_mapping(values: Mapping[str, Any]) -> Config:
     """A `Config` from nested plain values, such as a saved `config.json`.
 
@@ -239,50 +218,10 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
-    if not file.is_file():
-        raise UserError(f"--config: there is no file {str(file)!r}. Try configs/brain.py:quick.")
-    spec = importlib.util.spec_from_file_location("drifa_config_file", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config: {file} is not a Python file (its name must end in .py).")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(variant)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--config: {file} failed with {type(error).__name__}: {error}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"--config: get_config() in {file} must return a ConfigDict.")
-    return config
-
-
 def unknown_variant(file: str, variant: str, known: Sequence[str]) -> UserError:
     """The error of a config file that does not know the variant asked for."""
     listed = ", ".join(repr(name) for name in known if name)
     return UserError(f"--config: {file} has no variant {variant!r}; it has {listed}.")
-
-
-def _override(values: dict[str, Any], key: str, text: str) -> None:
-    *parents, name = key.split(".")
-    group = values
-    for depth, parent in enumerate(parents, start=1):
-        if not isinstance(group.get(parent), dict):
-            raise _unknown(".".join(key.split(".")[: depth + (parent in group)]), group)
-        group = group[parent]
-    if name not in group and parents[-1:] != ["task_weights"]:
-        raise _unknown(key, group)
-    if isinstance(group.get(name), dict):
-        raise UserError(
-            f"config: {key!r} is a group; set one of its fields: {', '.join(group[name])}."
-        )
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
-        raise UserError(f"--config.{key}={text}: the value cannot be read.") from error
-    # A key such as 12345 would be read as a number; a text field keeps its text.
-    group[name] = text if isinstance(group.get(name), str) else value
 
 
 def _typed(kind: type, values: Any, where: str, problems: list[str]) -> Any:
@@ -290,10 +229,6 @@ def _typed(kind: type, values: Any, where: str, problems: list[str]) -> Any:
         return from_plain(kind, values, where, problems)
     except UserError as error:
         raise UserError(f"config: {error}") from error
-
-
-def _unknown(key: str, group: Mapping[str, Any]) -> UserError:
-    return UserError(f"config: {unknown_field(key, group)}")
 
 
 def _problems(config: Config) -> list[str]:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "drifa_jax"
 LAYERS = (
     ("errors", "extras", "typing", "console", "whole_files", "plain_values", "network_options"),
     ("cpu",),
-    ("config", "rng", "compilation", "processes"),
+    ("config", "config_files", "rng", "compilation", "processes"),
     ("sharding",),
     ("data",),
     ("models",),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from drifa_jax.config import Config, from_mapping, load_config
+from drifa_jax.config import Config, from_mapping
+from drifa_jax.config_files import load_config
 from drifa_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

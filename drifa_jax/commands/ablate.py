@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from drifa_jax.config import load_config
+from drifa_jax.config_files import load_config
 from drifa_jax.console import say
 from drifa_jax.errors import UserError
 

@@ -79,7 +79,7 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
     if bool(options.config) == bool(options.root):
         raise UserError("Give either --config FILE.py or --root FOLDER.")
     if options.config:
-        from drifa_jax.config import load_config
+        from drifa_jax.config_files import load_config
         from drifa_jax.data.dataset import open_dataset
 
         dataset = open_dataset(load_config(options.config, options.overrides).data)

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from drifa_jax.config import Config, load_config
+from drifa_jax.config import Config
+from drifa_jax.config_files import load_config
 from drifa_jax.console import say
 from drifa_jax.errors import UserError
 from drifa_jax.train import signals

@@ -47,7 +47,7 @@ def describe(config: str, overrides: Sequence[tuple[str, str]] = ()) -> NetworkD
     """The network of `--config`: a JSON description, or a training config with its data."""
     if not config.partition(":")[0].endswith(".py"):
         return described(config)
-    from drifa_jax.config import load_config
+    from drifa_jax.config_files import load_config
     from drifa_jax.data.dataset import open_dataset
 
     loaded = load_config(config, overrides)
