@@ -1,0 +1,76 @@
+"""Config files: Python that makes a configuration, with overrides from the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import yaml
+
+from drifa_jax.config import Config, from_mapping
+from drifa_jax.errors import UserError
+from drifa_jax.plain_values import unknown_field
+
+
+def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """The configuration in a file, with overrides applied.
+
+    Args:
+      path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`.
+      overrides: `("train.batch_size", "16")` and so on; values are read as YAML scalars.
+
+    Raises:
+      UserError: naming the file, key or value, and what is accepted.
+    """
+    file, _, variant = path.partition(":")
+    values = _call_get_config(Path(file), variant).to_dict()
+    for key, text in overrides:
+        _override(values, key, text)
+    return from_mapping(values)
+
+
+def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
+    if not file.is_file():
+        raise UserError(f"--config: there is no file {str(file)!r}. Try configs/brain.py:quick.")
+    spec = importlib.util.spec_from_file_location("drifa_config_file", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {file} is not a Python file (its name must end in .py).")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(variant)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config: {file} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"--config: get_config() in {file} must return a ConfigDict.")
+    return config
+
+
+def _override(values: dict[str, Any], key: str, text: str) -> None:
+    *parents, name = key.split(".")
+    group = values
+    for depth, parent in enumerate(parents, start=1):
+        if not isinstance(group.get(parent), dict):
+            raise _unknown(".".join(key.split(".")[: depth + (parent in group)]), group)
+        group = group[parent]
+    if name not in group and parents[-1:] != ["task_weights"]:
+        raise _unknown(key, group)
+    if isinstance(group.get(name), dict):
+        raise UserError(
+            f"config: {key!r} is a group; set one of its fields: {', '.join(group[name])}."
+        )
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise UserError(f"--config.{key}={text}: the value cannot be read.") from error
+    # A key such as 12345 would be read as a number; a text field keeps its text.
+    group[name] = text if isinstance(group.get(name), str) else value
+
+
+def _unknown(key: str, group: Mapping[str, Any]) -> UserError:
+    return UserError(f"config: {unknown_field(key, group)}")
