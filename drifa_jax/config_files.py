@@ -14,27 +14,51 @@ from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
 from drifa_jax.plain_values import unknown_field
 
+PRESETS = Path(__file__).parent / "configs"
+"""The config files that the package brings along, those of `configs/` in a checkout."""
+
+
+def presets() -> dict[str, Path]:
+    """Name -> config file that the package brings along."""
+    return {file.stem: file for file in sorted(PRESETS.glob("*.py"))}
+
+
+def find_config(path: str) -> Path:
+    """The config file of a path, or of a preset that is named as one: `configs/brain.py`, `brain`.
+
+    Raises:
+      UserError: if there is neither; it lists the presets.
+    """
+    file, preset = Path(path), presets().get(Path(path).stem)
+    if file.is_file():
+        return file
+    if preset is not None and file.parent in (Path(), Path("configs")):
+        return preset
+    raise UserError(
+        f"--config: there is no file {path!r}, and no such preset. Try configs/brain.py:quick; "
+        f"`drifa configs` lists the presets ({', '.join(presets())})."
+    )
+
 
 def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """The configuration in a file, with overrides applied.
 
     Args:
-      path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`.
+      path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`. A preset
+        need not lie in the working directory.
       overrides: `("train.batch_size", "16")` and so on; values are read as YAML scalars.
 
     Raises:
       UserError: naming the file, key or value, and what is accepted.
     """
     file, _, variant = path.partition(":")
-    values = _call_get_config(Path(file), variant).to_dict()
+    values = _call_get_config(find_config(file), variant).to_dict()
     for key, text in overrides:
         _override(values, key, text)
     return from_mapping(values)
 
 
 def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
-    if not file.is_file():
-        raise UserError(f"--config: there is no file {str(file)!r}. Try configs/brain.py:quick.")
     spec = importlib.util.spec_from_file_location("drifa_config_file", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {file} is not a Python file (its name must end in .py).")

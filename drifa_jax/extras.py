@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import re
+import shlex
+import sys
 from types import ModuleType
 
 from drifa_jax.errors import UserError
@@ -22,4 +26,18 @@ def optional(package: str, purpose: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f'{purpose} needs {package}: pip install "drifa-jax[{extra}]".') from error
+        raise UserError(f"{purpose} needs {package}: {install_command(extra)}") from error
+
+
+def install_command(extra: str) -> str:
+    """The command that installs the packages of an extra for the Python that runs this.
+
+    It names them one by one, so that it holds however this package itself was installed.
+    """
+    wanted = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+    packages = [
+        requirement.partition(";")[0].strip()
+        for requirement in importlib.metadata.requires("drifa-jax") or ()
+        if wanted.search(requirement)
+    ]
+    return shlex.join([sys.executable, "-m", "pip", "install", *packages])

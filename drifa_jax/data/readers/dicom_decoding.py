@@ -10,6 +10,7 @@ import numpy as np
 
 from drifa_jax.data.problems import FileError, reading
 from drifa_jax.data.readers.dicom_files import integer, pydicom
+from drifa_jax.extras import install_command
 
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Of JPEG and JPEG-LS: the segments that declare sizes."""
@@ -32,14 +33,11 @@ def decode(data: Any, frame: int, path: Path) -> np.ndarray:
         raise FileError(
             path,
             f"its pixel data cannot be decoded: it is {name}, which needs one of "
-            f'{"; ".join(decoder.missing_dependencies)}: pip install "drifa-jax[medical]", '
-            f"{rewrite}",
+            f"{'; '.join(decoder.missing_dependencies)}: {install_command('medical')}, {rewrite}",
         )
     what = "its pixel data cannot be decoded: it is damaged or truncated"
     if syntax.is_encapsulated:
-        what += (
-            f', or its {name} needs another decoder: pip install "drifa-jax[medical]", {rewrite}'
-        )
+        what += f", or its {name} needs another decoder: {install_command('medical')}, {rewrite}"
     if syntax.is_encapsulated and syntax != package.uid.RLELossless:
         _check_sizes(data, frame, path)
     # Run-length decoders in Rust are quicker but panic on damaged files, past every `except`.
