@@ -11,7 +11,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "drifa_jax"
 LAYERS = (
-    ("errors", "extras", "typing", "console", "whole_files", "plain_values", "network_options"),
+    (
+        "errors",
+        "extras",
+        "typing",
+        "console",
+        "digests",
+        "whole_files",
+        "plain_values",
+        "network_options",
+    ),
     ("cpu",),
     ("config", "config_files", "rng", "compilation", "processes"),
     ("sharding",),

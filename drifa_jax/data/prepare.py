@@ -23,6 +23,7 @@ from pyarrow import parquet
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source
 from drifa_jax.data.sources import prepared
+from drifa_jax.digests import sealed
 from drifa_jax.errors import UserError
 
 PLAN_FILE = "plan.json"
@@ -210,5 +211,5 @@ def _finish(output: Path, splits: Mapping[str, Source], sizes: Mapping[str, list
     content = {"format": prepared.FORMAT, "description": first.description}
     content |= prepared.describe(first) | {"splits": dict(sizes)}
     temporary = output / "prepared.json.partial"
-    temporary.write_text(json.dumps(prepared.sealed(content), indent=1))
+    temporary.write_text(json.dumps(sealed(content), indent=1))
     temporary.rename(output / prepared.DESCRIPTION_FILE)

@@ -15,11 +15,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from drifa_jax.digests import sha256
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceDetector, fit_detector
 from drifa_jax.post_processing.task import PostProcessingOptions, TaskPostProcessing, fit_task
@@ -108,7 +108,7 @@ def save(fitted: PostProcessing, path: Path) -> None:
         "out_of_distribution_sha256": digest,
         "tasks": {task: found.to_json() for task, found in fitted.tasks.items()},
     }
-    document["sha256"] = _digest(document)
+    document["sha256"] = sha256(document)
     with written_whole(path) as partial:
         partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
@@ -130,7 +130,7 @@ def read(path: Path, classes: Mapping[str, Sequence[str]], identity: str) -> Pos
         document = json.loads(path.read_text())
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']}, not {FORMAT}")
-        if document.pop("sha256") != _digest(document):
+        if document.pop("sha256") != sha256(document):
             raise ValueError("it is not what was written")
         if document["identity"] != identity:
             return None
@@ -152,8 +152,3 @@ def read(path: Path, classes: Mapping[str, Sequence[str]], identity: str) -> Pos
         raise UserError(
             f"{path} is damaged ({error}); delete it, and the post-processing is fitted anew."
         ) from error
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    text = json.dumps({k: v for k, v in document.items() if k != "sha256"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -14,13 +14,13 @@ import numpy as np
 from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
 from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.reading import Reading, readings_of
 from drifa_jax.train.checkpoint import best_model
-from drifa_jax.train.identity import digest
 from drifa_jax.train.run_directory import saved_config, write_whole
 from drifa_jax.train.state import Model
 

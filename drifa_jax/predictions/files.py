@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drifa_jax.console import harmless
+from drifa_jax.digests import sha256
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.predictions.table import Predictions, Provenance, TaskPredictions
@@ -72,7 +73,7 @@ def to_arrow(predictions: Predictions, *, whole: bool = True) -> pa.Table:
         },
         "seconds": dict(predictions.seconds),
     }
-    document["sha256"] = _digest(document)
+    document["sha256"] = sha256(document)
     return table.replace_schema_metadata({METADATA: json.dumps(document).encode()})
 
 
@@ -119,7 +120,7 @@ def from_arrow(table: pa.Table) -> Predictions:
     if document["format"] != FORMAT:
         raise ValueError(f"its format is {document['format']}, not {FORMAT}")
     # The cells of a file have a digest of their own.
-    if document.pop("sha256") != _digest(document):
+    if document.pop("sha256") != sha256(document):
         raise ValueError("its metadata are not what was written")
     held = set(table.column_names)
 
@@ -189,11 +190,7 @@ class _Content:
             self._columns.setdefault(name, hashlib.sha256()).update(cells)
 
     def hexdigest(self) -> str:
-        return _digest({name: found.hexdigest() for name, found in self._columns.items()})
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        return sha256({name: found.hexdigest() for name, found in self._columns.items()})
 
 
 def _column_of(attribute: str) -> str:

@@ -24,11 +24,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from drifa_jax.digests import digest, sealed
 from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
 from drifa_jax.train import older_checkpoints
-from drifa_jax.train.checkpoint_items import FORMAT, Damaged, read_index, read_item, sealed
-from drifa_jax.train.identity import digest, model_identity
+from drifa_jax.train.checkpoint_items import FORMAT, Damaged, read_index, read_item
+from drifa_jax.train.identity import model_identity
 from drifa_jax.train.packing import checksums, entries, packed
 from drifa_jax.train.state import Model, TrainState, steps_done
 

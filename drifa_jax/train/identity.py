@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drifa_jax.digests import digest
 from drifa_jax.train.packing import Entry
 
 
@@ -21,9 +20,3 @@ def model_identity(
       description: plain JSON values.
     """
     return digest([[list(entry) for entry in arrays], checksums, description])
-
-
-def digest(values: Any) -> str:
-    """32 hexadecimal digits of plain JSON values."""
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from drifa_jax.digests import sha256
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing import saved
 from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
@@ -130,7 +131,8 @@ def test_impossible_values_are_refused_whatever_the_digest_says(path, value, mes
     saved.save(fitted(), tmp_path / "p.json")
     document = json.loads((tmp_path / "p.json").read_text())
     change(document["tasks"]["tumour"], path, value)
-    document["sha256"] = saved._digest(document)
+    del document["sha256"]
+    document["sha256"] = sha256(document)
     (tmp_path / "p.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=message):
         saved.read(tmp_path / "p.json", CLASSES, "one")

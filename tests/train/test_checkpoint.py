@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from drifa_jax import sharding
+from drifa_jax.digests import sealed
 from drifa_jax.errors import UserError
 from drifa_jax.train import checkpoint as checkpoint_module
 from drifa_jax.train import checkpoint_items, packing
 from drifa_jax.train.checkpoint import Checkpoints, best_model, best_steps
-from drifa_jax.train.checkpoint_items import sealed
 from drifa_jax.train.state import Model, TrainState
 
 

@@ -33,6 +33,7 @@ from drifa_jax.data.record import (
     image_spec,
 )
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, Remembered, at, concatenate
+from drifa_jax.digests import is_whole
 from drifa_jax.errors import UserError
 
 FORMAT = 2
@@ -61,12 +62,6 @@ def describe(source: Source) -> dict[str, Any]:
         "tasks": [{"name": t.name, "classes": list(t.classes)} for t in source.tasks],
         "synthetic": source.synthetic,
     }
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with the digest of all the rest of it."""
-    text = json.dumps(content, sort_keys=True)
-    return {**content, "digest": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
 
 
 def name_digest(record_id: str) -> bytes:
@@ -242,8 +237,7 @@ def open_prepared(folder: str | Path) -> dict[str, Records]:
             f"{folder}: was prepared in the format {version}, this version reads {FORMAT}. "
             "Prepare the set again in an empty folder."
         )
-    told = {name: value for name, value in content.items() if name != "digest"}
-    if version != OLDEST_FORMAT and sealed(told) != content:
+    if version != OLDEST_FORMAT and not is_whole(content):
         raise UserError(f"{path}: was changed after it was written. Prepare the set again.")
     if odd := [split for split in content["splits"] if not split.isidentifier()]:
         raise UserError(f"{path}: names the splits {odd}, which are no names of files.")

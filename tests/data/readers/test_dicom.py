@@ -266,7 +266,8 @@ def test_a_decoder_that_is_not_installed_is_named(path, monkeypatch):
     decoder = pydicom.pixels.get_decoder(JPEG2000Lossless)
     monkeypatch.setattr(decoder, "_available", {})
     monkeypatch.setattr(decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg-openjpeg",)})
-    with pytest.raises(FileError, match=r"JPEG 2000.*requires pylibjpeg-openjpeg: .* pip install .*openjpeg"):
+    cure = r"JPEG 2000.*requires pylibjpeg-openjpeg: .* pip install .*openjpeg"
+    with pytest.raises(FileError, match=cure):
         read_frame(path)
 
 
