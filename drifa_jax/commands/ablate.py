@@ -57,11 +57,15 @@ def run(options: argparse.Namespace) -> int:
     from drifa_jax.ablate import running
     from drifa_jax.compilation import run_programs_in_the_calling_thread, use_compilation_cache
     from drifa_jax.train.loop import Interrupted
+    from drifa_jax.train.pretrained import with_checkpoint_pixels
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     run_programs_in_the_calling_thread()
     workdir = options.workdir or Path("runs") / f"ablate-{_name(options.config)}"
+    config, notes = with_checkpoint_pixels(config, running.resumed_config(workdir))
+    for note in notes:
+        say(note)
     jobs = running.jobs(variants, seeds, workdir)
     with running.opened(workdir, config):
         say(f"Research use only. {len(variants)} variants x {len(seeds)} seeds in {workdir}")

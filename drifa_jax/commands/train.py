@@ -60,6 +60,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.train.loop import Interrupted, train
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
+    from drifa_jax.train.pretrained import with_checkpoint_pixels
 
     # Orbax warns of every checkpoint that was saved within an epoch, which is no news.
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -71,7 +72,10 @@ def train_and_test(config: Config, workdir: Path) -> int:
         # The run's own splits are no other configuration.
         own = True
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, split_folder=""))
+    config, notes = with_checkpoint_pixels(config, run_directory.resumed_config(workdir))
     with processes.joined(config), run_directory.opened(workdir, config):
+        for note in notes:
+            _say(note)
         layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
         dataset = open_dataset(config.data, saved=splits)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from drifa_jax.errors import UserError
+from drifa_jax.extras import optional
 from drifa_jax.interop.network_files import (
     native_slots,
     read_safetensors,
@@ -115,7 +116,7 @@ def load_state_dict(path: str | Path) -> Tensors:
     path = Path(path)
     if path.suffix == ".safetensors":
         return _plain_names(read_safetensors(path))
-    import torch
+    torch = optional("torch", f"Reading {path}", "interop")
 
     try:
         with warnings.catch_warnings():

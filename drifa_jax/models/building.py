@@ -16,6 +16,7 @@ from drifa_jax.models.description import ModalityDescription, NetworkDescription
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
+from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.registry import BACKBONES, FUSIONS, READOUTS, registered
 from drifa_jax.network_options import PAPER, NetworkOptions
 
@@ -56,7 +57,15 @@ def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
     plan = next(iter(branches.values())).plan if branches else _plan(options)
     for name, num_features in tables.items():
         branches[name] = TabularBranch(num_features, plan, dtype=options.dtype, rngs=rngs)
-    return DRIFANet(branches, description.tasks, options=options, rngs=rngs)
+    return DRIFANet(
+        branches,
+        description.tasks,
+        options=options,
+        rngs=rngs,
+        normalisations={
+            name: Normalisation(m.mean, m.std) for name, m in description.modalities.items()
+        },
+    )
 
 
 def drifa_net(

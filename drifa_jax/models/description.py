@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drifa_jax.config import Config
+from drifa_jax.config import Config, ModalityConfig
 from drifa_jax.data.record import Spec, TabularSpec, VolumeSpec
 from drifa_jax.errors import UserError
+from drifa_jax.models.pixels import Normalisation
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.plain_values import from_plain, unknown_field
 from drifa_jax.whole_files import written_whole
@@ -35,20 +36,28 @@ class ModalityDescription:
       kind: a key of `KINDS`.
       size: pixels along each spatial axis; empty where any size is read.
       backbone: a name in `models.registry.BACKBONES`; empty takes the network's.
+      mean, std: of each channel of pixels in 0..1, by which images are normalised; or empty.
     """
 
     channels: int
     kind: str = "image"
     size: tuple[int, ...] = ()
     backbone: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self):
+        Normalisation(self.mean, self.std)
         if self.channels < 1:
             raise ValueError(f"channels is {self.channels}; it must be at least 1.")
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}; choose one of {sorted(KINDS)}.")
         if self.size and len(self.size) != KINDS[self.kind]:
             raise ValueError(f"size is {self.size}; a {self.kind} has {KINDS[self.kind]} axes.")
+        if len(self.mean) not in (0, self.channels):
+            raise ValueError(
+                f"mean is {self.mean}; give one value for each of {self.channels} channels."
+            )
 
 
 @dataclass(frozen=True)
@@ -168,9 +177,9 @@ def describe_network(
         if isinstance(spec, TabularSpec):
             return ModalityDescription(spec.num_features, "table")
         kind = "volume" if isinstance(spec, VolumeSpec) else "image"
-        own = config.data.modalities.get(spec.name)
+        own = config.data.modalities.get(spec.name, ModalityConfig())
         return ModalityDescription(
-            spec.channels, kind, spec.shape[:-1], own.backbone if own else ""
+            spec.channels, kind, spec.shape[:-1], own.backbone, own.mean, own.std
         )
 
     return NetworkDescription(

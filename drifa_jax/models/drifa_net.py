@@ -18,6 +18,7 @@ from drifa_jax.models.backbones.contract import (
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.gates import STEM, PlacedGate
 from drifa_jax.models.mifa import PresentModalities, zero_absent
+from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.pooling import average_pool
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
 from drifa_jax.network_options import PAPER, NetworkOptions
@@ -35,6 +36,7 @@ class DRIFANet(nnx.Module):
       tasks: task -> number of classes.
       options: fusion, readout, dropout rate and parts of the attention.
       rngs: key of the initial weights.
+      normalisations: modality -> what its images go through first; others are read as they are.
 
     Calling it with images by modality returns `(logits, intermediates)`: logits by task,
     `[b, num_classes]` float32, and every named intermediate, which `jax.jit` drops unless used.
@@ -52,6 +54,7 @@ class DRIFANet(nnx.Module):
         *,
         options: NetworkOptions = PAPER,
         rngs: nnx.Rngs,
+        normalisations: Mapping[str, Normalisation] | None = None,
     ):
         if not branches:
             raise ValueError("A network needs at least one modality.")
@@ -63,6 +66,8 @@ class DRIFANet(nnx.Module):
         self.num_stages = len(self.plans[self.modalities[0]])
         self.dropout_rate = options.dropout_rate
         self.dtype = options.dtype
+        given = normalisations or {}
+        self.normalisations = {m: given.get(m, Normalisation()) for m in branches}
         self.branches = nnx.Dict(dict(branches))
         self.fusion = nnx.Dict()
         fusion = registered(FUSIONS, "model.fusion", options.fusion)
@@ -213,7 +218,7 @@ class DRIFANet(nnx.Module):
                 f"The network reads the modalities {sorted(self.modalities)} but got "
                 f"{sorted(images)}."
             )
-        images = {m: images[m].astype(self.dtype) for m in self.modalities}
+        images = {m: self.normalisations[m](images[m]).astype(self.dtype) for m in self.modalities}
         return self._branches("stem", (), STEM, zero_absent(images, present), train, present, found)
 
     def _stage(self, number, features, train, present, found: list[PlacedGate] | None = None):

@@ -49,6 +49,7 @@ class Reading:
       window: of DICOM, a preset; "" takes the window of the file.
       encoding: of tables, how a row becomes numbers.
       id_column: of tables, the column that named records in training.
+      mean, std: of each channel of pixels in 0..1, by which the network normalises; or empty.
     """
 
     format: str = IMAGE
@@ -56,13 +57,18 @@ class Reading:
     window: str = ""
     encoding: TableEncoding | None = None
     id_column: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reading:
         """Raises TypeError, KeyError or ValueError where the values are not those of a reading."""
         values = dict(values)
         encoding = values.pop("encoding")
-        reading = cls(**values, encoding=None if encoding is None else _encoding(encoding))
+        moments = {name: tuple(values.pop(name, ())) for name in ("mean", "std")}
+        reading = cls(
+            **values, **moments, encoding=None if encoding is None else _encoding(encoding)
+        )
         if reading.format not in FORMATS or (reading.format == TABLE) != (encoding is not None):
             raise ValueError(f"the format is {reading.format!r}")
         return reading
@@ -107,7 +113,8 @@ def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
         part = config.modalities[spec.name]
         # Other formats hold images; "prepared" holds pixels that were windowed when it was made.
         kind = part.format if config.source == "files" and part.format in (DICOM, NIFTI) else IMAGE
-        readings[spec.name] = Reading(kind, part.fit, part.window if kind == DICOM else "")
+        window = part.window if kind == DICOM else ""
+        readings[spec.name] = Reading(kind, part.fit, window, mean=part.mean, std=part.std)
     return readings
 
 

@@ -83,6 +83,11 @@ def saved_config(workdir: Path) -> Config:
     return from_mapping(values)
 
 
+def resumed_config(workdir: Path) -> Config | None:
+    """The configuration of a run that has saved something to go on from; None of any other."""
+    return saved_config(workdir) if _has_checkpoint(workdir) else None
+
+
 def _claim(workdir: Path, config: Config, held: ExitStack) -> None:
     """Locks the directory until `held` closes, and writes configuration and environment."""
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Parameters
 from drifa_jax.train.experiment import Experiment
+from drifa_jax.train.pretrained import pretrained_tensors, replaced
 
 
 def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
@@ -18,14 +19,17 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
     Keys `[e]` give an ensemble, whose members start apart unless weights are brought along.
 
     `train.initial_weights` names a folder that `drifa convert` wrote; its names and shapes must
-    be those of the network that the configuration describes.
+    be those of the network that the configuration describes. `train.pretrained` fills the
+    branches alone: fusion and heads are drawn.
 
     Raises:
       UserError: when the folder holds no weights or another network's, with the difference.
     """
     folder = experiment.config.train.initial_weights
     if not folder:
-        return experiment.network.init(key)
+        drawn = experiment.network.init(key)
+        tensors = pretrained_tensors(experiment.config, experiment.description)
+        return tuple(replaced(tree, tensors) for tree in drawn) if tensors else drawn
     # Imported here: only runs that bring weights along need the interop extra.
     from drifa_jax.interop.network_files import (
         WEIGHTS_FILE,
