@@ -42,6 +42,7 @@ class ModalityConfig:
     format: str = "folders"  # a key of drifa_jax.data.sources.opening.FORMATS
     task: str = ""  # name of the task that the data label
     classes: tuple[str, ...] = ()  # names and order; empty takes those of the data
+    ignore_other_classes: bool = False  # folders, manifest: leave out what is none of `classes`
     fit: str = "stretch"  # how another aspect ratio is fitted: stretch, pad or crop
     group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
     include: str = ""  # folders: regular expression that the path of an image must contain

@@ -115,6 +115,7 @@ def scan(name: str, at: ModalityConfig, quarantine: str | None = None) -> Record
         classes=at.classes or None,
         group_pattern=at.group_pattern or None,
         include=at.include or None,
+        ignore_others=at.ignore_other_classes,
     )
     return folder_records(index, image_spec(name, at), at.task, fit=at.fit)
 
@@ -169,6 +170,8 @@ def scan_folders(
             undeclared = classes is not None and name not in classes
             images = _images(root, class_folder, include, left_out)
             if undeclared and (ignore_others or not images):
+                if images:
+                    left_out.add("images of other classes", len(images))
                 continue
             if not images:
                 problems.add(class_folder, f"is an empty class folder, without {_suffixes()}")

@@ -7,6 +7,7 @@ same record id belong together. A missing cell is an absent modality or an unkno
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import LeftOut, Problems
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, at, label
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
@@ -87,6 +88,7 @@ def manifest_records(
     classes: Mapping[str, Sequence[str]] | None = None,
     fit: str = "stretch",
     quarantine: str | Path | None = None,
+    ignore_other_classes: bool = False,
 ) -> Records:
     """The records of a manifest. Columns that mean nothing else become attributes.
 
@@ -98,6 +100,8 @@ def manifest_records(
       classes: task -> its class names, or absent to take the sorted names in the table.
       fit: how another aspect ratio is fitted.
       quarantine: CSV file for wrong rows, which are then left out; None raises.
+      ignore_other_classes: whether rows of other classes than the declared are left out, and
+        counted, rather than wrong.
 
     Raises:
       UserError: listing every problem: missing columns, duplicate ids, labels outside the
@@ -121,6 +125,8 @@ def manifest_records(
         TaskSpec(task, _classes(rows, column, (classes or {}).get(task)))
         for task, column in columns.tasks.items()
     ]
+    if ignore_other_classes:
+        rows = _of_declared_classes(rows, columns, classes or {}, table)
     entries = _entries(rows, columns, tasks, _ImageFinder(root), tuple(readers), problems)
     problems.settle("Correct the table.", quarantine)
     if not entries:
@@ -163,7 +169,23 @@ def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Re
         classes={config.task: config.classes} if config.classes else None,
         fit=config.fit,
         quarantine=quarantine,
+        ignore_other_classes=config.ignore_other_classes,
     )
+
+
+def _of_declared_classes(
+    rows: list[Row], columns: ManifestColumns, classes: Mapping[str, Sequence[str]], table
+) -> list[Row]:
+    kept = [
+        row
+        for row in rows
+        if all(row[columns.tasks[task]] in names for task, names in classes.items())
+    ]
+    if len(kept) < len(rows):
+        left_out = LeftOut()
+        left_out.add("rows of other classes or none", len(rows) - len(kept))
+        logging.getLogger(__name__).warning("%s: %s", table, left_out)
+    return kept
 
 
 def _entries(

@@ -54,6 +54,14 @@ def test_wide_form_reads_records_with_missing_cells(images):
     assert source[0].images["ct"].shape == (8, 8, 1)
 
 
+def test_rows_of_other_classes_are_left_out_where_that_is_asked_for(images, caplog):
+    asked = dict(classes={"stroke": ["yes", "maybe"]}, ignore_other_classes=True)
+    source = opened(images, GOOD, **asked)
+    assert source.ids == ["r1"]
+    assert source.tasks[0].classes == ("yes", "maybe")
+    assert "left out: 3 rows of other classes or none" in caplog.text
+
+
 def test_long_form_joins_the_images_of_a_record(images):
     text = "id,kind,file,stroke\nr1,mri,a/0.png,yes\nr1,ct,b/0.png,\nr2,ct,b/1.png,no\n"
     columns = ManifestColumns("id", tasks={"stroke": "stroke"}, modality="kind", path="file")
