@@ -31,12 +31,17 @@ class PhantomsConfig:
     seed: int = 0
 
 
+VOLUME_FORMATS = ("nifti", "dicom", "npz", "npy", "prepared", "manifest")
+"""Formats of `data.modalities.<name>.format` that may hold volumes."""
+
+
 @dataclass(frozen=True)
 class ModalityConfig:
     """One modality: the size that its images are brought to, and where they come from."""
 
     height: int = 128
     width: int = 128
+    depth: int = 0  # slices of a volume; 0 reads pictures, also of nifti and dicom
     channels: int = 3  # 1 (grey) or 3 (colour)
     root: str = ""  # folder or file with the images
     format: str = "folders"  # a key of drifa_jax.data.sources.opening.FORMATS
@@ -44,6 +49,8 @@ class ModalityConfig:
     classes: tuple[str, ...] = ()  # names and order; empty takes those of the data
     ignore_other_classes: bool = False  # folders, manifest: leave out what is none of `classes`
     fit: str = "stretch"  # how another aspect ratio is fitted: stretch, pad or crop
+    spacing: tuple[float, ...] = ()  # of volumes, mm between slices, rows and columns; they are
+    # resampled to it, then cut or padded about their centre; empty fits the whole volume
     group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
     include: str = ""  # folders: regular expression that the path of an image must contain
     table: str = ""  # manifest: the CSV or Parquet file, and its columns
@@ -56,6 +63,7 @@ class ModalityConfig:
     categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
     window: str = ""  # dicom: a preset; empty takes the window of the file
     backbone: str = ""  # of this modality; empty takes model.backbone
+    slice_attention: bool = False  # of volumes: a backbone of pictures reads their slices
     pretrained: str = ""  # of this modality; empty takes train.pretrained, none starts afresh
     mean: tuple[float, ...] = ()  # of each channel of pixels in 0..1, with std: images are
     std: tuple[float, ...] = ()  # normalised by them; empty takes those of pretrained weights
@@ -255,6 +263,7 @@ def _problems(config: Config) -> list[str]:
         for side in ("height", "width"):
             size = getattr(modality, side)
             require(size >= 16, f"data.modalities.{name}.{side}", size, "at least 16 pixels")
+        problems += _volume_problems(name, modality)
         require(
             modality.channels in (1, 3),
             f"data.modalities.{name}.channels",
@@ -330,4 +339,30 @@ def _problems(config: Config) -> list[str]:
     )
     samples = config.uncertainty.num_mc_samples
     require(samples >= 1, "uncertainty.num_mc_samples", samples, "at least 1")
+    return problems
+
+
+def _volume_problems(name: str, modality: ModalityConfig) -> list[str]:
+    """What is wrong with the fields of volumes."""
+    where, spacing = f"data.modalities.{name}", modality.spacing
+    problems = []
+    if modality.depth < 0 or modality.depth == 1:
+        problems.append(
+            f"{where}.depth is {modality.depth}; it must be 0 for pictures, or 2 slices or more"
+        )
+    if modality.depth and modality.format not in VOLUME_FORMATS:
+        problems.append(
+            f"{where}.depth is {modality.depth}, and the format {modality.format!r} holds pictures; "
+            f"set depth=0, or give volumes as one of {', '.join(VOLUME_FORMATS)}"
+        )
+    for field in ("spacing", "slice_attention"):
+        if not modality.depth and (value := getattr(modality, field)):
+            problems.append(f"{where}.{field} is {value}, which is for volumes; set {where}.depth")
+    if spacing and (len(spacing) != 3 or min(spacing) <= 0):
+        problems.append(f"{where}.spacing is {spacing}; give three lengths in mm, above 0")
+    elif spacing and modality.format not in ("nifti", "dicom"):
+        problems.append(
+            f"{where}.spacing is {spacing}, and {modality.format!r} does not say how far voxels "
+            "are apart; leave it empty"
+        )
     return problems

@@ -30,6 +30,7 @@ class BottleneckRRABlock(nnx.Module):
       stride: of the 3x3 convolution and of the projection.
       mfa_parts: which parts of MFA are inside, of "hifa" and "clia"; none gives the plain
         bottleneck block.
+      num_axes: spatial axes.
       options: dtype, padding and batch norm constants.
       rngs: key of the initial weights.
 
@@ -49,28 +50,26 @@ class BottleneckRRABlock(nnx.Module):
         stride: int,
         *,
         mfa_parts: Sequence[str] = ("hifa", "clia"),
+        num_axes: int = 2,
         options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
         num_out = EXPANSION * num_inside
-        self.conv1 = Convolution(num_in, num_inside, 1, 1, options=options, rngs=rngs)
+        shared = {"num_axes": num_axes, "options": options, "rngs": rngs}
+        self.conv1 = Convolution(num_in, num_inside, 1, 1, **shared)
         self.mfa1 = optional_mfa(num_inside, mfa_parts, options, rngs)
         self.norm1 = batch_norm(num_inside, options)
-        self.conv2 = Convolution(num_inside, num_inside, 3, stride, options=options, rngs=rngs)
+        self.conv2 = Convolution(num_inside, num_inside, 3, stride, **shared)
         self.mfa2 = optional_mfa(num_inside, mfa_parts, options, rngs)
         self.norm2 = batch_norm(num_inside, options)
-        self.conv3 = Convolution(num_inside, num_out, 1, 1, options=options, rngs=rngs)
+        self.conv3 = Convolution(num_inside, num_out, 1, 1, **shared)
         self.norm3 = batch_norm(num_out, options)
         reshapes = stride != 1 or num_in != num_out
-        self.projection = (
-            Convolution(num_in, num_out, 1, stride, options=options, rngs=rngs)
-            if reshapes
-            else None
-        )
+        self.projection = Convolution(num_in, num_out, 1, stride, **shared) if reshapes else None
         self.projection_norm = batch_norm(num_out, options) if reshapes else None
 
     def __call__(self, x: FeatureMap, *, train: bool, present: Present | None = None) -> FeatureMap:
-        """`[b, h, w, num_in] -> [b, h / stride, w / stride, 4 * num_inside]`."""
+        """`[b, *space, num_in] -> [b, *(space / stride), 4 * num_inside]`."""
         return self.attend(x, train=train, present=present)[0]
 
     def attend(

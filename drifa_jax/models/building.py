@@ -11,13 +11,20 @@ from flax import nnx
 
 from drifa_jax.errors import UserError
 from drifa_jax.models.backbones.contract import Backbone, Stage
+from drifa_jax.models.backbones.slice_attention import over_slices
 from drifa_jax.models.backbones.table import TabularBranch
 from drifa_jax.models.description import ModalityDescription, NetworkDescription
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
 from drifa_jax.models.pixels import Normalisation
-from drifa_jax.models.registry import BACKBONES, FUSIONS, READOUTS, registered
+from drifa_jax.models.registry import (
+    BACKBONES,
+    FUSIONS,
+    READOUTS,
+    VOLUME_BACKBONES,
+    registered,
+)
 from drifa_jax.network_options import PAPER, NetworkOptions
 
 
@@ -51,9 +58,7 @@ def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
         if modality.kind == "table":
             tables[name] = modality.channels
             continue
-        field = f"data.modalities.{name}.backbone" if modality.backbone else "model.backbone"
-        make = registered(BACKBONES, field, description.backbone_of(name))
-        branches[name] = make(modality.channels, options=options, rngs=rngs)
+        branches[name] = _branch(description, name, rngs)
     plan = next(iter(branches.values())).plan if branches else _plan(options)
     for name, num_features in tables.items():
         branches[name] = TabularBranch(num_features, plan, dtype=options.dtype, rngs=rngs)
@@ -66,6 +71,25 @@ def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
             name: Normalisation(m.mean, m.std) for name, m in description.modalities.items()
         },
     )
+
+
+def _branch(description: NetworkDescription, name: str, rngs: nnx.Rngs) -> Backbone:
+    """The backbone of a modality of pictures or volumes."""
+    modality, backbone = description.modalities[name], description.backbone_of(name)
+    field = f"data.modalities.{name}.backbone" if modality.backbone else "model.backbone"
+    make = registered(BACKBONES, field, backbone)
+    shared = {"options": description.options, "rngs": rngs}
+    if modality.slice_attention:
+        return over_slices(make(modality.channels, **shared), **shared)
+    if modality.kind != "volume":
+        return make(modality.channels, **shared)
+    if backbone not in VOLUME_BACKBONES:
+        raise ValueError(
+            f"{field} is {backbone!r}, which has no form for volumes, as those of {name}. Let it "
+            f"read their slices, data.modalities.{name}.slice_attention=true, or choose one of "
+            f"{sorted(VOLUME_BACKBONES)}."
+        )
+    return make(modality.channels, num_axes=3, **shared)
 
 
 def drifa_net(

@@ -37,6 +37,7 @@ class ModalityDescription:
       size: pixels along each spatial axis; empty where any size is read.
       backbone: a name in `models.registry.BACKBONES`; empty takes the network's.
       mean, std: of each channel of pixels in 0..1, by which images are normalised; or empty.
+      slice_attention: of a volume, whether a backbone of pictures reads its slices.
     """
 
     channels: int
@@ -45,6 +46,7 @@ class ModalityDescription:
     backbone: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    slice_attention: bool = False
 
     def __post_init__(self):
         Normalisation(self.mean, self.std)
@@ -58,6 +60,8 @@ class ModalityDescription:
             raise ValueError(
                 f"mean is {self.mean}; give one value for each of {self.channels} channels."
             )
+        if self.slice_attention and self.kind != "volume":
+            raise ValueError(f"slice_attention is for volumes, and the kind is {self.kind!r}.")
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,13 @@ def describe_network(
         kind = "volume" if isinstance(spec, VolumeSpec) else "image"
         own = config.data.modalities.get(spec.name, ModalityConfig())
         return ModalityDescription(
-            spec.channels, kind, spec.shape[:-1], own.backbone, own.mean, own.std
+            spec.channels,
+            kind,
+            spec.shape[:-1],
+            own.backbone,
+            own.mean,
+            own.std,
+            own.slice_attention,
         )
 
     return NetworkDescription(

@@ -34,6 +34,10 @@ BACKBONES: dict[str, Callable[..., Backbone | TokenBackbone]] = {
 }
 """`(num_channels, *, options, rngs) -> Backbone`, of models/backbones/contract.py."""
 
+VOLUME_BACKBONES = {"resnet10", "resnet18", "resnet34", "resnet50", *DENSENET_PLANS}
+"""Names of the backbones with a form of three spatial axes, which `num_axes=3` builds. Any other
+reads volumes slice by slice, under `backbones.slice_attention`."""
+
 FUSIONS: dict[str, Callable[..., Fusion]] = {
     "drifa": DRIFAFusion,
 }

@@ -56,7 +56,7 @@ class DenseLayer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """Batch norm, ReLU, 1x1 to half the channels, mean of 2x2 patches."""
+    """Batch norm, ReLU, 1x1 to half the channels, mean of 2x2 (2x2x2) patches."""
 
     def __init__(self, num_in, num_out, *, options: NetworkOptions, rngs):
         self.norm = batch_norm(num_in, options)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from drifa_jax.errors import UserError
 from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.initial import glorot_uniform, ones, zeros
 from drifa_jax.models.kernels.depthwise import depthwise
@@ -148,6 +149,13 @@ def patches(x: FeatureMap, window: int) -> FeatureMap:
     """`[b, *space, c] -> [b, *(space // window), window ** num_axes * c]`, row-major in a patch."""
     batch, *space, num_channels = x.shape
     counts = [size // window for size in space]
+    if 0 in counts:
+        sides = " x ".join(map(str, space))
+        raise UserError(
+            f"A map of {sides} is smaller than the windows of {window} that this backbone reads it "
+            "by: raise height and width (and depth) in data.modalities, or choose a ResNet as "
+            "backbone."
+        )
     for axis, count in enumerate(counts, start=1):
         x = lax.slice_in_dim(x, 0, count * window, axis=axis)
     x = x.reshape(batch, *(side for count in counts for side in (count, window)), num_channels)

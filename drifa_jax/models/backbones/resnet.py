@@ -35,16 +35,19 @@ class Stem(nnx.Module):
         self,
         num_channels: int,
         *,
+        num_axes: int = 2,
         options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
-        self.options = options
-        self.conv = Convolution(num_channels, options.width, 7, 2, options=options, rngs=rngs)
+        self.pool_padding = options.window_padding(3, num_axes)
+        self.conv = Convolution(
+            num_channels, options.width, 7, 2, num_axes=num_axes, options=options, rngs=rngs
+        )
         self.mfa = optional_mfa(options.width, options.mfa_parts, options, rngs)
         self.norm = batch_norm(options.width, options)
 
     def __call__(self, images: Images, *, train: bool, present: Present | None = None):
-        """`[b, h, w, num_channels] -> [b, h / 4, w / 4, width]`."""
+        """`[b, *space, num_channels] -> [b, *(space / 4), width]`."""
         return self.attend(images, train=train, present=present)[0]
 
     def attend(
@@ -53,7 +56,7 @@ class Stem(nnx.Module):
         """What calling the stem returns, and the gate of `mfa`."""
         x, gates = attended(self.mfa, self.conv(images), "mfa")
         x = jax.nn.relu(self.norm(x, train=train, present=present))
-        return max_pool_3x3(x, self.options.window_padding(3)), gates
+        return max_pool_3x3(x, self.pool_padding), gates
 
 
 class ResNet(nnx.Module):
@@ -66,6 +69,7 @@ class ResNet(nnx.Module):
       plan: blocks per resolution, or a name in `RESNET_PLANS`.
       bottleneck: whether blocks are those of ResNet-50 instead of ResNet-18 and -34; the last
         stages have 32 instead of 8 times as many channels as the stem in four resolutions.
+      num_axes: spatial axes; 3 reads volumes with the same blocks.
       options: width, parts of MFA inside stem and blocks, dtype, padding, batch norm constants.
       rngs: key of the initial weights.
 
@@ -78,12 +82,13 @@ class ResNet(nnx.Module):
         plan: str | Sequence[int],
         bottleneck: bool = False,
         *,
+        num_axes: int = 2,
         options: NetworkOptions,
         rngs: nnx.Rngs,
     ):
         if isinstance(plan, str):
             plan, bottleneck = RESNET_PLANS[plan], plan in BOTTLENECK_BACKBONES
-        self.stem = Stem(num_channels, options=options, rngs=rngs)
+        self.stem = Stem(num_channels, num_axes=num_axes, options=options, rngs=rngs)
         self.stages = nnx.Dict()
         declared: list[Stage] = []
         num_in = options.width
@@ -96,6 +101,7 @@ class ResNet(nnx.Module):
                     num_inside,
                     2 if resolution > 0 and block == 0 else 1,
                     mfa_parts=options.mfa_parts,
+                    num_axes=num_axes,
                     options=options,
                     rngs=rngs,
                 )

@@ -1,0 +1,178 @@
+"""Volumes slice by slice: a backbone of pictures, and attention that says which slices matter.
+
+The slices of a record go through one backbone of pictures as a batch of their own. Between the
+stages its maps are a volume again, so that MFA, MIFA, dropout and Grad-CAM see one. After the last
+stage a learned attention weighs the slices of each record; the mean over space that the heads read
+is then the attention's mean over slices.
+
+Source: the gated attention of Ilse, Tomczak and Welling, "Attention-based deep multiple instance
+learning", ICML 2018, equation 9.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifa_jax.models.backbones.contract import (
+    Backbone,
+    GatedBackbone,
+    ScaledGate,
+    TokenBackbone,
+    Tokens,
+)
+from drifa_jax.models.backbones.layers import Dense
+from drifa_jax.models.initial import zeros
+from drifa_jax.models.pooling import at_least_float32, average_pool
+from drifa_jax.network_options import NetworkOptions
+from drifa_jax.typing import FeatureMap, Images, Present
+
+WIDTH = 128
+"""Channels in which slices are compared."""
+
+
+class SlicePooling(nnx.Module):
+    """Weights slices by what they show: `y_s = x_s * S * softmax_s(w (tanh(V h_s) * sigm(U h_s)))`.
+
+    `h_s` is the mean of slice `s` over its plane and `S` the number of slices, so that equal
+    weights change nothing and the mean of `y` over space is the weighted mean of the slices.
+
+    Parameters: the kernels and biases of `value` (V) and `gate` (U), and `weight` (w), float32;
+    `weight` is zero at first, which weighs all slices alike.
+    """
+
+    def __init__(self, num_channels: int, *, options: NetworkOptions, rngs: nnx.Rngs):
+        self.value = Dense(num_channels, WIDTH, options=options, rngs=rngs)
+        self.gate = Dense(num_channels, WIDTH, options=options, rngs=rngs)
+        self.weight = nnx.Param(zeros(WIDTH))
+
+    def attention(self, x: FeatureMap) -> jax.Array:
+        """`[b, d, *plane, c] -> [b, d]`, weights that add up to one."""
+        planes = x.reshape(-1, *x.shape[2:])
+        pooled = average_pool(planes).reshape(x.shape[0], x.shape[1], x.shape[-1])
+        inside = jnp.tanh(self.value(pooled)) * jax.nn.sigmoid(self.gate(pooled))
+        wide = inside.astype(at_least_float32(inside))
+        return jax.nn.softmax(wide @ self.weight[...].astype(wide.dtype), axis=1)
+
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """`[b, d, *plane, c] -> [b, d, *plane, c]`."""
+        weights = self.attention(x) * x.shape[1]
+        return x * weights.reshape(*weights.shape, *(1,) * (x.ndim - 2)).astype(x.dtype)
+
+
+class SliceAttention(nnx.Module):
+    """A backbone of pictures as a `Backbone` of volumes `[b, depth, height, width, c]`.
+
+    Args:
+      backbone: of the slices.
+      options: dtype.
+      rngs: key of the initial weights.
+    """
+
+    def __init__(self, backbone: Backbone, *, options: NetworkOptions, rngs: nnx.Rngs):
+        self.slices = backbone
+        self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
+        self.plan = backbone.plan
+
+    def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
+        """From voxels to the first maps, `[b, depth, *plane, c]`."""
+        return self.attend_stem(images, train=train, present=present)[0]
+
+    def stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+    ) -> FeatureMap:
+        """Maps after stage `number`, counted from 0; those of the last are weighed by slice."""
+        return self.attend_stage(number, x, train=train, present=present)[0]
+
+    def attend_stem(
+        self, images: Images, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
+        """As `stem`, with the gates inside the backbone, averaged over slices."""
+        return self._attend("stem", (), images, train, present)
+
+    def attend_stage(
+        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
+        """As `stage`, with the gates inside the backbone, averaged over slices."""
+        x, gates = self._attend("stage", (number,), x, train, present)
+        return (self.pooling(x) if number == len(self.plan) - 1 else x), gates
+
+    def _attend(self, method, arguments, x, train, present):
+        depth, gates = x.shape[1], {}
+        options = {"train": train, "present": _of_slices(present, depth)}
+        if isinstance(self.slices, GatedBackbone):
+            call = getattr(self.slices, f"attend_{method}")
+            planes, found = call(*arguments, _planes(x), **options)
+            gates = {
+                name: ScaledGate(jnp.mean(_volume(gate.values, depth), 1), gate.scale)
+                for name, gate in found.items()
+            }
+        else:
+            planes = getattr(self.slices, method)(*arguments, _planes(x), **options)
+        return _volume(planes, depth), gates
+
+
+class SliceAttentionOfTokens(nnx.Module):
+    """The same of a `TokenBackbone`, whose slices have tokens of their own.
+
+    Tokens go from stage to stage as `[b * depth, n, c]`.
+    """
+
+    def __init__(self, backbone: TokenBackbone, *, options: NetworkOptions, rngs: nnx.Rngs):
+        self.slices = backbone
+        self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
+        self.plan = backbone.plan
+
+    def stem_with_tokens(
+        self, images: Images, *, train: bool, present: Present | None = None
+    ) -> tuple[FeatureMap, Tokens]:
+        """From voxels to the first maps `[b, depth, *plane, c]`, and the tokens."""
+        depth = images.shape[1]
+        x, tokens = self.slices.stem_with_tokens(
+            _planes(images), train=train, present=_of_slices(present, depth)
+        )
+        return _volume(x, depth), tokens
+
+    def stage_with_tokens(
+        self,
+        number: int,
+        x: FeatureMap,
+        tokens: Tokens,
+        *,
+        train: bool,
+        present: Present | None = None,
+    ) -> tuple[FeatureMap, Tokens]:
+        """Maps and tokens after stage `number`; the maps of the last are weighed by slice."""
+        depth = x.shape[1]
+        planes, tokens = self.slices.stage_with_tokens(
+            number, _planes(x), tokens, train=train, present=_of_slices(present, depth)
+        )
+        x = _volume(planes, depth)
+        return (self.pooling(x) if number == len(self.plan) - 1 else x), tokens
+
+
+def over_slices(
+    backbone: Backbone | TokenBackbone, *, options: NetworkOptions, rngs: nnx.Rngs
+) -> SliceAttention | SliceAttentionOfTokens:
+    """A backbone of volumes from one of pictures."""
+    tokens = isinstance(backbone, TokenBackbone)
+    kind = SliceAttentionOfTokens if tokens else SliceAttention
+    return kind(backbone, options=options, rngs=rngs)
+
+
+def _planes(x: FeatureMap) -> FeatureMap:
+    """`[b, d, ...] -> [b * d, ...]`."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _volume(x: jax.Array, depth: int) -> jax.Array:
+    """The way back from `_planes`."""
+    return x.reshape(x.shape[0] // depth, depth, *x.shape[1:])
+
+
+def _of_slices(present: Present | None, depth: int) -> Present | None:
+    """Each slice is there where its record is."""
+    if present is None:
+        return None
+    return jnp.broadcast_to(present[:, None], (present.shape[0], depth)).reshape(-1)
