@@ -352,12 +352,12 @@ def _volume_problems(name: str, modality: ModalityConfig) -> list[str]:
         )
     if modality.depth and modality.format not in VOLUME_FORMATS:
         problems.append(
-            f"{where}.depth is {modality.depth}, and the format {modality.format!r} holds pictures; "
-            f"set depth=0, or give volumes as one of {', '.join(VOLUME_FORMATS)}"
+            f"{where}.depth is {modality.depth}, and the format {modality.format!r} holds "
+            f"pictures; set depth=0, or give volumes as one of {', '.join(VOLUME_FORMATS)}"
         )
-    for field in ("spacing", "slice_attention"):
-        if not modality.depth and (value := getattr(modality, field)):
-            problems.append(f"{where}.{field} is {value}, which is for volumes; set {where}.depth")
+    for option in ("spacing", "slice_attention"):
+        if not modality.depth and (value := getattr(modality, option)):
+            problems.append(f"{where}.{option} is {value}, which is for volumes; set {where}.depth")
     if spacing and (len(spacing) != 3 or min(spacing) <= 0):
         problems.append(f"{where}.spacing is {spacing}; give three lengths in mm, above 0")
     elif spacing and modality.format not in ("nifti", "dicom"):
