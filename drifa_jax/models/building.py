@@ -17,6 +17,7 @@ from drifa_jax.models.description import ModalityDescription, NetworkDescription
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
+from drifa_jax.models.parameter_roles import parameter_roles
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.registry import (
     BACKBONES,
@@ -129,6 +130,11 @@ def drifa_net(
 def head_features(description: NetworkDescription) -> dict[str, int]:
     """Modality -> features of its pooled vector, which the heads read; nothing is computed."""
     return _declared(lambda rngs: build_module(description, rngs).num_features)
+
+
+def declared_roles(description: NetworkDescription) -> dict[str, Any]:
+    """The role of every parameter, by its names; nothing is computed."""
+    return _declared(lambda rngs: parameter_roles(build_module(description, rngs)))
 
 
 def _plan(options: NetworkOptions) -> tuple[Stage, ...]:

@@ -91,7 +91,7 @@ class DRIFANet(nnx.Module):
         self,
         images: Mapping[str, Images],
         *,
-        train: bool,
+        train: bool | Mapping[str, bool],
         dropout_key: DropoutKey | None = None,
         present: PresentModalities | None = None,
     ) -> tuple[dict[str, Logits], Intermediates]:
@@ -99,7 +99,8 @@ class DRIFANet(nnx.Module):
 
         Args:
           images: modality -> `[b, h, w, c]`, float.
-          train: whether batch norm uses and remembers this batch's statistics.
+          train: whether batch norm uses and remembers this batch's statistics; by modality where
+            branches differ.
           dropout_key: draws Monte Carlo dropout, in training and in prediction alike; one key,
             or one per record; None switches dropout off.
           present: modality -> `[b]` bool, or None when every record holds every modality. The
@@ -232,7 +233,10 @@ class DRIFANet(nnx.Module):
         after = {}
         for m in self.modalities:
             x, branch = features[m], self.branches[m]
-            options = {"train": train, "present": None if present is None else present[m]}
+            options = {
+                "train": train if isinstance(train, bool) else train[m],
+                "present": None if present is None else present[m],
+            }
             if isinstance(branch, TokenBackbone):
                 tokens = f"{m}/tokens"
                 carried = (features[tokens],) if tokens in features else ()

@@ -18,6 +18,7 @@ from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.train.losses import TaskLoss, balanced_class_weights
 from drifa_jax.train.optimizer import make_optimizer
+from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, parameter_groups
 from drifa_jax.train.step import Mix
 
 
@@ -34,6 +35,7 @@ class Experiment:
       optimizer: over the whole run.
       steps_per_epoch: whole batches in the training records.
       mix: MixUp or CutMix within a batch, or None.
+      groups: which parameters are trained, and how.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     steps_per_epoch: int
     mix: Mix | None = None
+    groups: ParameterGroups = ALL_ALIKE
 
     @property
     def num_steps(self) -> int:
@@ -105,7 +108,15 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
     except UserError as error:
         raise UserError(f"config: {error}") from error
     return Experiment(
-        config, dataset, description, network, losses, optimizer, per_epoch, _mix(train, tasks)
+        config,
+        dataset,
+        description,
+        network,
+        losses,
+        optimizer,
+        per_epoch,
+        _mix(train, tasks),
+        parameter_groups(description, train),
     )
 
 

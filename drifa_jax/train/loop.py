@@ -119,7 +119,7 @@ def _drawn_state(experiment: Experiment, layout: Layout, program: Program) -> Tr
     keys = stream(put_keys(experiment.config.train.seed, layout), "init")
     with without_garbage_collection():
         weights = starting_weights(experiment, keys)
-        state = initial_state(*weights, experiment.optimizer, layout.num_members)
+        state = initial_state(*weights, experiment.optimizer, layout.num_members, experiment.groups)
     return jax.tree.map(lambda leaf, like: put(leaf, like.sharding), state, program.template)
 
 

@@ -43,7 +43,9 @@ class Program:
 
     def __init__(self, experiment: Experiment, layout: Layout):
         self.template: TrainState = layout.state(
-            abstract_state(experiment.network, experiment.optimizer, layout.num_members)
+            abstract_state(
+                experiment.network, experiment.optimizer, layout.num_members, experiment.groups
+            )
         )
         self.flops: float | None = None
         self.device_bytes: dict[str, int] = {}
@@ -152,6 +154,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         experiment.losses,
         mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
+        groups=experiment.groups,
     )
     of_members = jax.vmap(step) if layout.is_ensemble else step
 

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
+from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups
 
 
 @struct.dataclass
@@ -23,7 +24,7 @@ class TrainState:
       step: updates made so far, int32.
       params: parameters, float32.
       statistics: moving averages of batch norm, float32.
-      optimizer_state: optax's.
+      optimizer_state: optax's, of the parameters that are trained.
       learning_rate_scale: multiplies the schedule; the plateau rule lowers it between epochs.
     """
 
@@ -59,12 +60,14 @@ def initial_state(
     statistics: BatchStatistics,
     optimizer: optax.GradientTransformation,
     num_members: int = 1,
+    groups: ParameterGroups = ALL_ALIKE,
 ) -> TrainState:
     """The state before the first step; of an ensemble when there are several members."""
+    trained = groups.trained(params)
     if num_members > 1:
-        optimizer_state = jax.vmap(optimizer.init)(params)
+        optimizer_state = jax.vmap(optimizer.init)(trained)
     else:
-        optimizer_state = optimizer.init(params)
+        optimizer_state = optimizer.init(trained)
     lead = (num_members,) * (num_members > 1)
     return TrainState(
         step=jnp.zeros(lead, jnp.int32),
@@ -76,14 +79,17 @@ def initial_state(
 
 
 def abstract_state(
-    network: Functional, optimizer: optax.GradientTransformation, num_members: int = 1
+    network: Functional,
+    optimizer: optax.GradientTransformation,
+    num_members: int = 1,
+    groups: ParameterGroups = ALL_ALIKE,
 ) -> TrainState:
     """Shapes and dtypes of a state, without computing one."""
     of_member = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=network.abstract_params,
         statistics=network.abstract_statistics,
-        optimizer_state=jax.eval_shape(optimizer.init, network.abstract_params),
+        optimizer_state=jax.eval_shape(optimizer.init, groups.trained(network.abstract_params)),
         learning_rate_scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
     if num_members == 1:

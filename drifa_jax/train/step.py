@@ -13,6 +13,7 @@ from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.rng import stream
 from drifa_jax.train.losses import TaskLoss, total_loss
+from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, completed
 from drifa_jax.train.stacking import stack
 from drifa_jax.train.state import TrainState
 
@@ -29,6 +30,7 @@ def make_train_step(
     *,
     mix: Mix | None = None,
     masks_absent: bool = False,
+    groups: ParameterGroups = ALL_ALIKE,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -39,6 +41,8 @@ def make_train_step(
       mix: blends the records of a batch, as `data.mixing.mixup` does; None leaves them alone.
       masks_absent: whether records may lack a modality; when none does, leaving the masks out
         saves their cost.
+      groups: which parameters are trained. Of the others no gradient is computed, and nothing is
+        differentiated but what leads from the trained ones to the loss.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
@@ -55,28 +59,29 @@ def make_train_step(
                 images, batch["labels"], stream(root_key, "mix", state.step), present=present
             )
 
-        def objective(params):
+        def objective(trained):
             (logits, _), statistics = network.apply(
-                params,
+                completed(trained, state.params),
                 state.statistics,
                 images,
-                train=True,
+                train=groups.trains_branches(images),
                 dropout_key=stream(root_key, "dropout", state.step),
                 present=present,
             )
             total, sums = total_loss(logits, batch["labels"], losses, targets)
             return total, (sums, statistics)
 
+        trained = groups.trained(state.params)
         (total, (sums, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
-            state.params
+            trained
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
         updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
         sums |= {"total": total, "gradient_norm": optax.tree.norm(stack(gradients))}
         return (
             TrainState(
                 step=state.step + 1,
-                params=optax.apply_updates(state.params, updates),
+                params=completed(optax.apply_updates(trained, updates), state.params),
                 statistics=statistics,
                 optimizer_state=optimizer_state,
                 learning_rate_scale=state.learning_rate_scale,

@@ -6,10 +6,12 @@ another, and fuses the modalities between them; it never looks inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
+from flax import nnx
 from jaxtyping import Array, Float
 
 from drifa_jax.typing import FeatureMap, Gate, Images, Present
@@ -87,6 +89,21 @@ class GatedBackbone(Backbone, Protocol):
         self, number: int, x: FeatureMap, *, train: bool, present: Present | None
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """Features after stage `number`, and gates by name."""
+        ...
+
+
+@runtime_checkable
+class LayeredBackbone(Protocol):
+    """A backbone that says how far its parameters are from the pixels; to offer this is voluntary.
+
+    Training can then give the first layers smaller steps than the last ones.
+    """
+
+    def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
+        """All that it owns, from the pixels to the heads: the parts of each layer.
+
+        A layer is the stem or a stage; of a transformer, a block.
+        """
         ...
 
 

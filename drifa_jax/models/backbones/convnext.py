@@ -206,6 +206,11 @@ class ConvNeXt(nnx.Module):
             for number, num_out in enumerate(plan.widths)
         )
 
+    def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
+        """The stem, and each resolution."""
+        resolutions = (self.resolutions[f"resolution_{k}"] for k in range(len(self.plan)))
+        return [(self.stem,), *((resolution,) for resolution in resolutions)]
+
     def stage(
         self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
     ) -> FeatureMap:

@@ -119,6 +119,19 @@ class DenseNet(nnx.Module):
             Stage(f"stage_{k}", width, 4 * 2**k, dropout=k < last) for k, width in enumerate(widths)
         )
 
+    def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
+        """The stem, and each resolution with the transition before it."""
+        last = len(self.depths) - 1
+        found: list[tuple[nnx.Module, ...]] = [(self.conv, self.norm)]
+        for number in range(len(self.depths)):
+            parts = [self.layers[f"resolution_{number}"]]
+            if number > 0:
+                parts.append(self.transitions[f"transition_{number - 1}"])
+            if number == last:
+                parts.append(self.last_norm)
+            found.append(tuple(parts))
+        return found
+
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, *space, num_channels] -> [b, *(space / 4), stem]`."""
         x = self.norm(self.conv(images), train=train, present=present)

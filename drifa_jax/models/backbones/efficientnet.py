@@ -246,6 +246,18 @@ class EfficientNet(nnx.Module):
             for k, width in enumerate(channels)
         )
 
+    def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
+        """The stem, and each resolution, the last with the top."""
+        found: list[tuple[nnx.Module, ...]] = [(self.entry,)]
+        for number in range(len(self.plan)):
+            found.append(tuple(self.blocks[f"block_{k}"] for k in self._blocks_of(number)))
+        found[-1] = (*found[-1], self.top)
+        return found
+
+    def _blocks_of(self, number: int) -> range:
+        """The blocks of resolution `number`."""
+        return range(self.ends[number - 1] if number else 0, self.ends[number])
+
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, *space, num_channels] -> [b, *(space / 2), stem]`."""
         return self.entry(images, train=train, present=present)
@@ -254,7 +266,7 @@ class EfficientNet(nnx.Module):
         self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
     ) -> FeatureMap:
         """Features after resolution `number`, counted from 0; the last ends with the top."""
-        for k in range(self.ends[number - 1] if number else 0, self.ends[number]):
+        for k in self._blocks_of(number):
             x = self.blocks[f"block_{k}"](x, train=train, present=present)
         if number == len(self.plan) - 1:
             x = self.top(x, train=train, present=present)

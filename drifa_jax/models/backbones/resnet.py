@@ -111,6 +111,11 @@ class ResNet(nnx.Module):
                 declared.append(Stage(name, num_in, 4 * 2**resolution, may_drop))
         self.plan = tuple(declared)
 
+    def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
+        """The stem, and each block."""
+        blocks = (self.stages[f"stage_{number}"] for number in range(len(self.plan)))
+        return [(self.stem,), *((block,) for block in blocks)]
+
     def stage(
         self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
     ) -> FeatureMap:

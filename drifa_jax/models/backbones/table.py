@@ -57,6 +57,11 @@ class TabularBranch(nnx.Module):
             self.stages[f"stage_{number}"] = _DenseBlock(num_in, stage.channels, dtype, rngs)
             num_in = stage.channels
 
+    def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
+        """The first matrix, and each block."""
+        blocks = (self.stages[f"stage_{number}"] for number in range(len(self.plan)))
+        return [(self.embed,), *((block,) for block in blocks)]
+
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """`[b, num_features] -> [b, plan[0].channels]`."""
         if images.ndim != 2 or images.shape[1] != self.num_features:

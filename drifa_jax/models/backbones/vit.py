@@ -21,6 +21,7 @@ from flax import nnx
 from drifa_jax.models.backbones.contract import Stage, Tokens
 from drifa_jax.models.backbones.layers import Dense, LayerNorm, PatchConvolution, per_channel
 from drifa_jax.models.backbones.positions import resized_grid, rotary_angles, rotated
+from drifa_jax.models.embedding import Embedding
 from drifa_jax.models.initial import glorot_uniform, ones
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.network_options import NetworkOptions
@@ -175,7 +176,7 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def vectors(number):
-            return nnx.Param(glorot_uniform(rngs.params(), (number, plan.width)))
+            return Embedding(glorot_uniform(rngs.params(), (number, plan.width)))
 
         self.shape = plan
         self.dtype = options.dtype
@@ -195,6 +196,13 @@ class ViT(nnx.Module):
             Stage(f"stage_{k}", plan.width, plan.patch, dropout=k < NUM_STAGES - 1)
             for k in range(NUM_STAGES)
         )
+
+    def parts_in_order(self) -> list[tuple[nnx.Module | nnx.Param, ...]]:
+        """Patches, tokens and positions, and each block, the last with the final norm."""
+        embeddings = (self.class_token, self.distillation_token, self.registers, self.positions)
+        blocks = [(self.blocks[f"block_{k}"],) for k in range(self.shape.depth)]
+        first = (self.patches, *(one for one in embeddings if one is not None))
+        return [first, *blocks[:-1], (*blocks[-1], self.norm)]
 
     def stem_with_tokens(
         self, images: Images, *, train: bool, present: Present | None = None

@@ -1,0 +1,91 @@
+"""What each parameter of a network is for, as its modules declare it.
+
+Training treats parameters by their role: it freezes branches, gives a backbone's first layers
+smaller steps than its heads, and lets no decay pull what is no weight of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from drifa_jax.models.backbones.contract import LayeredBackbone
+from drifa_jax.models.drifa_net import DRIFANet
+from drifa_jax.models.embedding import Embedding
+from drifa_jax.models.mfa import MFA
+
+BACKBONE, ATTENTION, HEAD = PARTS = ("backbone", "attention", "head")
+
+
+@dataclass(frozen=True)
+class Role:
+    """The role of one parameter.
+
+    Attributes:
+      part: of `PARTS`. MFA is attention inside a branch as well.
+      modality: whose branch it is in; empty outside branches.
+      above: layers of its backbone from its own to the heads, itself included: 1 in the last
+        layer. 0 outside backbones, and in those that declare no layers.
+      decays: whether weight decay may pull it: matrices and kernels, not the scales and biases of
+        norms and layers, nor embeddings.
+    """
+
+    part: str
+    modality: str = ""
+    above: int = 0
+    decays: bool = True
+
+
+def parameter_roles(network: DRIFANet) -> dict[str, Any]:
+    """The role of every parameter, in nested dicts of the names that the parameters have.
+
+    Only types and shapes are read, so the arrays may be tracers.
+    """
+    roles = {}
+    for modality, branch in network.branches.items():
+        attention = {
+            id(parameter)
+            for _, module in nnx.iter_graph(branch)
+            if isinstance(module, MFA)
+            for parameter in _parameters((module,))
+        }
+        above = {}
+        if isinstance(branch, LayeredBackbone):
+            layers = branch.parts_in_order()
+            above = {
+                id(parameter): len(layers) - number
+                for number, parts in enumerate(layers)
+                for parameter in _parameters(parts)
+            }
+        for parameter in _parameters((branch,)):
+            if id(parameter) in attention:
+                roles[id(parameter)] = Role(ATTENTION, modality, 0, _decays(parameter))
+            else:
+                steps = above.get(id(parameter), 0)
+                roles[id(parameter)] = Role(BACKBONE, modality, steps, _decays(parameter))
+    for part, modules in ((ATTENTION, network.fusion), (HEAD, network.heads)):
+        for parameter in _parameters((modules,)):
+            roles[id(parameter)] = Role(part, decays=_decays(parameter))
+    nested: dict[str, Any] = {}
+    for path, parameter in nnx.iter_graph(network):
+        if isinstance(parameter, nnx.Param):
+            *parents, name = path
+            group = nested
+            for parent in parents:
+                group = group.setdefault(parent, {})
+            group[name] = roles[id(parameter)]
+    return nested
+
+
+def _parameters(parts: Iterable[Any]) -> Iterator[nnx.Param]:
+    for part in parts:
+        for _, node in nnx.iter_graph(part):
+            if isinstance(node, nnx.Param):
+                yield node
+
+
+def _decays(parameter: nnx.Param) -> bool:
+    return parameter[...].ndim > 1 and not isinstance(parameter, Embedding)

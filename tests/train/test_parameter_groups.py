@@ -1,0 +1,132 @@
+"""Parameters trained by their roles: frozen branches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from drifa_jax.data.dataset import open_dataset
+from drifa_jax.errors import UserError
+from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.rng import stream
+from drifa_jax.sharding import layout_of
+from drifa_jax.train.experiment import build_experiment
+from drifa_jax.train.losses import total_loss
+from drifa_jax.train.program import Program
+from drifa_jax.train.state import initial_state
+from drifa_jax.train.step import make_train_step
+from tests.train import toy
+
+KEY = jax.random.key(3)
+
+
+def experiment_of(optimizer=None, **train):
+    config = toy.toy_config(
+        model={"backbone": "toy", "readout": "toy", "stage_mfa_parts": ()}, train=train
+    )
+    built = build_experiment(config, open_dataset(config.data))
+    return built if optimizer is None else dataclasses.replace(built, optimizer=optimizer)
+
+
+def batch_of(experiment):
+    source, records = experiment.dataset.train, range(8)
+    return {
+        "images": {m: np.stack([source[i].images[m] for i in records]) for m in ("mri", "ct")},
+        "labels": {
+            task: np.array([source[i].labels[task] for i in records], np.int32)
+            for task in experiment.losses
+        },
+    }
+
+
+def first_step(experiment):
+    """The state before one step and after it."""
+    weights = experiment.network.init(jax.random.key(0))
+    before = initial_state(*weights, experiment.optimizer, 1, experiment.groups)
+    step = make_train_step(
+        experiment.network, experiment.optimizer, experiment.losses, groups=experiment.groups
+    )
+    return before, jax.jit(step)(before, batch_of(experiment), KEY)[0]
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return experiment_of(optax.sgd(0.1), frozen=["mri"])
+
+
+def test_a_frozen_branch_keeps_weights_and_statistics_and_the_rest_is_trained(frozen):
+    before, after = first_step(frozen)
+    for kind in ("params", "statistics"):
+        ours, theirs = getattr(before, kind)["branches"], getattr(after, kind)["branches"]
+        chex.assert_trees_all_equal(ours["mri"], theirs["mri"])
+        moved = jax.tree.map(lambda a, b: np.any(np.asarray(a) != b), ours["ct"], theirs["ct"])
+        assert all(jax.tree.leaves(moved))
+    for name in ("fusion", "heads"):
+        moved = jax.tree.map(
+            lambda a, b: np.any(np.asarray(a) != b), before.params[name], after.params[name]
+        )
+        assert all(jax.tree.leaves(moved)), name
+
+
+def test_what_is_trained_follows_the_gradient_of_the_whole_network(frozen):
+    """Also through what the frozen branch makes of what is trained before it."""
+    before, after = first_step(frozen)
+    batch = batch_of(frozen)
+
+    def loss(params):
+        (logits, _), _ = frozen.network.apply(
+            params,
+            before.statistics,
+            scale_pixels(batch["images"]),
+            train={"mri": False, "ct": True},
+            dropout_key=stream(KEY, "dropout", before.step),
+        )
+        return total_loss(logits, batch["labels"], frozen.losses, None)[0]
+
+    gradients = jax.jit(jax.grad(loss))(before.params)
+    gradients["branches"]["mri"] = jax.tree.map(np.zeros_like, gradients["branches"]["mri"])
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, before.params, gradients)
+    # Two programs round differently.
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_frozen_parameters_have_no_moments():
+    def num_moments(experiment):
+        state = jax.eval_shape(
+            experiment.optimizer.init, experiment.groups.trained(experiment.network.abstract_params)
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32)
+
+    ours, all_of_them = experiment_of(frozen=["branches"]), experiment_of()
+    branches = all_of_them.network.abstract_params["branches"]
+    size = sum(leaf.size for leaf in jax.tree.leaves(branches))
+    assert num_moments(ours) == num_moments(all_of_them) - 2 * size
+
+
+def test_frozen_branches_cost_no_backward_pass():
+    """Under a fusion after their last stage; the gradients of the rest are all that is left."""
+
+    def flops(experiment):
+        program = Program(experiment, layout_of(experiment.config))
+        return program.flops_of(layout_of(experiment.config).place_batch(batch_of(experiment)))
+
+    # Two passes of three are backward ones: of the convolution, by its kernel alone.
+    saved = flops(experiment_of()) - flops(experiment_of(frozen=["branches"]))
+    assert saved > 2 * 2 * 8 * 64 * 36 * 0.9
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (["xray"], r"train\.frozen names 'xray'; give modalities, of mri, ct, or 'branches'"),
+        ([""], r"train\.frozen names ''"),
+    ],
+)
+def test_a_frozen_name_that_is_no_modality_is_an_error(frozen, message):
+    with pytest.raises(UserError, match=message):
+        experiment_of(frozen=frozen)
