@@ -18,6 +18,7 @@ LAYERS = (
         "console",
         "digests",
         "whole_files",
+        "sealed_files",
         "plain_values",
         "network_options",
     ),

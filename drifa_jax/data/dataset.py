@@ -70,9 +70,10 @@ class Dataset:
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             left_out = self.left_out.get(name, ())
-            describe_split(splits, self.split_seed, left_out=left_out).save(path)
+            # The manifest comes last: where it is there, all is.
             if self.duplicates.get(name):
                 duplicates.write_table(folder / f"{name}-duplicates.csv", self.duplicates[name])
+            describe_split(splits, self.split_seed, left_out=left_out).save(path)
 
     def refuse_changes(self, folder: Path) -> None:
         """An error where the data are no longer what was split when `folder` was saved.
@@ -198,9 +199,16 @@ def _files(config: DataConfig, saved: Path | None) -> Dataset:
     if paired and _saved_split(config, saved, PAIRED) is None:
         # An earlier release saved the splits of paired modalities one by one.
         paths = {name: _saved_split(config, saved, name) for name in scanned}
-        if any(paths.values()):
+        absent = [f"{name}.json" for name, path in paths.items() if path is None]
+        if absent and (config.split_folder or len(absent) < len(paths)):
+            where = f"data.split_folder: {config.split_folder}" if config.split_folder else saved
+            raise UserError(
+                f"{where} holds no {PAIRED}.json, and not the splits of every modality either "
+                f"(no {', '.join(absent)}). Give the folder `splits` of a run of these modalities."
+            )
+        if not absent:
             scanned = {n: load_split(path).assigned(scanned[n]) for n, path in paths.items()}
-            config = dataclasses.replace(config, num_folds=0, duplicates="keep")
+            config = dataclasses.replace(config, num_folds=0, duplicates="keep", split_folder="")
     tables = {PAIRED: join(scanned)} if paired else scanned
     parts: dict[str, Mapping[str, Records]] = {}
     found: dict[str, list[Duplicate]] = {}
@@ -272,7 +280,7 @@ def _split(
     if path is not None:
         splits = load_split(path).apply(records)
         found = duplicates.read_table(path.with_name(f"{name}-duplicates.csv"))
-    elif config.split_folder and name != PAIRED:
+    elif config.split_folder:
         raise UserError(f"data.split_folder: {config.split_folder} holds no {name}.json.")
     else:
         if config.duplicates == "group":

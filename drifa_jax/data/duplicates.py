@@ -22,6 +22,7 @@ from drifa_jax.data.record import ModalitySpec, Record, Source
 from drifa_jax.data.records import Records, as_records
 from drifa_jax.data.splits import group_ids
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 HASH_SIDE = 16
 DEFAULT_DISTANCE = 8
@@ -191,9 +192,9 @@ def groups_with_duplicates(
 
 
 def write_table(path: Path, duplicates: Sequence[Duplicate]) -> None:
-    """A CSV of what was found, one row per pair."""
+    """A CSV of what was found, one row per pair; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Duplicate)])
         writer.writeheader()
         writer.writerows(asdict(duplicate) for duplicate in duplicates)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drifa_jax.console import harmless
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 MAX_SHOWN = 20
 
@@ -140,9 +141,9 @@ class Problems:
             Path(quarantine).unlink(missing_ok=True)
 
     def write_report(self, path: Path) -> None:
-        """Write the quarantine report: a CSV table of where and what."""
+        """Write the quarantine report, a CSV table of where and what, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with written_whole(path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["where", "problem"])
             writer.writerows([harmless(cell) for cell in row] for row in self.found)

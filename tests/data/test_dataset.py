@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +13,7 @@ from PIL import Image
 from drifa_jax.config import DataConfig, from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.pipeline import training_batches
+from drifa_jax.data.split_manifest import describe_split
 from drifa_jax.errors import UserError
 
 
@@ -270,3 +275,41 @@ def test_a_run_names_what_changed_and_what_is_gone(saved, tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"stroke/stroke3.png: is in the .* split but not in"):
         open_dataset(config, splits)
+
+
+def test_a_split_folder_without_the_splits_of_paired_modalities_is_refused(tmp_path):
+    config = paired_config(tmp_path / "data")
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    elsewhere = dataclasses.replace(config, split_folder=str(folder))
+    words = r"data\.split_folder: .*splits holds no paired\.json.*no a\.json, b\.json"
+    with pytest.raises(UserError, match=words):
+        open_dataset(elsewhere)
+    # As an earlier release saved them, one by one; then a half of them.
+    first = open_dataset(config)
+    for name in ("a", "b"):
+        parts = {
+            split: part.take(
+                [i for i, one in enumerate(part.ids) if name == "a" or int(one[1:]) % 3]
+            )
+            for split, part in first.parts["paired"].items()
+        }
+        describe_split(parts, 0, hash_content=False).save(folder / f"{name}.json")
+    again = open_dataset(elsewhere)
+    assert ids(again.test) == ids(first.test)
+    (folder / "b.json").unlink()
+    for options in ({"config": elsewhere}, {"config": config, "saved": folder}):
+        with pytest.raises(UserError, match=r"splits holds no paired\.json.*\(no b\.json\)"):
+            open_dataset(**options)
+
+
+def test_splits_and_what_they_left_out_are_whole_or_absent(leaking, tmp_path, monkeypatch):
+    dataset = open_dataset(data_config(source="files", modalities=leaking))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        dataset.save_splits(tmp_path / "splits")
+    assert not list((tmp_path / "splits").iterdir())
