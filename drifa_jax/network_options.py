@@ -16,6 +16,7 @@ DTYPES = {
     "float64": np.dtype(np.float64),
 }
 MFA_PARTS, MIFA_PARTS = ("hifa", "clia"), ("mgifa", "mlifa")
+GATE_PARTS = ("within", "across")
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class NetworkOptions:
       mfa_parts: parts of MFA inside stem and RRA blocks, of "hifa" and "clia".
       stage_mfa_parts: parts of the extra MFA after each stage but the last.
       mifa_parts: parts of MIFA, of "mgifa" and "mlifa"; none leaves the branches apart.
+      gate_parts: of the fusion "identity_gates": gates "within" a modality and "across" all.
+      gate_rank: numbers to which those gates reduce the pooled features of a modality.
       readout: how heads read the branches, a name in `models.registry.READOUTS`: "concatenate"
         gives each head the features of all modalities, as in the paper; "average" gives each
-        modality its own head and averages their probabilities.
+        modality its own head and averages their probabilities; "experts" multiplies the
+        probabilities of a head a modality and a fused one, over the prior.
       compute_dtype: of convolutions and activations; parameters and statistics stay float32.
       padding: "same" pads strided convolutions at the end, as TensorFlow and JAX do;
         "symmetric" pads both sides alike, as PyTorch does. They differ where the stride is 2,
@@ -53,6 +57,8 @@ class NetworkOptions:
     mfa_parts: tuple[str, ...] = MFA_PARTS
     stage_mfa_parts: tuple[str, ...] = MFA_PARTS
     mifa_parts: tuple[str, ...] = MIFA_PARTS
+    gate_parts: tuple[str, ...] = GATE_PARTS
+    gate_rank: int = 16
     readout: str = "concatenate"
     compute_dtype: str = "float32"
     padding: str = "same"
@@ -64,6 +70,8 @@ class NetworkOptions:
         problems = []
         if self.width < 1:
             problems.append(f"width is {self.width}; it must be at least 1")
+        if self.gate_rank < 1:
+            problems.append(f"gate_rank is {self.gate_rank}; it must be at least 1")
         if not 0.0 <= self.dropout_rate < 1.0:
             problems.append(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
         for name, choices in (("compute_dtype", tuple(DTYPES)), ("padding", PADDINGS)):
@@ -74,6 +82,7 @@ class NetworkOptions:
             ("mfa_parts", MFA_PARTS),
             ("stage_mfa_parts", MFA_PARTS),
             ("mifa_parts", MIFA_PARTS),
+            ("gate_parts", GATE_PARTS),
         ):
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown:

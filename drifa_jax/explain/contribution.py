@@ -4,6 +4,9 @@ Both ask the network again with modalities taken away, through the path that ser
 lack one. A network that never saw such a record answers them all the same, but what it says then
 is an extrapolation: `Contributions.trained_for_it` tells.
 
+A readout that multiplies experts says what each gave in closed form: its factor, in nats, which
+needs no other question and is exact.
+
 Source: Shapley, "A value for n-person games", 1953.
 """
 
@@ -38,6 +41,10 @@ class Contributions:
       nothing: `[b]`, the probability before anything is seen.
       trained_for_it: whether the network was trained on records that lack modalities. If not,
         the figures describe answers to inputs unlike any that it learnt from.
+      factors: expert -> `[e, b]`, what it adds to the log probability of the class, in nats, above
+        what it adds to the average class. With the prior's they add up to that of the answer:
+        `sum(factors) = clr(p) - clr(prior)`, where `clr` takes the mean over classes off the log.
+        Empty where the readout combines no experts.
     """
 
     leave_one_out: Mapping[str, np.ndarray]
@@ -45,6 +52,7 @@ class Contributions:
     everything: np.ndarray
     nothing: np.ndarray
     trained_for_it: bool
+    factors: Mapping[str, np.ndarray]
 
 
 def contributions(
@@ -95,8 +103,11 @@ def contributions(
                 total += weight * (values[without | {name}] - values[without])
         shapley[name] = total / math.factorial(len(names))
     left_out = {m: everything - values[frozenset(names) - {m}] for m in names}
+    factors = over_members(
+        restored, _compiled_factors(restored.network, task), dict(pixels), classes, held
+    )
     return Contributions(
-        left_out, shapley, everything, nothing, restored.description.may_lack_modalities
+        left_out, shapley, everything, nothing, restored.description.may_lack_modalities, factors
     )
 
 
@@ -117,6 +128,28 @@ def _values(restored, pixels, task, classes, held, nothing) -> dict[frozenset, n
                 value[:, anything] = answer[:, anything]
             values[frozenset(subset)] = value
     return values
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_factors(network: Functional, task: str):
+    prefix = f"evidence/{task}/"
+
+    def factors(params, statistics, pixels, classes, present):
+        (_, seen), _ = network.apply(
+            params, statistics, scale_pixels(pixels), train=False, present=present
+        )
+
+        def of_class(evidence):
+            own = jax.numpy.take_along_axis(evidence, classes[:, None], axis=1)[:, 0]
+            return own - jax.numpy.mean(evidence, axis=1)
+
+        return {
+            name.removeprefix(prefix): of_class(evidence)
+            for name, evidence in seen.items()
+            if name.startswith(prefix)
+        }
+
+    return jax.jit(factors)
 
 
 @functools.lru_cache(maxsize=16)

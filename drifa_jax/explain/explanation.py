@@ -53,6 +53,8 @@ class Explanation:
         members, starting from equally probable classes.
       shapley_spread: the same, standard deviation over members.
       leave_one_out: modality -> how much that probability falls without it, mean over members.
+      factors: expert -> what it adds to the log probability of the class, in nats, above what it
+        adds to the average class, mean over members; of readouts that combine experts.
       trained_without: whether the network ever saw records that lack a modality; if not, the
         contributions are extrapolations and should be shown as such, or not at all.
     """
@@ -69,6 +71,7 @@ class Explanation:
     shapley: Mapping[str, float]
     shapley_spread: Mapping[str, float]
     leave_one_out: Mapping[str, float]
+    factors: Mapping[str, float]
     trained_without: bool
 
 
@@ -134,6 +137,11 @@ def explain_records(
                 shapley={m: float(shares.shapley[m][:, row].mean()) for m in held},
                 shapley_spread={m: float(shares.shapley[m][:, row].std()) for m in held},
                 leave_one_out={m: float(shares.leave_one_out[m][:, row].mean()) for m in held},
+                factors={
+                    expert: float(factor[:, row].mean())
+                    for expert, factor in shares.factors.items()
+                    if expert in held or expert not in pixels
+                },
                 trained_without=shares.trained_for_it,
             )
         )

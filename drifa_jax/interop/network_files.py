@@ -166,5 +166,6 @@ def _initial_head(network: NetworkDescription, task: str, key: jax.Array) -> Ten
     make = READOUTS[options.readout]
     num_features = head_features(network)
     head = Functional(lambda rngs: make(num_features, num_classes, options=options, rngs=rngs))
-    params, _ = head.init(stream(key, "fresh head", task))
-    return {f"heads/{task}/{path}": np.asarray(leaf) for path, leaf in flatten(params).items()}
+    params, statistics = head.init(stream(key, "fresh head", task))
+    leaves = flatten(params) | flatten(statistics)
+    return {f"heads/{task}/{path}": np.asarray(leaf) for path, leaf in leaves.items()}

@@ -31,6 +31,8 @@ from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.functional import BatchStatistics, Parameters
 from drifa_jax.whole_files import written_whole
 
+TWIN_READOUTS = ("concatenate", "average")
+
 BATCH_COUNTER = "num_batches_tracked"
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _LINEAR_LAYERS = ("dense",)
@@ -86,6 +88,11 @@ def torch_twin(network: NetworkDescription) -> Any:
         raise UserError(
             f"The PyTorch twin has the backbones {sorted(BLOCKS_PER_RESOLUTION)}, not "
             f"{options.backbone!r}."
+        )
+    if options.fusion != "drifa" or options.readout not in TWIN_READOUTS:
+        raise UserError(
+            f"The PyTorch twin has the fusion 'drifa' and the readouts {list(TWIN_READOUTS)}, not "
+            f"{options.fusion!r} and {options.readout!r}."
         )
     return TorchDRIFANet(
         network.channels,

@@ -20,6 +20,7 @@ from drifa_jax.models.gates import STEM, PlacedGate
 from drifa_jax.models.mifa import PresentModalities, zero_absent
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.pooling import average_pool
+from drifa_jax.models.readouts.contract import ExpertReadout
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
 from drifa_jax.network_options import PAPER, NetworkOptions
 from drifa_jax.rng import stream
@@ -211,7 +212,17 @@ class DRIFANet(nnx.Module):
         features = zero_absent(self._maps(features), present)
         pooled = {m: average_pool(features[m]) for m in self.modalities}
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
-        return {task: head(pooled, present) for task, head in self.heads.items()}
+        logits = {}
+        for task, head in self.heads.items():
+            if not isinstance(head, ExpertReadout):
+                logits[task] = head(pooled, present)
+                continue
+            said = head.opinions(pooled, present)
+            logits[task] = said.logits
+            seen[f"tempered/{task}"] = said.tempered
+            seen |= {f"experts/{task}/{name}": x for name, x in said.experts.items()}
+            seen |= {f"evidence/{task}/{name}": x for name, x in said.evidence.items()}
+        return logits
 
     def _stem(self, images, train, present, found: list[PlacedGate] | None = None):
         if set(images) != set(self.modalities):

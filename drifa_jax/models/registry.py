@@ -18,9 +18,11 @@ from drifa_jax.models.backbones.resnet import ResNet
 from drifa_jax.models.backbones.vit import VIT_PLANS, ViT
 from drifa_jax.models.fusions.contract import Fusion
 from drifa_jax.models.fusions.drifa import DRIFAFusion
+from drifa_jax.models.fusions.identity_gates import IdentityGates
 from drifa_jax.models.readouts.average import AveragedHeads
 from drifa_jax.models.readouts.concatenate import ConcatenatedHead
 from drifa_jax.models.readouts.contract import Readout
+from drifa_jax.models.readouts.experts import ExpertHeads
 
 BACKBONES: dict[str, Callable[..., Backbone | TokenBackbone]] = {
     "resnet10": partial(ResNet, plan="resnet10"),
@@ -40,12 +42,14 @@ reads volumes slice by slice, under `backbones.slice_attention`."""
 
 FUSIONS: dict[str, Callable[..., Fusion]] = {
     "drifa": DRIFAFusion,
+    "identity_gates": IdentityGates,
 }
 """`(channels, *, last, options, rngs) -> Fusion`, of models/fusions/contract.py."""
 
 READOUTS: dict[str, Callable[..., Readout]] = {
     "concatenate": ConcatenatedHead,
     "average": AveragedHeads,
+    "experts": ExpertHeads,
 }
 """`(num_features, num_classes, *, options, rngs) -> Readout`, of models/readouts/contract.py."""
 

@@ -81,6 +81,7 @@ def rows(explanation: Explanation) -> list[dict[str, Any]]:
             "shapley": explanation.shapley[modality],
             "shapley_spread": explanation.shapley_spread[modality],
             "leave_one_out": explanation.leave_one_out[modality],
+            "factor": explanation.factors.get(modality, ""),
             "trained_without": explanation.trained_without,
         }
         for modality in explanation.shapley
@@ -164,6 +165,7 @@ def _entry(explanation: Explanation, picture: str) -> dict[str, Any]:
             }
             for m in explanation.shapley
         },
+        "factors": dict(explanation.factors),
         "trained_without_modalities": explanation.trained_without,
         "maps": {
             m: {"hottest": [int(i) for i in np.unravel_index(x.mean.argmax(), x.mean.shape)]}

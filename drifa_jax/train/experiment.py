@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import optax
 
 from drifa_jax.config import Config, TrainConfig
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.mixing import cutmix, mixup
-from drifa_jax.data.pipeline import steps_per_epoch
+from drifa_jax.data.pipeline import PairsOnTheFly, class_balanced_weights, steps_per_epoch
 from drifa_jax.data.record import TaskSpec
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
-from drifa_jax.train.losses import TaskLoss, balanced_class_weights
+from drifa_jax.train.losses import TaskLoss, balanced_class_weights, class_prior
 from drifa_jax.train.optimizer import make_optimizer
 from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, parameter_groups
 from drifa_jax.train.step import Mix
@@ -34,6 +36,7 @@ class Experiment:
       losses: task -> how it is scored.
       optimizer: over the whole run.
       steps_per_epoch: whole batches in the training records.
+      priors: task -> probability of each class before anything is seen, as the network learns it.
       mix: MixUp or CutMix within a batch, or None.
       groups: which parameters are trained, and how.
     """
@@ -45,6 +48,7 @@ class Experiment:
     losses: Mapping[str, TaskLoss]
     optimizer: optax.GradientTransformation
     steps_per_epoch: int
+    priors: Mapping[str, tuple[float, ...]]
     mix: Mix | None = None
     groups: ParameterGroups = ALL_ALIKE
 
@@ -107,6 +111,16 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         network = build_network(description)
     except UserError as error:
         raise UserError(f"config: {error}") from error
+    losses = _with_expert_weights(losses, train, network)
+    priors = {
+        name: class_prior(
+            dataset.train.labels(name),
+            task.num_classes,
+            losses[name].class_weights,
+            _how_often_drawn(dataset, name, train.balance_sampling_of),
+        )
+        for name, task in tasks.items()
+    }
     return Experiment(
         config,
         dataset,
@@ -115,9 +129,47 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         losses,
         optimizer,
         per_epoch,
+        priors,
         _mix(train, tasks),
         parameter_groups(description, train),
     )
+
+
+def _with_expert_weights(
+    losses: Mapping[str, TaskLoss], train: TrainConfig, network: Functional
+) -> dict[str, TaskLoss]:
+    """The losses with the shares of the experts, of the readouts that combine some."""
+    weighted, known = {}, set()
+    for task, loss in losses.items():
+        experts = network.abstract_params["heads"][task].get("log_temperatures", {})
+        known |= set(experts)
+        shares = {e: train.expert_weights.get(e, 1.0) for e in experts}
+        if shares and (min(shares.values()) < 0 or sum(shares.values()) <= 0):
+            raise UserError(
+                f"config: train.expert_weights gives {shares}; use shares of 0 or more."
+            )
+        weighted[task] = dataclasses.replace(
+            loss,
+            expert_weights=tuple((e, share / sum(shares.values())) for e, share in shares.items()),
+            product_weight=train.product_weight,
+        )
+    for name in train.expert_weights:
+        if name not in known:
+            listed = (
+                f"the experts are {', '.join(sorted(known))}"
+                if known
+                else ("this readout has no experts (set model.readout=experts)")
+            )
+            raise UserError(f"config: train.expert_weights names {name!r}; {listed}.")
+    return weighted
+
+
+def _how_often_drawn(dataset: Dataset, task: str, balanced: str) -> np.ndarray | None:
+    """Of each training record; None where all are drawn equally often."""
+    apart = isinstance(dataset.train, PairsOnTheFly)
+    if not balanced or (balanced != task and apart):
+        return None
+    return class_balanced_weights(dataset.train, balanced)
 
 
 def _mix(train: TrainConfig, tasks: Mapping[str, TaskSpec]) -> Mix | None:

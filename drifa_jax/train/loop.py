@@ -33,7 +33,7 @@ from drifa_jax.train.metrics_log import open_log
 from drifa_jax.train.prediction import SplitPredictor
 from drifa_jax.train.program import Program, put_keys
 from drifa_jax.train.progress import MemberProgress
-from drifa_jax.train.starting_weights import starting_weights
+from drifa_jax.train.starting_weights import starting_weights, with_priors
 from drifa_jax.train.state import Model, TrainState, initial_state, steps_done
 
 COMPILING = "compiling the training step: on a CPU half a minute, or seconds if it was done before"
@@ -118,8 +118,11 @@ def _drawn_state(experiment: Experiment, layout: Layout, program: Program) -> Tr
     """The state before the first step, on the devices."""
     keys = stream(put_keys(experiment.config.train.seed, layout), "init")
     with without_garbage_collection():
-        weights = starting_weights(experiment, keys)
-        state = initial_state(*weights, experiment.optimizer, layout.num_members, experiment.groups)
+        params, statistics = starting_weights(experiment, keys)
+        statistics = with_priors(experiment, statistics)
+        state = initial_state(
+            params, statistics, experiment.optimizer, layout.num_members, experiment.groups
+        )
     return jax.tree.map(lambda leaf, like: put(leaf, like.sharding), state, program.template)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from drifa_jax.typing import Labels, Logits
+from drifa_jax.typing import Labels, Logits, Present
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,17 @@ class TaskLoss:
       class_weights: one weight per class (mean 1 over the training records), or empty for none.
       focal_gamma: exponent of the focal loss; 0 is plain cross-entropy.
       label_smoothing: probability mass spread evenly over all classes.
+      expert_weights: of a readout that combines experts, pairs of an expert and its share in
+        the loss; the shares add up to 1.
+      product_weight: of the loss of what they say together, beyond their temperatures.
     """
 
     weight: float = 1.0
     class_weights: tuple[float, ...] = ()
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
+    expert_weights: tuple[tuple[str, float], ...] = ()
+    product_weight: float = 0.0
 
 
 def record_losses(
@@ -62,6 +67,9 @@ def total_loss(
     labels: Mapping[str, Labels],
     losses: Mapping[str, TaskLoss],
     targets: Mapping[str, Float[Array, "b k"]] | None = None,
+    *,
+    seen: Mapping[str, Array] | None = None,
+    present: Mapping[str, Present] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, dict[str, Array]]]:
     """The weighted sum over tasks of the mean over labelled records, and its ingredients.
 
@@ -72,6 +80,9 @@ def total_loss(
       labels: task -> `[b]` int32, negative where missing.
       losses: task -> how it is scored.
       targets: task -> class probabilities of mixed records; None takes the labels.
+      seen: the network's intermediates, of which those of experts are charged (see
+        `expert_loss`); None charges the logits, as validation does.
+      present: modality -> `[b]` bool; an expert is charged for records with its modality.
 
     Returns:
       The total, and for each task the sums `loss` and `correct` over labelled records and their
@@ -89,7 +100,12 @@ def total_loss(
         of_record, labelled = record_losses(logits[task], wanted, loss)
         count = jnp.sum(labelled, dtype=jnp.float32)
         summed = jnp.sum(of_record)
-        total = total + loss.weight * summed / jnp.maximum(count, 1.0)
+        charged = summed / jnp.maximum(count, 1.0)
+        if seen is not None and loss.expert_weights:
+            charged = loss.product_weight * charged + expert_loss(
+                task, seen, wanted, loss, present or {}
+            )
+        total = total + loss.weight * charged
         correct = labelled & (jnp.argmax(logits[task], axis=-1).astype(jnp.int32) == labels[task])
         sums[task] = {
             "loss": summed,
@@ -97,6 +113,63 @@ def total_loss(
             "count": count,
         }
     return total, sums
+
+
+def expert_loss(
+    task: str,
+    seen: Mapping[str, Array],
+    targets: Float[Array, "b k"],
+    loss: TaskLoss,
+    present: Mapping[str, Present],
+) -> Float[Array, ""]:
+    """The weighted mean of the experts' own losses, and that of what they say together.
+
+    Each expert learns for itself, as if it were alone; the loss of their product reaches the
+    temperatures alone, so that no expert leans on another.
+
+    Args:
+      task: whose experts.
+      seen: the network's intermediates, with `experts/<task>/<expert>` and `tempered/<task>`.
+      targets: as in `record_losses`.
+      loss: of the task.
+      present: modality -> `[b]` bool; none for those that every record holds.
+    """
+    losses, labelled = record_losses(seen[f"tempered/{task}"], targets, loss)
+    total = jnp.sum(losses) / jnp.maximum(jnp.sum(labelled, dtype=jnp.float32), 1.0)
+    for expert, weight in loss.expert_weights:
+        losses, counted = record_losses(seen[f"experts/{task}/{expert}"], targets, loss)
+        if expert in present:
+            counted = counted & present[expert]
+            losses = jnp.where(present[expert], losses, jnp.zeros_like(losses))
+        count = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1.0)
+        total = total + weight * jnp.sum(losses) / count
+    return total
+
+
+def class_prior(
+    labels: np.ndarray,
+    num_classes: int,
+    class_weights: Sequence[float] = (),
+    drawn: np.ndarray | None = None,
+) -> tuple[float, ...]:
+    """How probable each class is before anything is seen, to a network trained on these labels.
+
+    Laplace's rule of succession, which leaves no class impossible, then the class weights of the
+    loss, under which a network learns the frequencies that they stand for.
+
+    Args:
+      labels: `[n]` int, negative where missing.
+      num_classes: k.
+      class_weights: as in `TaskLoss`; empty for none. A class of weight 0 keeps its frequency.
+      drawn: `[n]`, how often each record is drawn, in any unit; None draws all equally often.
+    """
+    labelled = labels >= 0
+    drawn = np.ones(len(labels)) if drawn is None else drawn * (len(labels) / drawn.sum())
+    counts = np.bincount(labels[labelled], drawn[labelled], num_classes) + 1.0
+    if class_weights:
+        weights = np.asarray(class_weights)
+        counts = counts * np.where(weights > 0, weights, 1.0)
+    return tuple((counts / counts.sum()).tolist())
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:

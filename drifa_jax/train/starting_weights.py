@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from drifa_jax.errors import UserError
@@ -50,3 +51,19 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
     if key.ndim:
         return jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * len(key)), weights)
     return weights
+
+
+def with_priors(experiment: Experiment, statistics: BatchStatistics) -> BatchStatistics:
+    """The statistics in which each head that weighs experts knows the classes' frequencies."""
+
+    def told(task: str, head: BatchStatistics) -> BatchStatistics:
+        if "log_prior" not in head:
+            return head
+        log_prior = np.log(np.asarray(experiment.priors[task])).astype(np.float32)
+        like = head["log_prior"]
+        return head | {"log_prior": jnp.asarray(np.broadcast_to(log_prior, like.shape))}
+
+    if "heads" not in statistics:
+        return statistics
+    heads = {task: told(task, head) for task, head in statistics["heads"].items()}
+    return statistics | {"heads": heads}

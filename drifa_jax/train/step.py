@@ -60,7 +60,7 @@ def make_train_step(
             )
 
         def objective(trained):
-            (logits, _), statistics = network.apply(
+            (logits, seen), statistics = network.apply(
                 completed(trained, state.params),
                 state.statistics,
                 images,
@@ -68,7 +68,9 @@ def make_train_step(
                 dropout_key=stream(root_key, "dropout", state.step),
                 present=present,
             )
-            total, sums = total_loss(logits, batch["labels"], losses, targets)
+            total, sums = total_loss(
+                logits, batch["labels"], losses, targets, seen=seen, present=present
+            )
             return total, (sums, statistics)
 
         trained = groups.trained(state.params)

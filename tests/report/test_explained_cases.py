@@ -34,6 +34,7 @@ def drawn(**changes) -> Explanation:
         "shapley": {"mri": 0.3, "clinic": 0.1},
         "shapley_spread": {"mri": 0.01, "clinic": 0.02},
         "leave_one_out": {"mri": 0.25, "clinic": 0.05},
+        "factors": {},
         "trained_without": True,
     }
     return Explanation(**values | changes)

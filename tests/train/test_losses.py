@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 from drifa_jax.train.losses import (
     TaskLoss,
     balanced_class_weights,
+    class_prior,
     record_losses,
     total_loss,
 )
@@ -96,3 +97,39 @@ def test_balanced_weights_have_mean_one_over_the_records():
     assert weights[labels[labels >= 0]].mean() == pytest.approx(1)
     assert weights[1] / weights[0] == pytest.approx(58)
     assert weights[3] == 0
+
+
+def test_experts_are_charged_apart_and_only_for_records_with_their_modality():
+    present = {"mri": np.array([True, True, False, True, False, True])}
+    seen = {"experts/a/mri": LOGITS, "experts/a/fused": 2 * LOGITS, "tempered/a": 3 * LOGITS}
+    loss = TaskLoss(expert_weights=(("mri", 0.75), ("fused", 0.25)), product_weight=0.5)
+    total, sums = total_loss(
+        {"a": 4 * LOGITS}, {"a": LABELS}, {"a": loss}, seen=seen, present=present
+    )
+    labelled = LABELS >= 0
+
+    def mean(scale, counted):
+        own = log_softmax(scale * LOGITS.astype(np.float64), axis=1)[np.arange(6), LABELS]
+        return -own[counted].mean()
+
+    expected = (
+        0.5 * mean(4, labelled)
+        + mean(3, labelled)
+        + 0.75 * mean(1, labelled & present["mri"])
+        + 0.25 * mean(2, labelled)
+    )
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    # What is reported and validated is the answer's own loss.
+    np.testing.assert_allclose(sums["a"]["loss"] / 5, mean(4, labelled), rtol=1e-5)
+
+
+def test_a_prior_is_what_a_network_learns_from_the_records_that_it_is_shown():
+    labels = np.array([0, 0, 0, 1, -1])
+    np.testing.assert_allclose(class_prior(labels, 3), np.array([4, 2, 1]) / 7)
+    weights = balanced_class_weights(labels, 3)
+    np.testing.assert_allclose(
+        class_prior(labels, 3, weights),
+        np.array([4 * weights[0], 2 * weights[1], 1]) / (4 * weights[0] + 2 * weights[1] + 1),
+    )
+    drawn = np.array([1.0, 1.0, 1.0, 3.0, 0.0])  # each class equally often
+    np.testing.assert_allclose(class_prior(labels, 3, (), drawn), np.array([3.5, 3.5, 1]) / 8)
