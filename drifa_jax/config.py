@@ -103,6 +103,15 @@ class PlateauConfig:
 
 
 @dataclass(frozen=True)
+class RateScales:
+    """What the learning rate is multiplied by in each part of the network."""
+
+    backbone: float = 1.0
+    attention: float = 1.0  # MFA, in branches too, and what fuses modalities
+    heads: float = 1.0
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation. The authors: Adam 1e-3, batch 32, plateau rule, 200 epochs."""
 
@@ -113,7 +122,9 @@ class TrainConfig:
     schedule: str = "plateau"  # plateau (the authors' rule), cosine or constant
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
     warmup_steps: int = 0
-    weight_decay: float = 0.0
+    rate_scales: RateScales = field(default_factory=RateScales)
+    layer_decay: float = 1.0  # the rate of a backbone's layer over that of the layer after it
+    weight_decay: float = 0.0  # of matrices and kernels; not of biases, norms and embeddings
     clip_norm: float = 0.0  # 0 switches gradient clipping off
     task_weights: Mapping[str, float] = field(default_factory=dict)  # missing tasks weigh 1
     class_weights: str = "none"  # or balanced: inversely proportional to frequency
@@ -293,6 +304,10 @@ def _problems(config: Config) -> list[str]:
     for name in ("batch_size", "num_epochs"):
         require(getattr(train, name) >= 1, f"train.{name}", getattr(train, name), "at least 1")
     require(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "above 0")
+    for part, scale in dataclasses.asdict(train.rate_scales).items():
+        rule = "above 0 (train.frozen keeps branches as they are)"
+        require(scale > 0, f"train.rate_scales.{part}", scale, rule)
+    require(0 < train.layer_decay <= 1, "train.layer_decay", train.layer_decay, "in (0, 1]")
     one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
     one_of("train.mixing", train.mixing, ("none", "mixup", "cutmix"))
     pretrained = [train.pretrained, *(m.pretrained for m in data.modalities.values())]

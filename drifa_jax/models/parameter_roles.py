@@ -1,7 +1,7 @@
 """What each parameter of a network is for, as its modules declare it.
 
 Training treats parameters by their role: it freezes branches, gives a backbone's first layers
-smaller steps than its heads, and lets no decay pull what is no weight of a map.
+smaller steps than its heads, and lets no weight decay pull embeddings.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ class Role:
       modality: whose branch it is in; empty outside branches.
       above: layers of its backbone from its own to the heads, itself included: 1 in the last
         layer. 0 outside backbones, and in those that declare no layers.
-      decays: whether weight decay may pull it: matrices and kernels, not the scales and biases of
-        norms and layers, nor embeddings.
+      embeds: whether it is an `Embedding`.
     """
 
     part: str
     modality: str = ""
     above: int = 0
-    decays: bool = True
+    embeds: bool = False
 
 
 def parameter_roles(network: DRIFANet) -> dict[str, Any]:
@@ -62,13 +61,14 @@ def parameter_roles(network: DRIFANet) -> dict[str, Any]:
             }
         for parameter in _parameters((branch,)):
             if id(parameter) in attention:
-                roles[id(parameter)] = Role(ATTENTION, modality, 0, _decays(parameter))
+                roles[id(parameter)] = Role(ATTENTION, modality)
             else:
                 steps = above.get(id(parameter), 0)
-                roles[id(parameter)] = Role(BACKBONE, modality, steps, _decays(parameter))
+                embeds = isinstance(parameter, Embedding)
+                roles[id(parameter)] = Role(BACKBONE, modality, steps, embeds)
     for part, modules in ((ATTENTION, network.fusion), (HEAD, network.heads)):
         for parameter in _parameters((modules,)):
-            roles[id(parameter)] = Role(part, decays=_decays(parameter))
+            roles[id(parameter)] = Role(part, embeds=isinstance(parameter, Embedding))
     nested: dict[str, Any] = {}
     for path, parameter in nnx.iter_graph(network):
         if isinstance(parameter, nnx.Param):
@@ -85,7 +85,3 @@ def _parameters(parts: Iterable[Any]) -> Iterator[nnx.Param]:
         for _, node in nnx.iter_graph(part):
             if isinstance(node, nnx.Param):
                 yield node
-
-
-def _decays(parameter: nnx.Param) -> bool:
-    return parameter[...].ndim > 1 and not isinstance(parameter, Embedding)

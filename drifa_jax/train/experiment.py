@@ -97,6 +97,13 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         for name, task in tasks.items()
     }
     per_epoch = steps_per_epoch(len(dataset.train), train.batch_size)
+    classes = {name: task.num_classes for name, task in tasks.items()}
+    description = describe_network(config, dataset.train.modalities, classes)
+    try:
+        network = build_network(description)
+    except UserError as error:
+        raise UserError(f"config: {error}") from error
+    groups = parameter_groups(description, train)
     optimizer = make_optimizer(
         learning_rate=train.learning_rate,
         schedule="cosine" if train.schedule == "cosine" else "constant",
@@ -104,13 +111,8 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         warmup_steps=train.warmup_steps,
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
+        groups=groups,
     )
-    classes = {name: task.num_classes for name, task in tasks.items()}
-    description = describe_network(config, dataset.train.modalities, classes)
-    try:
-        network = build_network(description)
-    except UserError as error:
-        raise UserError(f"config: {error}") from error
     losses = _with_expert_weights(losses, train, network)
     priors = {
         name: class_prior(
@@ -131,7 +133,7 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         per_epoch,
         priors,
         _mix(train, tasks),
-        parameter_groups(description, train),
+        groups,
     )
 
 

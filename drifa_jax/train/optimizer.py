@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import optax
 
-from drifa_jax.train.stacking import stacked
+from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups
+from drifa_jax.train.stacking import APART, stacked
 
 SCHEDULES = ("constant", "cosine")
 
@@ -20,6 +23,7 @@ def make_optimizer(
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    groups: ParameterGroups = ALL_ALIKE,
 ) -> optax.GradientTransformation:
     """Adam (AdamW with weight decay) over the whole run.
 
@@ -28,8 +32,9 @@ def make_optimizer(
       schedule: "constant", or "cosine" from the peak to 0 at `num_steps`.
       num_steps: length of the run, for "cosine".
       warmup_steps: linear rise from 0 to the peak.
-      weight_decay: decoupled, on kernels only; 0 switches it off.
+      weight_decay: decoupled, on matrices and kernels only; 0 switches it off.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 switches it off.
+      groups: which parameters decay, and the scale of each one's learning rate.
 
     Raises:
       ValueError: for an unknown schedule.
@@ -52,12 +57,27 @@ def make_optimizer(
     parts.append(optax.scale_by_adam())
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=_kernels))
-    return stacked(optax.chain(*parts, optax.scale_by_learning_rate(rate)))
+    parts.append(optax.scale_by_learning_rate(rate))
+    optimizer = stacked(optax.chain(*parts), groups.embeddings)
+    return optimizer if groups.rate_scales is None else _scaled(optimizer, groups.rate_scales)
 
 
 def _kernels(stacks):
-    """True for matrices and convolution kernels; scales and biases are not decayed."""
-    return jax.tree.map(lambda values: values.ndim - 1 > 1, stacks)
+    """True for matrices and convolution kernels; scales, biases and embeddings do not decay."""
+    return {
+        place: values.ndim - 1 > 1 and not place.startswith(APART)
+        for place, values in stacks.items()
+    }
+
+
+def _scaled(inner: optax.GradientTransformation, scales: Any) -> optax.GradientTransformation:
+    """The updates of an optimiser, each leaf's times its own scale."""
+
+    def update(gradients, state, params=None):
+        updates, state = inner.update(gradients, state, params)
+        return jax.tree.map(operator.mul, updates, scales), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 @dataclass(frozen=True)

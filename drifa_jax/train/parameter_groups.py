@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from drifa_jax.config import TrainConfig
+from drifa_jax.config import RateScales, TrainConfig
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import declared_roles
 from drifa_jax.models.description import NetworkDescription
-from drifa_jax.models.parameter_roles import Role
+from drifa_jax.models.parameter_roles import ATTENTION, BACKBONE, HEAD, Role
 
 ALL_BRANCHES = "branches"
 """In `train.frozen`: every modality."""
@@ -28,16 +28,22 @@ class ParameterGroups:
     Attributes:
       frozen: modalities whose branches stay as they are.
       trainable: a bool for each parameter, or None where all are trained.
+      embeddings: of the trained part, a bool for each parameter, whether it is none of a map's
+        weights though it is shaped like them; None where there is no such, or no decay.
+      rate_scales: of the trained part, what each parameter's learning rate is multiplied by; None
+        where it is 1 everywhere.
     """
 
     frozen: frozenset[str] = frozenset()
     trainable: Any = None
+    embeddings: Any = None
+    rate_scales: Any = None
 
     def trained(self, params: Any) -> Any:
         """The part of a tree of parameters that is trained."""
         if self.trainable is None:
             return params
-        return jax.tree.map(lambda trains, leaf: leaf if trains else None, self.trainable, params)
+        return _part(self.trainable, params)
 
     def trains_branches(self, modalities: Iterable[str]) -> bool | dict[str, bool]:
         """Whether each branch is in training, as a network is told: frozen ones predict."""
@@ -60,20 +66,53 @@ def completed(part: Any, whole: Any) -> Any:
 def parameter_groups(description: NetworkDescription, train: TrainConfig) -> ParameterGroups:
     """The groups that a configuration asks for.
 
+    A backbone's layer has the rate scale `backbone * layer_decay ** n`, where n is 1 for its last
+    layer and rises towards the pixels; attention and heads have their own scales.
+
     Raises:
-      UserError: when `train.frozen` names no modality, or nothing is left to be trained.
+      UserError: when `train.frozen` names no modality, nothing is left to be trained, or
+        `train.layer_decay` is asked of a backbone that declares no layers.
+
+    Source: Clark et al., "ELECTRA", ICLR 2020 (layer-wise decay); Loshchilov and Hutter, "Decoupled
+    weight decay regularization", ICLR 2019.
     """
     frozen = _frozen(train.frozen, tuple(description.modalities))
-    if not frozen:
+    scales = train.rate_scales
+    scaled = scales != RateScales() or train.layer_decay != 1.0
+    if not (frozen or scaled or train.weight_decay):
         return ALL_ALIKE
     roles = declared_roles(description)
-    trainable = _each(lambda role: role.modality not in frozen, roles)
-    if not any(jax.tree.leaves(trainable)):
+    trainable = None
+    if frozen:
+        trainable = _each(lambda role: role.modality not in frozen, roles)
+        roles = _part(trainable, roles)
+    if not _listed(roles):
         raise UserError(
             f"config: train.frozen is {list(train.frozen)}, which leaves nothing to train; the "
             "network has no parameters outside these branches."
         )
-    return ParameterGroups(frozen, trainable)
+    if train.layer_decay != 1.0:
+        _check_layers(description, train, _listed(roles))
+    by_part = {BACKBONE: scales.backbone, ATTENTION: scales.attention, HEAD: scales.heads}
+    embeds = train.weight_decay > 0 and any(role.embeds for role in _listed(roles))
+    return ParameterGroups(
+        frozen,
+        trainable,
+        _each(lambda role: role.embeds, roles) if embeds else None,
+        _each(lambda role: by_part[role.part] * train.layer_decay**role.above, roles)
+        if scaled
+        else None,
+    )
+
+
+def _check_layers(description: NetworkDescription, train: TrainConfig, roles: list[Role]) -> None:
+    without = {role.modality for role in roles if role.part == BACKBONE and not role.above}
+    if without:
+        listed = ", ".join(f"{m} ({description.backbone_of(m)})" for m in sorted(without))
+        raise UserError(
+            f"config: train.layer_decay is {train.layer_decay}, but these branches do not declare "
+            f"their layers: {listed}. Leave it at 1, or give their backbones `parts_in_order`."
+        )
 
 
 def _frozen(named: tuple[str, ...], modalities: tuple[str, ...]) -> frozenset[str]:
@@ -86,5 +125,13 @@ def _frozen(named: tuple[str, ...], modalities: tuple[str, ...]) -> frozenset[st
     return frozenset(modalities if ALL_BRANCHES in named else named)
 
 
+def _part(chosen: Any, whole: Any) -> Any:
+    return jax.tree.map(lambda keeps, leaf: leaf if keeps else None, chosen, whole)
+
+
 def _each(value_of: Callable[[Role], Any], roles: Any) -> Any:
-    return jax.tree.map(value_of, roles, is_leaf=lambda node: isinstance(node, Role))
+    return jax.tree.map(value_of, roles)
+
+
+def _listed(roles: Any) -> list[Role]:
+    return jax.tree.leaves(roles)

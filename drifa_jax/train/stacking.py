@@ -8,7 +8,7 @@ and most of them are on vectors of a few hundred numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,10 @@ LARGE_LEAF = 2**18
 than the operations that a stack saves, and alone it is updated as soon as its gradient is there."""
 
 
+APART = "apart "
+"""Begins the name of a stack of leaves that are treated unlike others of their shape."""
+
+
 class StackedState(NamedTuple):
     """State of a stacked optimiser.
 
@@ -39,25 +43,32 @@ class StackedState(NamedTuple):
     rows: tuple[jax.Array, ...]
 
 
-def stack(tree: Any) -> Stacks:
-    """All leaves of a tree, small ones of equal shape and dtype on a new leading axis."""
+def stack(tree: Any, apart: Any = None) -> Stacks:
+    """All leaves of a tree, small ones of equal shape and dtype on a new leading axis.
+
+    Args:
+      tree: of arrays.
+      apart: a bool for each leaf, whether it is in a stack whose name begins with `APART`; None
+        puts none apart.
+    """
     groups: dict[str, list[jax.Array]] = {}
     leaves = jax.tree.leaves(tree)
-    for place, leaf in zip(_places(leaves), leaves, strict=True):
+    for place, leaf in zip(_places(leaves, apart), leaves, strict=True):
         groups.setdefault(place, []).append(leaf)
     return {place: jnp.stack(members) for place, members in groups.items()}
 
 
-def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def stacked(inner: optax.GradientTransformation, apart: Any = None) -> optax.GradientTransformation:
     """An optimiser that treats every number alike, run on stacks; the same updates come out.
 
     Args:
       inner: elementwise, or reading global norms; its initial state depends on shapes alone, and
         what it takes from the shape of a leaf, it takes from one with a leading axis more.
+      apart: as in `stack`, for optimisers that do not treat every leaf alike.
     """
 
     def init(params):
-        shapes = jax.eval_shape(stack, params)
+        shapes = jax.eval_shape(lambda tree: stack(tree, apart), params)
         # Stacking the values themselves would compile a program for each shape.
         zeros = jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), shapes)
         longest = max(like.shape[0] for like in shapes.values())
@@ -65,28 +76,31 @@ def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation
         return StackedState(inner.init(zeros), rows)
 
     def update(gradients, state, params=None):
-        stacked_params = None if params is None else stack(params)
-        updates, inner_state = inner.update(stack(gradients), state.inner, stacked_params)
-        return _unstack(updates, gradients, state.rows), StackedState(inner_state, state.rows)
+        stacked_params = None if params is None else stack(params, apart)
+        updates, inner_state = inner.update(stack(gradients, apart), state.inner, stacked_params)
+        whole = _unstack(updates, gradients, state.rows, apart)
+        return whole, StackedState(inner_state, state.rows)
 
     return optax.GradientTransformation(init, update)
 
 
-def _unstack(stacks: Stacks, like: Any, rows: tuple[jax.Array, ...]) -> Any:
+def _unstack(stacks: Stacks, like: Any, rows: tuple[jax.Array, ...], apart: Any) -> Any:
     leaves, treedef = jax.tree.flatten(like)
     numbers = {place: iter(rows) for place in stacks}
     return treedef.unflatten(
         lax.squeeze(stacks[place], [0])
         if len(stacks[place]) == 1
         else lax.dynamic_index_in_dim(stacks[place], next(numbers[place]), axis=0, keepdims=False)
-        for place in _places(leaves)
+        for place in _places(leaves, apart)
     )
 
 
-def _places(leaves: Iterable[Any]) -> Iterator[str]:
+def _places(leaves: Sequence[Any], apart: Any) -> Iterator[str]:
     """The stack of each leaf."""
     counts: Counter[str] = Counter()
-    for leaf in leaves:
+    marks = [False] * len(leaves) if apart is None else jax.tree.leaves(apart)
+    for leaf, mark in zip(leaves, marks, strict=True):
         kind = f"{leaf.dtype.name}[{','.join(str(side) for side in leaf.shape)}]"
+        kind = APART * mark + kind
         counts[kind] += 1
         yield kind if leaf.size < LARGE_LEAF else f"{kind} {counts[kind]}"

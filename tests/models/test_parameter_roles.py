@@ -32,7 +32,7 @@ def roles_of(backbone, **modalities):
 
 
 def listed(roles):
-    return jax.tree.leaves(roles, is_leaf=lambda node: isinstance(node, Role))
+    return jax.tree.leaves(roles)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_every_parameter_of_a_backbone_is_in_one_of_its_layers(backbone):
 def test_parts_are_backbone_attention_and_head(resnet):
     stem = resnet["branches"]["mri"]["stem"]
     assert stem["conv"]["kernel"] == Role(BACKBONE, "mri", above=5)
-    assert stem["conv"]["bias"] == Role(BACKBONE, "mri", above=5, decays=False)
-    assert stem["norm"]["scale"] == Role(BACKBONE, "mri", above=5, decays=False)
+    assert stem["conv"]["bias"] == Role(BACKBONE, "mri", above=5)
+    assert stem["norm"]["scale"] == Role(BACKBONE, "mri", above=5)
     assert resnet["branches"]["ct"]["stages"]["stage_3"]["conv1"]["kernel"].above == 1
     assert resnet["branches"]["labs"]["embed"]["kernel"] == Role(BACKBONE, "labs", above=5)
     assert {role.part for role in listed(resnet["heads"])} == {HEAD}
@@ -63,11 +63,10 @@ def test_attention_is_attention_inside_branches_and_between_them(resnet):
     assert {(role.part, role.modality) for role in listed(resnet["fusion"])} == {(ATTENTION, "")}
 
 
-def test_embeddings_and_vectors_do_not_decay_and_matrices_do():
+def test_tokens_and_positions_are_embeddings():
     branch = roles_of("dinov2_registers_small")["branches"]["mri"]
-    for name in ("class_token", "registers", "positions"):
-        assert not branch[name].decays
-    block = branch["blocks"]["block_0"]
-    assert not block["scale1"].decays and not block["norm1"]["scale"].decays
-    assert block["attention"]["query"]["kernel"].decays
-    assert not block["attention"]["query"]["bias"].decays
+    assert {name for name in branch for role in listed(branch[name]) if role.embeds} == {
+        "class_token",
+        "registers",
+        "positions",
+    }

@@ -1,4 +1,4 @@
-"""Parameters trained by their roles: frozen branches."""
+"""Parameters trained by their roles: frozen branches, scaled rates, decay of kernels alone."""
 
 from __future__ import annotations
 
@@ -130,3 +130,74 @@ def test_frozen_branches_cost_no_backward_pass():
 def test_a_frozen_name_that_is_no_modality_is_an_error(frozen, message):
     with pytest.raises(UserError, match=message):
         experiment_of(frozen=frozen)
+
+
+def updates(experiment, gradient):
+    """What one step of the optimiser adds to parameters that are all one."""
+    ones = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, leaf.dtype), experiment.network.abstract_params
+    )
+    trained = experiment.groups.trained(ones)
+    gradients = jax.tree.map(lambda leaf: np.full_like(leaf, gradient), trained)
+    optimizer = experiment.optimizer
+    return jax.jit(optimizer.update)(gradients, optimizer.init(trained), trained)[0]
+
+
+def constant_of(tree):
+    (value,) = {float(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(tree)}
+    assert all(np.all(np.asarray(leaf) == np.float32(value)) for leaf in jax.tree.leaves(tree))
+    return value
+
+
+def tiny(backbone, **train):
+    """An experiment whose network is only looked at and never run."""
+    config = toy.toy_config(model={"backbone": backbone, "width": 2}, train=train)
+    return build_experiment(config, open_dataset(config.data))
+
+
+def test_rates_fall_from_the_heads_to_the_pixels_and_attention_has_its_own():
+    scales = {"backbone": 0.5, "attention": 2.0, "heads": 3.0}
+    experiment = tiny("resnet10", rate_scales=scales, layer_decay=0.8, frozen=["ct"])
+    # Adam's first step is the learning rate, 0.01, against the gradient.
+    steps = updates(experiment, -1.0)
+    branch = steps["branches"]["mri"]
+    assert jax.tree.leaves(steps["branches"]["ct"]) == []
+    for layer, above in (("stage_3", 1), ("stage_2", 2), ("stage_0", 4)):
+        step = constant_of(branch["stages"][layer]["conv1"])
+        assert step == pytest.approx(0.01 * 0.5 * 0.8**above, rel=1e-5)
+    assert constant_of(branch["stem"]["norm"]) == pytest.approx(0.01 * 0.5 * 0.8**5, rel=1e-5)
+    assert constant_of(branch["stem"]["mfa"]) == pytest.approx(0.02, rel=1e-5)
+    assert constant_of(steps["fusion"]) == pytest.approx(0.02, rel=1e-5)
+    assert constant_of(steps["heads"]) == pytest.approx(0.03, rel=1e-5)
+
+
+def test_weight_decay_pulls_kernels_alone():
+    steps = updates(tiny("deit_tiny", weight_decay=0.1), 0.0)["branches"]["mri"]
+    for name in ("class_token", "distillation_token", "positions", "norm"):
+        assert constant_of(steps[name]) == 0.0, name
+    block = steps["blocks"]["block_0"]
+    for name in ("norm1", "norm2"):
+        assert constant_of(block[name]) == 0.0
+    assert constant_of(block["expand"]["bias"]) == 0.0
+    pulled = (steps["patches"]["kernel"], block["expand"]["kernel"])
+    # The learning rate times the decay.
+    assert constant_of(pulled) == pytest.approx(-0.01 * 0.1, rel=1e-5)
+
+
+def test_layers_that_a_backbone_does_not_declare_cannot_decay():
+    with pytest.raises(UserError, match=r"train\.layer_decay is 0\.8.* mri \(toy\).*Leave it at 1"):
+        experiment_of(layer_decay=0.8, frozen=["ct"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.5),
+        ("rate_scales", {"backbone": 0.0}),
+        ("rate_scales", {"heads": -1.0}),
+    ],
+)
+def test_scales_out_of_range_name_their_field(field, value):
+    with pytest.raises(UserError, match=rf"train\.{field}[.a-z]* is -?\d\.\d; it must be"):
+        toy.toy_config(train={field: value})
