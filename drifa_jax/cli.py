@@ -15,6 +15,7 @@ from drifa_jax.errors import UserError
 SUBCOMMANDS: dict[str, str] = {
     "demo": "train and test a small network on embedded SYNTHETIC phantoms",
     "configs": "list, show and copy the config files that the package brings along",
+    "plan": "look at data as they lie, and write the configuration that fits them",
     "train": "train and evaluate a network from a config file",
     "ablate": "measure what each part of a network is worth by taking it away",
     "data": "prepare, verify, count and show the data of a configuration",

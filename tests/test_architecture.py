@@ -36,6 +36,7 @@ LAYERS = (
     ("ablate",),
     ("explain",),
     ("report",),
+    ("plan",),
     ("commands",),
     ("cli",),
     ("main",),

@@ -1,0 +1,122 @@
+"""`drifa plan`: looks at data as they lie, and writes the configuration that fits them."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from drifa_jax.console import progress, say
+from drifa_jax.errors import UserError
+
+EPILOG = """\
+PATHS are folders, tables or array files, each with the name of its modality if you like:
+
+    drifa plan mri=/data/mri ct=/data/ct
+    drifa plan /data/cohort.csv
+    drifa plan /data
+
+What the data leave open is asked for by the name of a flag. Writes the config file, and beside it
+one HTML page with a contact sheet, counts of classes and sizes, and every reason."""
+MIXES_FLAGS_AND_PATHS = True
+ANSWERS = {
+    "table": ("FILE", "which table has the labels"),
+    "label": ("COLUMN", "which column of the table is the label"),
+    "group_column": ("COLUMN", "which column names the patient, lesion or case"),
+    "group_pattern": ("REGEX", "where the file names hold the patient; its parentheses are the id"),
+    "include": ("REGEX", "what the path of an image must contain"),
+    "pairing": ("HOW", "paired, random or by_task, see docs/data.md"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("paths", nargs="+", metavar="[NAME=]PATH", help="see below")
+    parser.add_argument("--out", type=Path, default=Path("plan.py"), help="default: plan.py")
+    for name, (metavar, meaning) in ANSWERS.items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, default="", metavar=metavar, help=meaning)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plans, prints and writes; nothing is written where a question is open."""
+    if options.out.suffix != ".py":
+        raise UserError(f"--out {options.out}: a config file ends in .py.")
+    for file in (options.out, options.out.with_suffix(".html")):
+        if file.exists():
+            raise UserError(f"{file} exists already; move it away or choose another --out.")
+    write_plan(options)
+    return 0
+
+
+def write_plan(options: argparse.Namespace) -> Path:
+    """Writes the config file and its page; returns the config file."""
+    import jax
+
+    from drifa_jax.plan.config_file import config_text, rows, write_config
+    from drifa_jax.plan.found import find_modalities
+    from drifa_jax.plan.modality import Answers
+    from drifa_jax.plan.page import write_page
+    from drifa_jax.plan.plan import make_plan
+    from drifa_jax.plan.survey import cache_file, image_headers, looks_grey
+
+    answers = Answers(**{name: getattr(options, name) for name in ANSWERS})
+    found = find_modalities([_place(text) for text in options.paths], answers, say)
+    total = sum(len(modality.images) for modality in found)
+    headers = {}
+    with progress("reading headers", total) as advance:
+        for modality in found:
+            if modality.pictures:
+                cache = cache_file(modality.root)
+                headers[modality.name] = image_headers(
+                    modality.root, modality.images, advance, cache
+                )
+    grey = {m.name: looks_grey(m.root, m.images) for m in found if headers.get(m.name)}
+    plan = make_plan(found, headers, grey, jax.default_backend(), answers)
+    plan.config()  # whatever is out of its range is told now
+    command = shlex.join(["drifa", "plan", *options.paths, *_answered(options)])
+    write_config(options.out, config_text(plan, command))
+    page = options.out.with_suffix(".html")
+    following = [f"drifa run {options.out}", f"drifa train --config {options.out}"]
+    write_page(page, plan, found, headers, following)
+    _print(rows(plan))
+    for warning in plan.warnings:
+        say(f"Note: {warning}.")
+    say(f"Written: {options.out}, to be read and edited, and {page}. Next: {following[0]}")
+    return options.out
+
+
+def _place(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if equals and name.isidentifier():
+        return name, Path(path)
+    return "", Path(text)
+
+
+def _answered(options: argparse.Namespace) -> list[str]:
+    return [
+        f"--{name.replace('_', '-')}={getattr(options, name)}"
+        for name in ANSWERS
+        if getattr(options, name)
+    ]
+
+
+def _print(told: Sequence[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from drifa_jax.console import printable
+
+    console = Console()
+    if not console.is_terminal:
+        for row in told:
+            print("  ".join(printable(cell) for cell in row))
+        return
+    table = Table("setting", "value", "reason", show_lines=False)
+    for row in told:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)

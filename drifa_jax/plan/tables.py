@@ -1,0 +1,194 @@
+"""Modalities of a table: which of several tables, which columns, which classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drifa_jax.data.sources.folders import SPLIT_FOLDERS
+from drifa_jax.data.table import is_missing, read_table
+from drifa_jax.errors import UserError
+from drifa_jax.plan import columns, names
+from drifa_jax.plan.modality import FEWEST_GROUPS, Answers, Found, Questions
+from drifa_jax.plan.survey import Survey, survey
+
+MOST_TABLES = 40
+NOT_YET = frozenset({"todo", "tbd", "pending", "to do", "unlabeled", "unlabelled"})
+"""Labels, in lower case, of records that nobody has labelled yet."""
+
+
+def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]:
+    """Modalities of the best table of a place; none where no table names images and labels."""
+    candidates: list[tuple[tuple, str, Path, columns.Columns, list]] = []
+    chosen = [
+        t for t in files.tables if not answers.table or Path(t).name == Path(answers.table).name
+    ]
+    if answers.table and files.tables and not chosen:
+        raise UserError(
+            f"--table {answers.table}: the tables of {path} are {', '.join(files.tables[:10])}."
+        )
+    for table in chosen[:MOST_TABLES]:
+        root = (files.root / table).parent
+        try:
+            rows = read_table(files.root / table)
+        except UserError:
+            if answers.table or path.is_file():
+                raise
+            continue
+        if not rows:
+            continue
+        prefix = "" if root == files.root else root.relative_to(files.root).as_posix() + "/"
+        beside = (
+            survey(root).images
+            if path.is_file()
+            else tuple(i.removeprefix(prefix) for i in files.images if i.startswith(prefix))
+        )
+        read = columns.roles(rows, beside)
+        if read.images and (read.labels or answers.label):
+            candidates.append(_Candidate(table, root, read, rows, beside))
+    if not candidates:
+        if answers.table or (files.tables and path.is_file()):
+            raise UserError(
+                f"{path}: the table has no column that names images below its folder together "
+                "with a column of labels. Give the folder that holds both."
+            )
+        return []
+    candidates.sort(key=lambda candidate: candidate.rank, reverse=True)
+    best, *others = candidates
+    rivals = [
+        other.table
+        for other in others
+        if other.rank[:2] == best.rank[:2] and other.rank[2] >= 0.95 * best.rank[2]
+    ]
+    if rivals and not answers.table:
+        shown = ", ".join(rivals[:5])
+        raise Questions([f"which table has the labels? --table {best.table} or {shown}"])
+    return _of_table(best, answers)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A table that could hold the labels, with the images beside it."""
+
+    table: str
+    root: Path
+    read: columns.Columns
+    rows: list
+    beside: tuple[str, ...]
+
+    @property
+    def rank(self) -> tuple[bool, int, int, int]:
+        """A telling label first, then columns of images, rows with images, and columns."""
+        read = self.read
+        return bool(read.telling), len(read.images), read.named, len(self.rows[0])
+
+
+def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
+    read, rows, file = candidate.read, candidate.rows, Path(candidate.table).name
+    label = _label(read, rows, answers)
+    counts = columns.class_counts(rows, label)
+    group = answers.group_column or read.group
+    if group and group not in rows[0]:
+        raise UserError(f"--group-column {group} is no column; the table has {', '.join(rows[0])}.")
+    record = read.record_id or read.images[0]
+    fields: dict[str, Any] = {
+        "root": str(candidate.root.resolve()),
+        "format": "manifest",
+        "table": file,
+        "id_column": record,
+        "label_column": label,
+    }
+    reasons = {
+        "table": f"{file} names the images of {' and '.join(read.images)} in {read.named} rows",
+        "label_column": "as you said" if answers.label else f"{label!r} reads as the label",
+    }
+    if group and group != record:
+        fields["group_column"] = group
+        held = len({row[group] for row in rows if row[group]})
+        reasons["group_column"] = f"{held} of {group!r}, each kept whole in one split"
+    if read.split:
+        fields["split_column"], reasons["split_column"] = read.split, "the table brings splits"
+    groups_of = _groups_by_class(rows, label, group or record)
+    known = [
+        name
+        for name, groups in groups_of.items()
+        if groups >= FEWEST_GROUPS and name.lower() not in NOT_YET and name in counts
+    ]
+    if len(known) < len(groups_of):
+        fields["classes"], fields["ignore_other_classes"] = tuple(known), True
+        rare = ", ".join(f"{name} ({n})" for name, n in groups_of.items() if name not in known)
+        reasons["classes"] = (
+            f"left out, of fewer than {FEWEST_GROUPS} groups or not labelled yet: {rare}"
+        )
+        counts = {name: counts[name] for name in known}
+    groups_of = {name: groups_of[name] for name in counts}
+    splits = Counter(SPLIT_FOLDERS.get(row[read.split].lower(), "") for row in rows if read.split)
+    before = {"numeric_columns": read.numeric, "categorical_columns": read.categorical}
+    files = columns.forms(candidate.beside)
+    modalities = []
+    for column in read.images:
+        own, why = dict(fields, image_column=column), dict(reasons)
+        if column == read.images[0] and any(before.values()):
+            own |= before
+            why["numeric_columns"] = (
+                "known before the diagnosis, so these become a modality of their own; other "
+                "columns may tell the answer"
+            )
+        shown = [
+            (files[cell], row[label])
+            for row in rows
+            if row[label] in counts and (cell := columns.plain(row[column])) in files
+        ]
+        modalities.append(
+            Found(
+                _column_name(column, read.images, candidate.root),
+                candidate.root,
+                own,
+                why,
+                tuple(name for name, _ in shown),
+                label,
+                counts,
+                groups_of,
+                dict(splits),
+                sum(groups_of.values()),
+                table=str(candidate.root / file),
+                classes_of=tuple(kind for _, kind in shown),
+            )
+        )
+    return modalities
+
+
+def _label(read: columns.Columns, rows: list, answers: Answers) -> str:
+    if answers.label:
+        if answers.label not in rows[0]:
+            raise UserError(
+                f"--label {answers.label} is no column; the table has {', '.join(rows[0])}."
+            )
+        return answers.label
+    if read.telling == 1 or (not read.telling and len(read.labels) == 1):
+        return read.labels[0]
+    shown = [
+        f"{name} ({len(columns.class_counts(rows, name))} classes)"
+        for name in read.labels[: read.telling or 8]
+    ]
+    raise Questions([f"which column is the label? --label, one of {', '.join(shown)}"])
+
+
+def _groups_by_class(rows: Sequence[Mapping[str, str]], label: str, group: str) -> dict[str, int]:
+    members: dict[str, set[str]] = {}
+    for number, row in enumerate(rows):
+        if not is_missing(row[label]):
+            members.setdefault(row[label], set()).add(row[group] or str(number))
+    return {name: len(groups) for name, groups in sorted(members.items())}
+
+
+def _column_name(column: str, all_columns: Sequence[str], root: Path) -> str:
+    """A modality's name for an image column; columns called by what they hold keep theirs."""
+    plain = column.lower().replace(".", "_").replace("/", "_")
+    generic = ("id", "image", "file", "path", "name", "img")
+    if len(all_columns) == 1 and any(word in plain for word in generic):
+        return names.modality_name(root.name)
+    return plain

@@ -1,0 +1,276 @@
+"""`drifa plan`: what lies in a folder, and the configuration that follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drifa_jax.cli import main
+from drifa_jax.config_files import load_config
+from drifa_jax.plan.found import find_modalities
+from drifa_jax.plan.modality import Answers, Questions
+from drifa_jax.plan.names import class_tree, grouping, modality_trees
+from drifa_jax.plan.survey import image_headers, looks_grey, survey
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """A function that writes small images by name; the working directory is another folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def write(names, *, colour=False, folder="data", size=(70, 66)):
+        root = tmp_path / folder
+        for number, name in enumerate(names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shade = (number * 7 % 200, 40, 90) if colour else (number * 7 % 200,) * 3
+            Image.new("RGB", size, shade).save(root / name)
+        return root
+
+    return write
+
+
+def classes(number=30, kinds=("benign", "malignant"), form="{kind}/{k}.png"):
+    return [form.format(kind=kind, k=k) for kind in kinds for k in range(number)]
+
+
+def planned(*arguments) -> str:
+    assert main(["plan", *map(str, arguments)]) == 0
+    return Path("plan.py").read_text()
+
+
+def refused(capsys, *arguments) -> str:
+    assert main(["plan", *map(str, arguments)]) == 1
+    assert not list(Path().iterdir())
+    return capsys.readouterr().err
+
+
+def test_class_folders_become_a_config_that_loads(images, capsys):
+    planned(images(classes()))
+    config = load_config("plan.py")
+    (modality,) = config.data.modalities.values()
+    assert (modality.format, modality.height, modality.channels) == ("folders", 64, 1)
+    assert config.data.num_folds == 5
+    assert "data.num_folds" in capsys.readouterr().out
+
+
+def test_colour_is_seen_and_called_so(images):
+    planned(images(classes(), colour=True))
+    (modality,) = load_config("plan.py").data.modalities.values()
+    assert modality.channels == 3
+
+
+def test_every_setting_stands_below_its_reason(images):
+    text = planned(images(classes()))
+    lines = [line.strip() for line in text.splitlines()]
+    settings = [k for k, line in enumerate(lines) if line.startswith("config.train.")]
+    assert settings and all(lines[k - 1].startswith("# ") for k in settings)
+
+
+def test_the_page_needs_no_other_file(images):
+    planned(images(classes()))
+    page = Path("plan.html").read_text()
+    assert page.count("<img") == 12
+    assert "http" not in page and "src=" in page
+    assert "Research use only" in page
+
+
+def test_a_plan_is_never_written_over(images, capsys):
+    root = images(classes())
+    planned(root)
+    Path("plan.py").write_text("mine")
+    assert main(["plan", str(root)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert Path("plan.py").read_text() == "mine"
+
+
+def test_splits_of_the_data_are_kept_and_wrapping_folders_passed():
+    names = [f"archive/{s}/{c}/{k}.png" for s in ("Train", "Test") for c in "ab" for k in range(9)]
+    tree = class_tree(names)
+    assert tree.top == "archive"
+    assert tree.counts == {"a": 18, "b": 18}
+    assert tree.splits == {"train": 18, "test": 18}
+
+
+def test_folders_of_patients_are_no_classes():
+    assert class_tree([f"IL_{k}/{i}.jpg" for k in range(100) for i in range(2)]) is None
+
+
+def test_folders_of_modalities_are_told_from_classes():
+    mri_ct = [f"{m}/{c}/{k}.png" for m in ("mri", "ct") for c in ("a", "b") for k in range(9)]
+    assert list(modality_trees(mri_ct)) == ["ct", "mri"]
+    patients = [f"{c}/p{p}/{k}.png" for c in ("a", "b") for p in range(9) for k in range(9)]
+    assert modality_trees(patients) == {}
+
+
+@pytest.mark.parametrize(
+    ("form", "groups"),
+    (
+        ("{kind}/{k} (1).jpg", 24),
+        ("{kind}/0{k}00_001.jpg", 24),
+        ("{kind}/patient{k}_a.jpg", 24),
+        ("{kind}/p{k}/left.jpg", 24),
+    ),
+)
+def test_patients_are_seen_in_names(form, groups):
+    numbers = [str(k) for k in range(10, 10 + groups)]
+    names = [form.format(kind="ab"[int(k) % 2], k=k) for k in numbers]
+    names += [name.replace("1).", "2).").replace("_0", "_1").replace("_a", "_b") for name in names]
+    names += [name.replace("left", "right") for name in names if "left" in name]
+    tree = class_tree(sorted(set(names)))
+    assert grouping(tree).groups == groups
+
+
+def test_numbers_of_a_class_are_no_patients():
+    names = [f"{c}/{c} case ({k}).jpg" for c in ("benign", "malignant") for k in range(50)]
+    assert grouping(class_tree(names)) is None
+
+
+TABLE = "lesion_id,photo,dermoscopy,dx,age,sex,confirmed\n" + "".join(
+    f"L{k // 2},p{k}.png,d{k}.png,{'mel' if k % 3 else 'nv'},{30 + k},{'fm'[k % 2]},histology\n"
+    for k in range(60)
+)
+
+
+@pytest.fixture
+def table(images):
+    root = images([f"img/{m}{k}.png" for m in "pd" for k in range(60)])
+    (root / "cohort.csv").write_text(TABLE)
+    return root
+
+
+def test_a_table_names_modalities_label_groups_and_what_is_known_before(table):
+    planned(table)
+    config = load_config("plan.py")
+    photo = config.data.modalities["photo"]
+    assert set(config.data.modalities) == {"photo", "dermoscopy"}
+    assert config.data.pairing == "paired"
+    assert (photo.label_column, photo.group_column) == ("dx", "lesion_id")
+    assert (photo.numeric_columns, photo.categorical_columns) == (("age",), ("sex",))
+
+
+def test_a_table_given_by_itself_is_read_with_the_images_beside_it(table):
+    planned(table / "cohort.csv")
+    assert load_config("plan.py").data.modalities["photo"].table == "cohort.csv"
+
+
+def test_two_columns_that_could_be_the_label_are_a_question(table, capsys):
+    text = TABLE.replace("confirmed", "diagnosis").replace("histology\n", "x\n", 30)
+    (table / "cohort.csv").write_text(text)
+    said = refused(capsys, table)
+    assert "--label" in said and "dx (2 classes)" in said and "diagnosis (2 classes)" in said
+    planned(table, "--label", "dx")
+
+
+def test_two_tables_that_could_hold_the_labels_are_a_question(table, capsys):
+    (table / "other.csv").write_text(TABLE)
+    assert "--table" in refused(capsys, table)
+    planned(table, "--table", "other.csv")
+    assert load_config("plan.py").data.modalities["photo"].table == "other.csv"
+
+
+def test_rare_classes_are_left_out_aloud(table):
+    text = TABLE.replace(",mel,", ",rare,", 2)
+    (table / "cohort.csv").write_text(text)
+    assert "rare (" in planned(table)
+    photo = load_config("plan.py").data.modalities["photo"]
+    assert photo.ignore_other_classes and photo.classes == ("mel", "nv")
+
+
+def test_strangers_get_a_task_each(images):
+    mri = images(classes(form="{kind}/m{k}.png"), folder="mri")
+    ct = images(classes(kinds=("bleed", "normal"), form="{kind}/c{k}.png"), folder="ct")
+    planned(f"mri={mri}", f"ct={ct}")
+    config = load_config("plan.py")
+    assert config.data.pairing == "random"
+    assert {m.task for m in config.data.modalities.values()} == {"mri_class", "ct_class"}
+
+
+def test_names_that_agree_in_part_are_a_question(images, capsys):
+    mri = images(classes(), folder="mri")
+    ct = images([*classes(15), *classes(15, form="{kind}/x{k}.png")], folder="ct")
+    said = refused(capsys, f"mri={mri}", f"ct={ct}")
+    assert "30 of 60 names" in said and "benign/0.png" in said and "--pairing" in said
+    planned(f"mri={mri}", f"ct={ct}", "--pairing", "paired")
+    assert load_config("plan.py").data.pairing == "paired"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    (
+        (["notes.txt.png"], "neither folders that are classes"),
+        (classes(kinds=("only",)), "one class only (only)"),
+        ([*classes(), "rare/1.png", "rare/2.png"], "rare (2)"),
+    ),
+)
+def test_what_cannot_be_trained_on_is_refused_in_words(images, capsys, names, words):
+    assert words in refused(capsys, images(names))
+
+
+def test_a_folder_of_something_else_is_described(images, capsys):
+    root = images([])
+    root.mkdir()
+    (root / "a.docx").write_text("")
+    said = refused(capsys, root)
+    assert "1 files that are none of these (.docx)" in said and "nothing to train on" in said
+
+
+def test_images_that_cannot_be_read_are_refused_or_counted(images, capsys):
+    root = images(classes())
+    for file in (root / "benign").iterdir():
+        file.write_bytes(b"rubbish")
+    assert "30 of 60 headers cannot be read" in planned(root)
+    for file in (root / "malignant").iterdir():
+        file.write_bytes(b"rubbish")
+    Path("plan.py").unlink()
+    Path("plan.html").unlink()
+    assert "none of 60 images can be read" in refused(capsys, root)
+
+
+def test_names_are_data_in_the_config_file(images):
+    hostile = 'x"""\nimport os'
+    planned(images([*classes(), *classes(kinds=(hostile,))]))
+    load_config("plan.py")
+    assert "import os" not in Path("plan.py").read_text().splitlines()
+
+
+def test_headers_are_read_once(images, tmp_path, monkeypatch):
+    root, cache = images(classes(3)), tmp_path / "headers.json"
+    names = survey(root).images
+    first = image_headers(root, names, cache=cache)
+    monkeypatch.setattr(Image, "open", None)
+    assert image_headers(root, names, cache=cache) == first
+    cache.write_text("rubbish")
+    assert set(image_headers(root, names, cache=cache).values()) == {None}
+
+
+def test_masks_and_hidden_files_are_no_images(images):
+    root = images(["a/1.png", "a/1_mask.png", "Masks/2.png", ".hidden/3.png"])
+    found = survey(root)
+    assert (found.images, found.masks) == (("a/1.png",), 2)
+
+
+def test_a_coloured_mark_makes_no_colour(images):
+    root = images(classes(4))
+    picture = np.full((80, 80, 3), 90, np.uint8)
+    picture[:4, :4] = (255, 0, 0)
+    for name in survey(root).images:
+        Image.fromarray(picture).save(root / name)
+    assert looks_grey(root, survey(root).images)
+
+
+def test_the_same_modality_twice_must_be_named(images):
+    root = images(classes())
+    with pytest.raises(Exception, match="NAME=PATH"):
+        find_modalities([("", root), ("", root)], Answers(), lambda line: None)
+
+
+def test_a_wrong_pattern_is_refused(images):
+    root = images(classes())
+    with pytest.raises(Exception, match="--group-pattern"):
+        find_modalities([("", root)], Answers(group_pattern=r"^(x\d)"), lambda line: None)
+    assert issubclass(Questions, Exception)
