@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +19,8 @@ DTYPES = {
 }
 MFA_PARTS, MIFA_PARTS = ("hifa", "clia"), ("mgifa", "mlifa")
 GATE_PARTS = ("within", "across")
+FUSE_AT_ALL, FUSE_AT_RESOLUTIONS = "all", "resolutions"
+LATER_FIELDS = {"fuse_at", "gate_parts", "gate_rank"}
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,15 @@ class NetworkOptions:
     """What shapes a DRIFA-Net besides its modalities and tasks. Defaults are the paper's.
 
     Attributes:
-      width: channels after the stem, of the backbones that can be built in any width.
+      width: channels after the stem, of the backbones that can be built in any width (ResNets);
+        a network of others alone keeps the default.
       backbone: a name in `models.registry.BACKBONES`; a modality may name another.
       dropout_rate: of Monte Carlo dropout.
       fusion: what happens between stages, a name in `models.registry.FUSIONS`.
+      fuse_at: after which stages it happens: "all" is every stage that a backbone declares (every
+        block of a ResNet, as in the paper, and every resolution of the others), "resolutions"
+        the last stage of every resolution; or a list of stages by number (from 0, or from the
+        end: -1) or name. How unlike branches are matched: `models/matching.py`.
       mfa_parts: parts of MFA inside stem and RRA blocks, of "hifa" and "clia".
       stage_mfa_parts: parts of the extra MFA after each stage but the last.
       mifa_parts: parts of MIFA, of "mgifa" and "mlifa"; none leaves the branches apart.
@@ -54,6 +63,7 @@ class NetworkOptions:
     backbone: str = "resnet18"
     dropout_rate: float = 0.25
     fusion: str = "drifa"
+    fuse_at: tuple[int | str, ...] = (FUSE_AT_ALL,)
     mfa_parts: tuple[str, ...] = MFA_PARTS
     stage_mfa_parts: tuple[str, ...] = MFA_PARTS
     mifa_parts: tuple[str, ...] = MIFA_PARTS
@@ -87,8 +97,26 @@ class NetworkOptions:
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown:
                 problems.append(f"{name} names {unknown}; choose among {allowed}")
+        words = {FUSE_AT_ALL, FUSE_AT_RESOLUTIONS} & set(self.fuse_at)
+        if not self.fuse_at or (words and len(self.fuse_at) > 1):
+            problems.append(
+                f"fuse_at is {list(self.fuse_at)}; it must be {FUSE_AT_ALL!r} or "
+                f"{FUSE_AT_RESOLUTIONS!r} alone, or a list of stages"
+            )
         if problems:
             raise ValueError("; ".join(problems) + ".")
+
+    def identity(self) -> dict[str, Any]:
+        """Fields and values that tell networks apart.
+
+        Fields that came after the first runs count where they were set, so that the identity of
+        earlier runs stays what it was.
+        """
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in LATER_FIELDS or value != getattr(PAPER, name)
+        }
 
     @property
     def dtype(self) -> np.dtype:

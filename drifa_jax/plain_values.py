@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ def from_plain(kind: type, values: Any, where: str = "", problems: list[str] | N
     """A dataclass from a mapping, recursively.
 
     Args:
-      kind: the dataclass; its fields are int, float, str, bool, tuples, mappings or dataclasses.
+      kind: the dataclass; its fields are int, float, str, bool, `int | str`, tuples, mappings or
+        dataclasses.
       values: field -> value; absent fields take their defaults.
       where: dotted name of the whole in messages.
       problems: collects what `kind` refuses, the refused group taking its defaults, so that all
@@ -60,12 +62,15 @@ def _value(kind: Any, value: Any, where: str, problems: list[str] | None) -> Any
             raise UserError(f"{where} must be a mapping, not {value!r}.")
         return {k: _value(arguments[1], v, f"{where}.{k}", problems) for k, v in value.items()}
     if origin is tuple:
-        items = (value,) if isinstance(value, str) and value else value
+        alone = value != "" and isinstance(value, str | int | float)
+        items = (value,) if alone else value
         if not items:
             return ()
         if not isinstance(items, Sequence):
             raise UserError(f"{where} must be a list, not {value!r}.")
         return tuple(_value(arguments[0], item, where, problems) for item in items)
+    if origin is types.UnionType:
+        kind = str if isinstance(value, str) else next(k for k in arguments if k is not str)
     accepted = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}[kind]
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
         raise UserError(f"{where} is {value!r}; it must be of type {kind.__name__}.")

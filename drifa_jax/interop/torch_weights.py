@@ -29,6 +29,7 @@ from drifa_jax.interop.network_files import (
 from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots, write_slots
 from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.functional import BatchStatistics, Parameters
+from drifa_jax.network_options import PAPER
 from drifa_jax.whole_files import written_whole
 
 TWIN_READOUTS = ("concatenate", "average")
@@ -84,10 +85,15 @@ def torch_twin(network: NetworkDescription) -> Any:
     from drifa_jax.interop.torch_drifa_net import BLOCKS_PER_RESOLUTION, TorchDRIFANet
 
     options = network.options
-    if options.backbone not in BLOCKS_PER_RESOLUTION:
+    backbones = sorted({network.backbone_of(m) for m in network.modalities})
+    if len(backbones) > 1 or backbones[0] not in BLOCKS_PER_RESOLUTION:
         raise UserError(
-            f"The PyTorch twin has the backbones {sorted(BLOCKS_PER_RESOLUTION)}, not "
-            f"{options.backbone!r}."
+            f"The PyTorch twin has one backbone for all modalities, of "
+            f"{sorted(BLOCKS_PER_RESOLUTION)}; the network has {backbones}."
+        )
+    if options.fuse_at != PAPER.fuse_at:
+        raise UserError(
+            f"The PyTorch twin fuses after every block; model.fuse_at is {list(options.fuse_at)}."
         )
     if options.fusion != "drifa" or options.readout not in TWIN_READOUTS:
         raise UserError(
@@ -98,7 +104,7 @@ def torch_twin(network: NetworkDescription) -> Any:
         network.channels,
         network.tasks,
         width=options.width,
-        backbone=options.backbone,
+        backbone=backbones[0],
         dropout_rate=options.dropout_rate,
         mfa_parts=options.mfa_parts,
         stage_mfa_parts=options.stage_mfa_parts,

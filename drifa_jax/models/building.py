@@ -51,7 +51,7 @@ def _built(description: NetworkDescription, entries: tuple) -> Functional:
 
 
 def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
-    """The network as a module; a table takes the stages of the images beside it."""
+    """The network as a module; a table takes the stages of the first image beside it."""
     options = description.options
     branches: dict[str, Backbone] = {}
     tables: dict[str, int] = {}
@@ -60,6 +60,7 @@ def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
             tables[name] = modality.channels
             continue
         branches[name] = _branch(description, name, rngs)
+    _check_width(options, branches)
     plan = next(iter(branches.values())).plan if branches else _plan(options)
     for name, num_features in tables.items():
         branches[name] = TabularBranch(num_features, plan, dtype=options.dtype, rngs=rngs)
@@ -135,6 +136,19 @@ def head_features(description: NetworkDescription) -> dict[str, int]:
 def declared_roles(description: NetworkDescription) -> dict[str, Any]:
     """The role of every parameter, by its names; nothing is computed."""
     return _declared(lambda rngs: parameter_roles(build_module(description, rngs)))
+
+
+def _check_width(options: NetworkOptions, branches: Mapping[str, Backbone]) -> None:
+    """Refuses a width that no branch would take, so that nobody believes that it did."""
+    if (
+        branches
+        and options.width != PAPER.width
+        and not any(getattr(branch, "takes_width", False) for branch in branches.values())
+    ):
+        raise ValueError(
+            f"model.width is {options.width}, but the backbone has a width of its own; set "
+            f"model.width to {PAPER.width}, the default, or choose a ResNet."
+        )
 
 
 def _plan(options: NetworkOptions) -> tuple[Stage, ...]:

@@ -1,4 +1,4 @@
-"""DRIFA-Net: one branch per modality, fused after every stage, read by one head per task."""
+"""DRIFA-Net: one branch per modality, fused between stages, read by one head per task."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flax import nnx
 from drifa_jax.models.backbones.contract import (
     Backbone,
     GatedBackbone,
-    Stage,
     TokenBackbone,
 )
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.gates import STEM, PlacedGate
+from drifa_jax.models.matching import matched
 from drifa_jax.models.mifa import PresentModalities, zero_absent
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.pooling import average_pool
@@ -33,14 +33,17 @@ class DRIFANet(nnx.Module):
     """Dual robust information fusion attention network over named branches.
 
     Args:
-      branches: modality -> backbone; all with equally many stages of equal channels.
+      branches: modality -> backbone; they may differ in stages, channels, sizes and axes.
       tasks: task -> number of classes.
-      options: fusion, readout, dropout rate and parts of the attention.
+      options: fusion and where it happens, readout, dropout rate and parts of the attention.
       rngs: key of the initial weights.
       normalisations: modality -> what its images go through first; others are read as they are.
 
     Calling it with images by modality returns `(logits, intermediates)`: logits by task,
     `[b, num_classes]` float32, and every named intermediate, which `jax.jit` drops unless used.
+
+    Its stages are `rows`: what the branches run side by side (`models/matching.py`). Of equal
+    branches, stage k is stage k of each.
 
     Source: Fig. 1 and section 3. After each stage: dropout (until the last resolution), an MFA
     per branch (but after the last stage), MIFA. Departure: none in value. The authors
@@ -63,8 +66,8 @@ class DRIFANet(nnx.Module):
             raise ValueError("A network needs at least one task.")
         self.modalities = tuple(branches)
         self.plans = {m: tuple(branch.plan) for m, branch in branches.items()}
-        _check_plans(self.plans)
-        self.num_stages = len(self.plans[self.modalities[0]])
+        self.rows = matched(self.plans, options.fuse_at)
+        self.num_stages = len(self.rows)
         self.dropout_rate = options.dropout_rate
         self.dtype = options.dtype
         given = normalisations or {}
@@ -72,13 +75,14 @@ class DRIFANet(nnx.Module):
         self.branches = nnx.Dict(dict(branches))
         self.fusion = nnx.Dict()
         fusion = registered(FUSIONS, "model.fusion", options.fusion)
-        for number in range(self.num_stages):
-            self.fusion[f"stage_{number}"] = fusion(
-                {m: plan[number].channels for m, plan in self.plans.items()},
-                last=number == self.num_stages - 1,
-                options=options,
-                rngs=rngs,
-            )
+        for number, row in enumerate(self.rows):
+            if row.meets:
+                self.fusion[f"stage_{number}"] = fusion(
+                    {m: self.plans[m][k].channels for m, k in row.stages},
+                    last=number == self.num_stages - 1,
+                    options=options,
+                    rngs=rngs,
+                )
         readout = registered(READOUTS, "model.readout", options.readout)
         self.num_features = {m: plan[-1].channels for m, plan in self.plans.items()}
         self.heads = nnx.Dict(
@@ -117,8 +121,8 @@ class DRIFANet(nnx.Module):
         train: bool,
         present: PresentModalities | None = None,
     ) -> dict[str, FeatureMap]:
-        """Features after the first stage: all that Monte Carlo samples of one image share."""
-        return self._stage(0, self._stem(images, train, present), train, present)
+        """Features after each branch's first stage: what Monte Carlo samples of an image share."""
+        return self._first_stages(images, train, present)
 
     def from_dropout(
         self,
@@ -143,7 +147,10 @@ class DRIFANet(nnx.Module):
         dropout_key: DropoutKey | None = None,
         present: PresentModalities | None = None,
     ) -> dict[str, FeatureMap]:
-        """Features of each modality after stage `number` and its fusion."""
+        """Features of each modality after stage `number` and its fusion.
+
+        A branch whose first stage comes later gives the features after that stage.
+        """
         features = self.before_dropout(images, train=train, present=present)
         return self._stages(range(number + 1), features, train, dropout_key, present, {})
 
@@ -170,8 +177,7 @@ class DRIFANet(nnx.Module):
     ) -> tuple[PlacedGate, ...]:
         """Every gate without dropout, those inside branches included."""
         found: list[PlacedGate] = []
-        features = self._stem(images, train, present, found)
-        features = self._stage(0, features, train, present, found)
+        features = self._first_stages(images, train, present, found)
         self._stages(range(self.num_stages), features, train, None, present, {}, found)
         return tuple(found)
 
@@ -194,13 +200,16 @@ class DRIFANet(nnx.Module):
         self, stages, features, train, dropout_key, present, seen: Intermediates, found=None
     ):
         for number in stages:
-            name = f"stage_{number}"
-            if number > 0:
-                features = self._stage(number, features, train, present, found)
-            seen |= {f"{name}/rra/{m}": features[m] for m in self.modalities}
-            drops = {m for m, plan in self.plans.items() if plan[number].dropout}
+            name, row = f"stage_{number}", self.rows[number]
+            # The first stages of all branches were run together, before any dropout.
+            later = {m: (k,) for m, k in row.stages if k > 0}
+            features = self._branches("stage", later, number, features, train, present, found)
+            seen |= {f"{name}/rra/{m}": features[m] for m, _ in row.stages}
+            drops = {m for m, k in row.stages if self.plans[m][k].dropout}
             features = self._drop(features, dropout_key, name, drops)
-            fused = self.fusion[name](self._maps(features), present)
+            if not row.meets:
+                continue
+            fused = self.fusion[name]({m: features[m] for m, _ in row.stages}, present)
             features = features | fused.features
             seen |= {f"{name}/{key}": x for key, x in fused.seen.items()}
             if found is not None:
@@ -224,25 +233,34 @@ class DRIFANet(nnx.Module):
             seen |= {f"evidence/{task}/{name}": x for name, x in said.evidence.items()}
         return logits
 
-    def _stem(self, images, train, present, found: list[PlacedGate] | None = None):
+    def _first_stages(self, images, train, present, found: list[PlacedGate] | None = None):
+        """From pixels to the features after each branch's stem and first stage."""
         if set(images) != set(self.modalities):
             raise ValueError(
                 f"The network reads the modalities {sorted(self.modalities)} but got "
                 f"{sorted(images)}."
             )
         images = {m: self.normalisations[m](images[m]).astype(self.dtype) for m in self.modalities}
-        return self._branches("stem", (), STEM, zero_absent(images, present), train, present, found)
+        images = zero_absent(images, present)
+        stems = dict.fromkeys(self.modalities, ())
+        features = self._branches("stem", stems, STEM, images, train, present, found)
+        for number, row in enumerate(self.rows):
+            first = {m: (k,) for m, k in row.stages if k == 0}
+            features = self._branches("stage", first, number, features, train, present, found)
+        return features
 
-    def _stage(self, number, features, train, present, found: list[PlacedGate] | None = None):
-        return self._branches("stage", (number,), number, features, train, present, found)
+    def _branches(self, method, calls, number, features, train, present, found):
+        """`stem` or `stage` of branches, with their gates where `found` collects them.
 
-    def _branches(self, method, arguments, number, features, train, present, found):
-        """Every branch's `stem` or `stage`, with its gates where `found` collects them.
+        Args:
+          method: "stem" or "stage".
+          calls: modality -> first arguments, of the branches to be run; others stay as they are.
+          number: stage of the network, of the gates found.
 
         Tokens without a place in the map go from stage to stage beside it, as `<m>/tokens`.
         """
-        after = {}
-        for m in self.modalities:
+        after = dict(features)
+        for m, arguments in calls.items():
             x, branch = features[m], self.branches[m]
             options = {
                 "train": train if isinstance(train, bool) else train[m],
@@ -284,13 +302,3 @@ class DRIFANet(nnx.Module):
             else x
             for m, x in features.items()
         }
-
-
-def _check_plans(plans: Mapping[str, tuple[Stage, ...]]) -> None:
-    widths = {m: tuple(stage.channels for stage in plan) for m, plan in plans.items()}
-    if len(set(widths.values())) != 1:
-        listed = "; ".join(f"{m}: {len(w)} stages, {w}" for m, w in widths.items())
-        raise ValueError(
-            f"All branches need the same stage widths; they are {listed}. Choose "
-            "backbones, or a width, whose stages agree."
-        )

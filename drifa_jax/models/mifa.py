@@ -5,6 +5,10 @@ over space, summed, and answered with one weight per channel that every modality
 scale per modality lets each take it differently. Because only pooled vectors meet, modalities
 may differ in size and rank.
 
+Where modalities differ in channels too, pooled vectors are projected to the width of the widest,
+in which they are added as before, and the gate is projected back to each modality's own. The
+projections start as the identity, stretched: a gate repeats or skips channels.
+
 A record may lack a modality. `present` says which it holds: pools run over present modalities
 alone, and whatever fills the place of an absent one, NaN included, reaches neither the gate
 nor its gradient.
@@ -18,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from drifa_jax.models.initial import ones
@@ -47,7 +52,12 @@ def zero_absent(features: Features, present: PresentModalities | None) -> Featur
     }
 
 
-def mgifa_gate(dense: Weights, features: Features, present: PresentModalities | None) -> Gate:
+def mgifa_gate(
+    dense: Weights,
+    features: Features,
+    present: PresentModalities | None,
+    projections: Mapping[str, Weights] | None = None,
+) -> Gate:
     """Multimodal global information fusion attention (MGIFA) gate.
 
     For each of minimum, average and maximum: pool every modality, add the modalities, and
@@ -58,16 +68,19 @@ def mgifa_gate(dense: Weights, features: Features, present: PresentModalities | 
       dense: `c -> c`, shared by the three pools.
       features: modality -> features with `c` channels; sizes may differ.
       present: modality -> `[b]` bool, or None when every record holds every modality.
+      projections: modality -> `c_m -> c`, of those that have another number of channels.
 
     Returns:
       One weight per channel in (0, 3), float32.
 
-    Source: section 3.3, Fig. 3b. Departure: none; `present` is new here.
+    Source: section 3.3, Fig. 3b. Departure: none; `present` and `projections` are new here.
     Test: tests/models/test_mifa.py.
     """
     pooled_pbc = jnp.stack(
         [
-            _sum_over_present({m: pool(x) for m, x in features.items()}, present)
+            _sum_over_present(
+                _projected({m: pool(x) for m, x in features.items()}, projections), present
+            )
             for pool in (min_pool, average_pool, max_pool)
         ]
     )
@@ -75,7 +88,10 @@ def mgifa_gate(dense: Weights, features: Features, present: PresentModalities | 
 
 
 def mlifa_gate(
-    convs: Mapping[str, Weights], features: Features, present: PresentModalities | None
+    convs: Mapping[str, Weights],
+    features: Features,
+    present: PresentModalities | None,
+    projections: Mapping[str, Weights] | None = None,
 ) -> Gate:
     """Multimodal local information fusion attention (MLIFA) gate.
 
@@ -83,19 +99,20 @@ def mlifa_gate(
     maximum over space of all modalities are added.
 
     Args:
-      convs: modality -> 1x1 convolution `c -> c`.
+      convs: modality -> 1x1 convolution `c -> c`, or `c_m -> c_m`.
       features: modality -> features with `c` channels; sizes may differ.
       present: modality -> `[b]` bool, or None when every record holds every modality.
+      projections: modality -> `c_m -> c`, of those that have another number of channels.
 
     Returns:
-      One weight per channel in (0, 3 M) for M modalities, float32.
+      One weight per channel in (0, 3 M) for M modalities of equal channels, float32.
 
     Source: section 3.3, Fig. 3c. Departure: none in value; minimum and maximum are taken
-    before the sigmoid, which is increasing. `present` is new here.
+    before the sigmoid, which is increasing. `present` and `projections` are new here.
     Test: tests/models/test_mifa.py.
     """
     pooled = {m: pooled_by_record(mlifa_pools, convs[m], x) for m, x in features.items()}
-    return _sum_over_present(pooled, present)
+    return _sum_over_present(_projected(pooled, projections), present)
 
 
 def mlifa_pools(conv: Weights, x: FeatureMap) -> Pooled:
@@ -109,42 +126,49 @@ def mlifa_pools(conv: Weights, x: FeatureMap) -> Pooled:
 
 
 class MGIFA(nnx.Module):
-    """Weights of `mgifa_gate`: `dense`."""
+    """Weights of `mgifa_gate`: `dense`, and `projections` where channels differ.
 
-    def __init__(self, num_channels: int, *, rngs: nnx.Rngs):
-        self.dense = Pointwise(num_channels, num_channels, rngs=rngs)
+    Args:
+      channels: modality -> channels of its maps.
+      rngs: key of the initial weights.
+    """
+
+    def __init__(self, channels: Mapping[str, int], *, rngs: nnx.Rngs):
+        width = max(channels.values())
+        self.dense = Pointwise(width, width, rngs=rngs)
+        self.projections = _projections(channels, rngs)
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
-        return mgifa_gate(self.weights, features, present)
+        dense, projections = self.weights
+        return mgifa_gate(dense, features, present, projections)
 
     @property
-    def weights(self) -> Weights:
-        """Of `dense`."""
-        return self.dense.weights
+    def weights(self) -> tuple[Weights, dict[str, Weights]]:
+        """Of `dense` and `projections`."""
+        return self.dense.weights, _weights(self.projections)
 
 
 class MLIFA(nnx.Module):
-    """Weights of `mlifa_gate`: `convs`, one per modality."""
+    """Weights of `mlifa_gate`: `convs`, one per modality, and `projections` where channels differ.
 
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        num_channels: int,
-        *,
-        dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.convs = nnx.Dict(
-            {m: Pointwise(num_channels, num_channels, dtype, rngs=rngs) for m in modalities}
-        )
+    Args:
+      channels: modality -> channels of its maps.
+      dtype: of the pixel-wise arithmetic; parameters are float32 always.
+      rngs: key of the initial weights.
+    """
+
+    def __init__(self, channels: Mapping[str, int], *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+        self.convs = nnx.Dict({m: Pointwise(c, c, dtype, rngs=rngs) for m, c in channels.items()})
+        self.projections = _projections(channels, rngs)
 
     def __call__(self, features: Features, present: PresentModalities | None = None) -> Gate:
-        return mlifa_gate(self.weights, features, present)
+        convs, projections = self.weights
+        return mlifa_gate(convs, features, present, projections)
 
     @property
-    def weights(self) -> dict[str, Weights]:
-        """Of `convs`."""
-        return {m: conv.weights for m, conv in self.convs.items()}
+    def weights(self) -> tuple[dict[str, Weights], dict[str, Weights]]:
+        """Of `convs` and `projections`."""
+        return _weights(self.convs), _weights(self.projections)
 
 
 class MIFA(nnx.Module):
@@ -164,27 +188,30 @@ class MIFA(nnx.Module):
 
     Args:
       modalities: names of the modalities, at least one.
-      num_channels: channels `c` of every map.
+      num_channels: channels `c` of every map, or modality -> channels of its maps.
       mgifa: whether the MGIFA part is present (off for ablations).
       mlifa: whether the MLIFA part is present (off for ablations).
       dtype: of the pixel-wise arithmetic; parameters and gates are float32 always.
       rngs: key of the initial weights.
 
     Parameters: `mgifa_scale` (`a`, a scalar), `mlifa_scale` (`b`, per channel) and `alpha`
-    (modality -> per channel), all ones at the start.
+    (modality -> per channel), all ones at the start. Where channels differ, the scales and parts
+    have those of the widest, `c`, and modalities with others have `backs`, `c -> c_m`:
+
+    `y_m = x_m * sigmoid(back_m(a * MGIFA + b * MLIFA)) * alpha_m`
 
     Raises:
       ValueError: if both parts are off, there is no modality, or the maps' names or channels
         are not those that the module was built for.
 
-    Source: section 3.3, Fig. 3a. The outer sigmoid over sums of sigmoids is the authors'
-    implementation; at the start it leaves the gate near one.
+    Source: section 3.3, Fig. 3a; unequal channels are not in the paper. The outer sigmoid over sums
+    of sigmoids is the authors' implementation; at the start it leaves the gate near one.
     """
 
     def __init__(
         self,
         modalities: Sequence[str],
-        num_channels: int,
+        num_channels: int | Mapping[str, int],
         *,
         mgifa: bool = True,
         mlifa: bool = True,
@@ -195,18 +222,27 @@ class MIFA(nnx.Module):
             raise ValueError("MIFA needs MGIFA, MLIFA or both; to switch both off, leave MIFA out.")
         if not modalities:
             raise ValueError("MIFA needs the name of at least one modality.")
-        self.num_channels = num_channels
+        if isinstance(num_channels, int):
+            num_channels = dict.fromkeys(modalities, num_channels)
+        channels = {m: num_channels[m] for m in modalities}
+        width = max(channels.values())
         self.dtype = dtype
-        self.mgifa = MGIFA(num_channels, rngs=rngs) if mgifa else None
-        self.mlifa = MLIFA(modalities, num_channels, dtype=dtype, rngs=rngs) if mlifa else None
+        self.mgifa = MGIFA(channels, rngs=rngs) if mgifa else None
+        self.mlifa = MLIFA(channels, dtype=dtype, rngs=rngs) if mlifa else None
         self.mgifa_scale = nnx.Param(ones()) if mgifa else None
-        self.mlifa_scale = nnx.Param(ones(num_channels)) if mlifa else None
-        self.alpha = nnx.Dict({m: nnx.Param(ones(num_channels)) for m in modalities})
+        self.mlifa_scale = nnx.Param(ones(width)) if mlifa else None
+        self.backs = nnx.Dict(
+            {m: _stretched(width, c, rngs) for m, c in channels.items() if c != width}
+        )
+        self.alpha = nnx.Dict({m: nnx.Param(ones(c)) for m, c in channels.items()})
 
     def gates(
         self, features: Features, present: PresentModalities | None = None
     ) -> Mapping[str, Gate]:
-        """The weight maps `mgifa`, `mlifa` (of the parts present) and their union `gate`."""
+        """The weight maps `mgifa`, `mlifa` (of the parts present) and their union `gate`.
+
+        Where channels differ, the union is `gate/<modality>` of each.
+        """
         return self.attend(features, present)[1]
 
     def attend(
@@ -220,7 +256,7 @@ class MIFA(nnx.Module):
         if self.mlifa is not None:
             parts["mlifa"] = (self.mlifa.weights, self.mlifa_scale[...])
         alpha = {m: self.alpha[m][...] for m in features}
-        return _refine(parts, alpha, dict(features), present, self.dtype)
+        return _refine(parts, _weights(self.backs), alpha, dict(features), present, self.dtype)
 
     def __call__(
         self, features: Features, present: PresentModalities | None = None
@@ -235,15 +271,16 @@ class MIFA(nnx.Module):
                 f"{sorted(features)}; an absent modality is passed with `present` False."
             )
         for modality, x in features.items():
-            if x.shape[-1] != self.num_channels:
+            num_channels = self.alpha[modality].shape[0]
+            if x.shape[-1] != num_channels:
                 raise ValueError(
-                    f"MIFA was built for {self.num_channels} channels but {modality!r} has "
+                    f"MIFA was built for {num_channels} channels but {modality!r} has "
                     f"shape {x.shape}."
                 )
 
 
-@functools.partial(jit, static_argnums=(4,))
-def _refine(parts, alpha, features, present, dtype):
+@functools.partial(jit, static_argnums=(5,))
+def _refine(parts, backs, alpha, features, present, dtype):
     """MIFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
     features = zero_absent(features, present)
     maps = {m: x.astype(dtype) for m, x in features.items()}
@@ -251,12 +288,48 @@ def _refine(parts, alpha, features, present, dtype):
     weighted: list[Gate] = []
     for name, gate in (("mgifa", mgifa_gate), ("mlifa", mlifa_gate)):
         if name in parts:
-            weights, scale = parts[name]
-            gates[name] = gate(weights, maps, present)
+            (weights, projections), scale = parts[name]
+            gates[name] = gate(weights, maps, present, projections)
             weighted.append(scale.reshape(1, -1) * gates[name])
-    gates["gate"] = jax.nn.sigmoid(add_all(weighted))
-    refined = {m: x * over_space(gates["gate"] * alpha[m][None], x) for m, x in features.items()}
+    mixed = add_all(weighted)
+    if not backs:
+        gates["gate"] = jax.nn.sigmoid(mixed)
+        own = dict.fromkeys(features, gates["gate"])
+    else:
+        own = {
+            m: jax.nn.sigmoid(pointwise(mixed, backs[m]) if m in backs else mixed) for m in features
+        }
+        gates |= {f"gate/{m}": gate for m, gate in own.items()}
+    refined = {m: x * over_space(own[m] * alpha[m][None], x) for m, x in features.items()}
     return refined, gates
+
+
+def _stretched(num_in: int, num_out: int, rngs: nnx.Rngs) -> Pointwise:
+    """A projection that starts by giving each channel one of the input's, evenly spread."""
+    projection = Pointwise(num_in, num_out, rngs=rngs)
+    source = np.arange(num_out) * num_in // num_out
+    start = np.zeros((num_in, num_out), np.float32)
+    start[source, np.arange(num_out)] = 1.0
+    projection.kernel = nnx.Param(jnp.asarray(start))
+    return projection
+
+
+def _projections(channels: Mapping[str, int], rngs: nnx.Rngs) -> nnx.Dict:
+    """To the widest, of modalities that are not as wide."""
+    width = max(channels.values())
+    return nnx.Dict({m: _stretched(c, width, rngs) for m, c in channels.items() if c != width})
+
+
+def _weights(layers: Mapping[str, Pointwise]) -> dict[str, Weights]:
+    return {m: layer.weights for m, layer in layers.items()}
+
+
+def _projected(
+    pooled: Mapping[str, Pooled], projections: Mapping[str, Weights] | None
+) -> dict[str, Pooled]:
+    """Pooled vectors in the common width; those that have it already stay as they are."""
+    own = projections or {}
+    return {m: pointwise(x, own[m]) if m in own else x for m, x in pooled.items()}
 
 
 def _sum_over_present(pooled: Mapping[str, Pooled], present: PresentModalities | None) -> Pooled:

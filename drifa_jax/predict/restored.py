@@ -150,7 +150,7 @@ def restore(runs: Sequence[str | Path]) -> Restored:
     )
     steps = tuple(np.concatenate([run.model.step for run in loaded]).tolist())
     identities = [run.model.identity for run in loaded]
-    identity = digest([identities, asdict(first.config.model)])
+    identity = digest([identities, first.config.model.identity()])
     return Restored(
         paths, first.config, first.description, first.network, params, statistics, steps, identity
     )

@@ -193,8 +193,8 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
         if leak.single_groups
         else "Group (patient, lesion or slide), as named by the data; "
         + (f"{leak.shared_groups} groups are shared." if leak.shared_groups else "none is shared."),
-        "model": f"DRIFA-Net: {config.model.backbone} branch for each modality, MFA and MIFA "
-        f"attention after every stage, width {config.model.width}, dropout "
+        "model": f"DRIFA-Net: {_branches(evaluated)}, MFA and MIFA "
+        f"attention after {_meetings(config.model.fuse_at)}, width {config.model.width}, dropout "
         f"{config.model.dropout_rate:g}; {evaluated.cost.num_parameters:,} parameters.",
         "clusters": "Intervals resample whole groups." if not leak.single_groups else "",
         "measures": "See Classification, Calibration, Uncertainty and referral.",
@@ -233,6 +233,20 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
         "failures": "See Uncertainty and referral; predictions.csv names every wrong record.",
     }
     return facts
+
+
+def _branches(evaluated: Evaluated) -> str:
+    """The backbone of each modality, in words."""
+    config = evaluated.config
+    own = {m: of.backbone for m, of in config.data.modalities.items() if of.backbone}
+    others = ", ".join(f"{backbone} for {m}" for m, backbone in own.items())
+    return f"{config.model.backbone} branch for each modality" + (f" ({others})" if own else "")
+
+
+def _meetings(fuse_at: tuple[int | str, ...]) -> str:
+    """After which stages modalities meet, in words."""
+    words = {("all",): "every stage", ("resolutions",): "every resolution"}
+    return words.get(fuse_at, "the stages " + ", ".join(map(str, fuse_at)))
 
 
 def _section(

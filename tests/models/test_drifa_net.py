@@ -9,7 +9,7 @@ from flax import nnx
 from drifa_jax.errors import UserError
 from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.models.building import build_network, drifa_net
-from drifa_jax.models.description import NetworkDescription
+from drifa_jax.models.description import ModalityDescription, NetworkDescription
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.network_options import NetworkOptions
@@ -208,11 +208,12 @@ def test_a_network_without_modalities_or_tasks_is_refused():
         DRIFANet({"a": Patches(nnx.Rngs(0))}, {}, rngs=nnx.Rngs(0))
 
 
-def test_branches_of_unequal_widths_are_refused():
-    wide = Patches(nnx.Rngs(0))
-    wide.plan = (Stage("embed", 4, 4, True), Stage("widen", 8, 4, False))
-    with pytest.raises(ValueError, match=r"same stage widths; they are .*\(4, 6\).*\(4, 8\)"):
-        DRIFANet({"a": Patches(nnx.Rngs(0)), "b": wide}, {"grade": 2}, rngs=nnx.Rngs(0))
+def test_a_width_that_no_backbone_takes_is_refused():
+    options = NetworkOptions(width=16, backbone="convnext_atto")
+    with pytest.raises(UserError, match=r"model.width is 16, but .* set model.width to 64"):
+        build_network(NetworkDescription({"mri": 1}, {"grade": 2}, options))
+    other = ModalityDescription(1, backbone="resnet10")
+    build_network(NetworkDescription({"mri": 1, "ct": other}, {"grade": 2}, options))
 
 
 def test_wrong_modalities_are_refused(small_network, small_state):

@@ -140,3 +140,66 @@ def test_wrong_modalities_and_channels_are_refused():
     maps = features(mri=(2, 2), ct=(2, 2))
     with pytest.raises(ValueError, match=r"built for 5 channels but 'ct' has shape \(3, 2, 2, 4\)"):
         mifa(maps | {"ct": maps["ct"][..., :4]})
+
+
+WIDTHS = {"mri": 3, "ct": 5, "age": 4}
+
+
+def unequal(seed=1):
+    rng = np.random.default_rng(seed)
+    spaces = {"mri": (4, 6), "ct": (2, 3, 2), "age": ()}
+    return {m: rng.normal(size=(3, *spaces[m], c)).astype(np.float32) for m, c in WIDTHS.items()}
+
+
+@pytest.fixture(scope="module")
+def unequal_network():
+    return Functional(lambda rngs: MIFA(tuple(WIDTHS), WIDTHS, rngs=rngs))
+
+
+def test_modalities_of_unequal_channels_equal_the_reference(unequal_network, reference, randomised):
+    params = randomised(unequal_network.abstract_params)
+    maps = unequal()
+    refined, _ = unequal_network.apply(params, {}, maps)
+    expected = reference.mifa(
+        {m: np.float64(x) for m, x in maps.items()}, jax.tree.map(np.float64, params)
+    )
+    for m, x in refined.items():
+        assert x.shape == maps[m].shape
+        scale = np.abs(expected[m]).max()
+        np.testing.assert_allclose(x, expected[m], rtol=0, atol=FLOAT32 * scale)
+
+
+def test_gates_of_unequal_channels_begin_as_one_gate_stretched(unequal_network):
+    """So that an untrained network lets everything through, as the paper's does."""
+    params, _ = unequal_network.init(jax.random.key(0))
+    gates, _ = unequal_network.apply(params, {}, unequal(), method="gates")
+    widest = gates["gate/ct"]
+    np.testing.assert_allclose(gates["gate/mri"], widest[:, [0, 1, 3]], rtol=1e-6)
+    np.testing.assert_allclose(gates["gate/age"], widest[:, [0, 1, 2, 3]], rtol=1e-6)
+    assert widest.min() > 0.9
+
+
+def test_absent_modalities_of_unequal_channels_change_nothing(unequal_network, randomised):
+    """Neither what fills their place nor the bias of their projections."""
+    params, maps = randomised(unequal_network.abstract_params), unequal()
+    held = present(mri=[True, True, True], ct=[True, False, True], age=[False, False, False])
+
+    def of(params, maps):
+        def loss(params):
+            refined, _ = unequal_network.apply(params, {}, maps, held)
+            return sum(jnp.sum(jnp.square(x)) for x in refined.values()), refined
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def filled(value):
+        return {
+            m: np.where(np.asarray(held[m]).reshape(-1, *(1,) * (x.ndim - 1)), x, np.float32(value))
+            for m, x in maps.items()
+        }
+
+    expected = of(params, filled(0.0))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+    jax.tree.map(np.testing.assert_array_equal, of(params, filled(np.nan)), expected)
+    params["mgifa"]["projections"]["age"]["bias"] += 1.0
+    params["mlifa"]["projections"]["age"]["bias"] += 1.0
+    jax.tree.map(np.testing.assert_array_equal, of(params, filled(0.0))[1], expected[1])

@@ -45,19 +45,31 @@ def mfa(x, w):
 
 
 def mifa(features, w):
-    """MIFA of a batch; `features` modality -> `[b, *space, c]`."""
+    """MIFA of a batch; `features` modality -> `[b, *space, c]`.
+
+    Where channels differ, `w` projects pooled vectors to one width and the gate back.
+    """
+
+    def projected(vector, layers, m):
+        return affine(vector, layers[m]) if m in layers else vector
+
+    to_global = w["mgifa"].get("projections", {})
+    to_local, backs = w["mlifa"].get("projections", {}), w.get("backs", {})
     refined = {m: np.empty_like(x) for m, x in features.items()}
     num_records = len(next(iter(features.values())))
     for record in range(num_records):
         rows = {m: x[record].reshape(-1, x.shape[-1]) for m, x in features.items()}
         mgifa, mlifa = 0.0, 0.0
         for pool in (np.min, np.mean, np.max):
-            together = sum(pool(r, axis=0) for r in rows.values())
+            together = sum(projected(pool(r, axis=0), to_global, m) for m, r in rows.items())
             mgifa = mgifa + sigmoid(affine(together, w["mgifa"]["dense"]))
-            for m, r in rows.items():
-                mlifa = mlifa + pool(sigmoid(affine(r, w["mlifa"]["convs"][m])), axis=0)
-        gate = sigmoid(w["mgifa_scale"] * mgifa + w["mlifa_scale"] * mlifa)
+        for m, r in rows.items():
+            local = sigmoid(affine(r, w["mlifa"]["convs"][m]))
+            pooled = local.min(0) + local.mean(0) + local.max(0)
+            mlifa = mlifa + projected(pooled, to_local, m)
+        mixed = w["mgifa_scale"] * mgifa + w["mlifa_scale"] * mlifa
         for m, x in features.items():
+            gate = sigmoid(projected(mixed, backs, m))
             refined[m][record] = x[record] * gate * w["alpha"][m]
     return refined
 

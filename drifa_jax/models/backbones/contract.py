@@ -28,12 +28,15 @@ class Stage:
       channels: of the features after it.
       reduction: input pixels per feature pixel along each spatial axis.
       dropout: whether Monte Carlo dropout may follow; it always follows the last stage.
+      ends_resolution: whether the next stage, if any, works at another resolution (or, of a
+        transformer, belongs to another quarter of its depth).
     """
 
     name: str
     channels: int
     reduction: int
     dropout: bool
+    ends_resolution: bool = True
 
 
 class ScaledGate(NamedTuple):
@@ -56,6 +59,9 @@ class Backbone(Protocol):
 
     Attributes:
       plan: its stages in order.
+
+    A backbone that can be built in any `options.width` has the attribute `takes_width = True`; a
+    width that no branch takes is an error.
     """
 
     plan: tuple[Stage, ...]

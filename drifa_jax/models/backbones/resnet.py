@@ -76,6 +76,8 @@ class ResNet(nnx.Module):
     Source: section 3.1, Fig. 1C.
     """
 
+    takes_width = True
+
     def __init__(
         self,
         num_channels: int,
@@ -106,9 +108,15 @@ class ResNet(nnx.Module):
                     rngs=rngs,
                 )
                 num_in = expansion * num_inside
-                name = f"resolution {resolution}, block {block}"
-                may_drop = resolution < len(plan) - 1
-                declared.append(Stage(name, num_in, 4 * 2**resolution, may_drop))
+                declared.append(
+                    Stage(
+                        f"resolution_{resolution}_block_{block}",
+                        num_in,
+                        4 * 2**resolution,
+                        dropout=resolution < len(plan) - 1,
+                        ends_resolution=block == num_blocks - 1,
+                    )
+                )
         self.plan = tuple(declared)
 
     def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:

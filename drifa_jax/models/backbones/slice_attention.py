@@ -74,6 +74,7 @@ class SliceAttention(nnx.Module):
         self.slices = backbone
         self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
         self.plan = backbone.plan
+        self.takes_width = getattr(backbone, "takes_width", False)
 
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """From voxels to the first maps, `[b, depth, *plane, c]`."""
@@ -123,6 +124,7 @@ class SliceAttentionOfTokens(nnx.Module):
         self.slices = backbone
         self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
         self.plan = backbone.plan
+        self.takes_width = getattr(backbone, "takes_width", False)
 
     def stem_with_tokens(
         self, images: Images, *, train: bool, present: Present | None = None

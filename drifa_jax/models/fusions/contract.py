@@ -32,8 +32,8 @@ class Fused:
 class Fusion(Protocol):
     """A registry entry is a function `(channels, *, last, options, rngs) -> Fusion`.
 
-    `channels` gives those of each modality at this stage; `last` says that no stage follows;
-    `options` are the network's.
+    `channels` gives those of each modality that meets after this stage, which may differ; `last`
+    says that no stage follows; `options` are the network's.
     """
 
     def __call__(self, features: Features, present: Mapping[str, Present] | None) -> Fused:

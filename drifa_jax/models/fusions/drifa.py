@@ -11,7 +11,7 @@ from drifa_jax.models.gates import PlacedGate
 from drifa_jax.models.mifa import MIFA
 from drifa_jax.models.rra import optional_mfa
 from drifa_jax.network_options import NetworkOptions
-from drifa_jax.typing import Present
+from drifa_jax.typing import Gate, Present
 
 
 class DRIFAFusion(nnx.Module):
@@ -34,13 +34,10 @@ class DRIFAFusion(nnx.Module):
             if mfa_parts
             else {}
         )
-        widths = set(channels.values())
-        if options.mifa_parts and len(widths) > 1:
-            raise ValueError(f"MIFA needs equal channels in all modalities, not {dict(channels)}.")
         self.mifa = (
             MIFA(
                 tuple(channels),
-                widths.pop(),
+                channels,
                 mgifa="mgifa" in options.mifa_parts,
                 mlifa="mlifa" in options.mifa_parts,
                 dtype=options.dtype,
@@ -59,8 +56,19 @@ class DRIFAFusion(nnx.Module):
             gates.append(PlacedGate(parts["gate"], {m: mfa.alpha[...]}, "mfa", modality=m))
         if self.mifa is not None:
             features, parts = self.mifa.attend(features, present)
-            scales = {m: alpha[...] for m, alpha in self.mifa.alpha.items()}
             seen |= {f"mifa/{part}": gate for part, gate in parts.items()}
             seen |= {f"mifa/{m}": x for m, x in features.items()}
-            gates += [PlacedGate(gate, scales, "mifa", part) for part, gate in parts.items()]
+            gates += self._placed(parts)
         return Fused(features, seen, tuple(gates))
+
+    def _placed(self, parts: Mapping[str, Gate]) -> list[PlacedGate]:
+        """MIFA's gates: shared by all modalities, or one of each where their channels differ."""
+        scales = {m: alpha[...] for m, alpha in self.mifa.alpha.items()}
+        if "gate" in parts:
+            return [PlacedGate(gate, scales, "mifa", part) for part, gate in parts.items()]
+        placed = []
+        for name, gate in parts.items():
+            part, _, m = name.partition("/")
+            own = {m: scales[m]} if m else {}
+            placed.append(PlacedGate(gate, own, "mifa", part, modality=m or None))
+        return placed
