@@ -53,10 +53,12 @@ class ModalityConfig:
     # resampled to it, then cut or padded about their centre; empty fits the whole volume
     group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
     include: str = ""  # folders: regular expression that the path of an image must contain
-    table: str = ""  # manifest: the CSV or Parquet file, and its columns
+    table: str = ""  # manifest: the CSV, Excel or Parquet file, and its columns
+    rows: str = ""  # COLUMN=VALUE, those of this modality; empty reads all
     id_column: str = "image_id"
     image_column: str = "image_id"
-    label_column: str = "label"
+    label_column: str = "label"  # or one-hot columns, with commas between
+    label_table: str = ""  # another table with further columns, by id_column
     group_column: str = ""
     split_column: str = ""
     numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a

@@ -30,6 +30,14 @@ def run(options: argparse.Namespace) -> int:
     return ACTIONS[options.action][2](options)
 
 
+def _build(options: argparse.Namespace) -> int:
+    from drifa_jax.data.builders.building import build
+
+    path = build(options.builder, options.manual_dir, options.output)
+    say(f"Built {options.builder} in {path}.")
+    return 0
+
+
 FLAGS = {
     "root": "folder or file with the data of one modality",
     "format": "folders, manifest, npz, npy, prepared, dicom, nifti or tfds",
@@ -39,10 +47,12 @@ FLAGS = {
     "fit": "how another aspect ratio is fitted: stretch, pad or crop",
     "group_pattern": "regular expression for the patient",
     "include": "regular expression that paths must contain",
-    "table": "manifest: the CSV or Parquet file",
+    "table": "manifest: the CSV, Excel or Parquet file",
+    "rows": "manifest: COLUMN=VALUE, the rows that are read",
     "id_column": "manifest: name of a column",
     "image_column": "manifest: name of a column",
-    "label_column": "manifest: name of a column",
+    "label_column": "manifest: name of a column, or of one-hot columns with commas",
+    "label_table": "manifest: another table with further columns of the same ids",
     "group_column": "manifest: name of a column",
     "split_column": "manifest: name of a column",
     "window": "dicom: a window preset, or three with commas",
@@ -72,6 +82,16 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     for name in ("split_seed", "validation_fraction", "test_fraction"):
         default = getattr(DataConfig(), name)
         group.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+
+
+def _opened(options: argparse.Namespace) -> Mapping:
+    """The splits that are worked on; what was noticed of them is told."""
+    from drifa_jax.data.records import notes_of
+
+    (splits,) = open_data(options).values()
+    for note in notes_of(splits.values()):
+        say(f"NOTE: {note}")
+    return splits
 
 
 def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
@@ -134,19 +154,17 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    from drifa_jax.data.label_checks import refuse_labels
     from drifa_jax.data.prepare import QUARANTINE_FILE, prepare
     from drifa_jax.data.split_manifest import describe_split
 
     if options.builder:
-        from drifa_jax.data.builders.building import build
-
-        path = build(options.builder, options.manual_dir, options.output)
-        say(f"Built {options.builder} in {path}.")
-        return 0
+        return _build(options)
     if options.on_problem == "quarantine":
         # Beside the set: what cannot even be listed is known before the folder is claimed.
         options.quarantine = f"{options.output}-quarantine.csv"
-    (splits,) = open_data(options).values()
+    splits = _opened(options)
+    refuse_labels(splits, options.root)
     if any(hasattr(source, "pair") for source in splits.values()):
         raise UserError(
             "Random pairing draws fresh partners in every epoch, so pairs cannot be stored. "
@@ -208,6 +226,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from drifa_jax.data.verify import inspect, verify
 
+    # The checks tell what was noticed.
     (splits,) = open_data(options).values()
     total = sum(len(source) for source in splits.values())
     with progress("reading", total) as advance:
@@ -227,7 +246,7 @@ def _stats(options: argparse.Namespace) -> int:
     from drifa_jax.data.splits import class_counts, group_ids
     from drifa_jax.data.verify import inspect
 
-    (splits,) = open_data(options).values()
+    splits = _opened(options)
     total = sum(len(source) for source in splits.values())
     with progress("reading", total) as advance:
         facts = {split: inspect(source, advance) for split, source in splits.items()}
@@ -286,7 +305,7 @@ def _view(options: argparse.Namespace) -> int:
         raise UserError(
             f"--augmentation {options.augmentation!r}; choose one of {sorted(PRESETS)}."
         )
-    (splits,) = open_data(options).values()
+    splits = _opened(options)
     names = [spec.name for spec in next(iter(splits.values())).modalities]
     transform = None
     if options.augmentation != "none":

@@ -99,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     use_compilation_cache()
     predictor = _predictor(runs, options)
     cases = find_cases(images, predictor.description.readings)
+    for note in cases.notes:
+        say(f"NOTE: {note}")
     shown = _Shown(predictor)
     with written(list(outputs.values())) as write:
         for block in predictor.stream(cases.images, cases.record_ids):

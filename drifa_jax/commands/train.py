@@ -79,6 +79,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
         layout = layout_of(config)
         _say(f"{RESEARCH_NOTE} Run directory: {workdir}")
         dataset = open_dataset(config.data, saved=splits)
+        dataset.refuse_labels()
         if not own:
             dataset.refuse_changes(splits)
         check_records(
@@ -91,6 +92,8 @@ def train_and_test(config: Config, workdir: Path) -> int:
         for split in ("train", "validation", "test"):
             source = getattr(dataset, split)
             _say(f"{split}: {len(source)} records, {source.description}")
+        for line in dataset.notes:
+            _say(f"NOTE: {line}")
         if processes.is_first():
             dataset.save_splits(splits)
             save_description(workdir, config.data, dataset)

@@ -10,10 +10,11 @@ from pathlib import Path
 from drifa_jax.config import DataConfig, ModalityConfig
 from drifa_jax.data import duplicates
 from drifa_jax.data.duplicates import Duplicate
+from drifa_jax.data.label_checks import label_findings, refuse_labels
 from drifa_jax.data.pairing import STRATEGIES, combine, join
 from drifa_jax.data.pipeline import Transform
 from drifa_jax.data.record import Source
-from drifa_jax.data.records import Records, as_records
+from drifa_jax.data.records import Records, as_records, notes_of
 from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
@@ -58,6 +59,22 @@ class Dataset:
     @property
     def synthetic(self) -> bool:
         return self.train.synthetic
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, what was guessed, and what labels do not let say, a line each."""
+        told = [*notes_of((self.train, self.validation, self.test))]
+        for name, ids in self.left_out.items():
+            known = {duplicate.removed_id for duplicate in self.duplicates.get(name, ())}
+            if rest := len(set(ids) - known):
+                told.append(f"{name}: left out: {rest} records that are in none of the splits")
+        found = label_findings({split: getattr(self, split) for split in SPLITS})
+        return (*told, *(f"{finding.task}: {finding.text}" for finding in found))
+
+    def refuse_labels(self) -> None:
+        """An error where labels cannot be trained on; phantoms are nobody's to correct."""
+        if not self.synthetic:
+            refuse_labels({split: getattr(self, split) for split in SPLITS})
 
     def save_splits(self, folder: Path) -> None:
         """Writes who is in which split, and which duplicates were removed, for each part.
@@ -129,16 +146,7 @@ def open_dataset(config: DataConfig, saved: Path | None = None) -> Dataset:
         raise UserError(
             f"config: data.only_modalities names {unknown}; the modalities are {list(known)}."
         )
-    dataset = SOURCES[config.source](config, saved)
-    for task in dataset.train.tasks:
-        if task.num_classes < 2:
-            roots = [m.root for m in config.modalities.values() if m.task == task.name]
-            raise UserError(
-                f"The task {task.name!r} has one class only ({', '.join(task.classes)}), so there "
-                f"is nothing to tell apart. Do the folders of its classes lie further down in "
-                f"{', '.join(roots) or 'the data'}?"
-            )
-    return dataset
+    return SOURCES[config.source](config, saved)
 
 
 def modality_names(config: DataConfig) -> tuple[str, ...]:

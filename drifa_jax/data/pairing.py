@@ -32,6 +32,7 @@ from drifa_jax.data.records import (
     as_records,
     concatenate,
     label,
+    notes_of,
 )
 from drifa_jax.errors import UserError
 
@@ -62,6 +63,7 @@ class RandomPairs(Records):
             pairs.tasks,
             description=pairs.description.replace("index", "random", 1),
             synthetic=pairs.synthetic,
+            notes=pairs.notes,
         )
         self._names, self.stream_sources = tuple(parts), tuple(parts.values())
 
@@ -248,6 +250,7 @@ def _table_of(parts: Mapping[str, Records], table: pa.Table, strategy: str) -> R
         all_tasks(parts),
         description=f"{strategy} pairing of {described}",
         synthetic=any(part.synthetic for part in parts.values()),
+        notes=notes_of(parts.values()),
     )
 
 

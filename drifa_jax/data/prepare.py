@@ -22,6 +22,7 @@ from pyarrow import parquet
 
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source
+from drifa_jax.data.records import notes_of
 from drifa_jax.data.sources import prepared
 from drifa_jax.digests import sealed
 from drifa_jax.errors import UserError
@@ -97,7 +98,7 @@ def prepare(
             raise UserError(f"{output}: no record of the {split} split could be prepared.")
     if problems:
         problems.write_report(output / QUARANTINE_FILE)
-    _finish(output, splits, sizes)
+    _finish(output, splits, sizes, problems)
     return Outcome(written, resumed, len(problems))
 
 
@@ -206,9 +207,18 @@ def _claim(output: Path, plan: dict) -> None:
     temporary.rename(path)
 
 
-def _finish(output: Path, splits: Mapping[str, Source], sizes: Mapping[str, list[int]]) -> None:
+def _finish(
+    output: Path,
+    splits: Mapping[str, Source],
+    sizes: Mapping[str, list[int]],
+    problems: Problems,
+) -> None:
     first = next(iter(splits.values()))
-    content = {"format": prepared.FORMAT, "description": first.description}
+    notes = [*notes_of(splits.values())]
+    if problems:
+        what = f"{len(problems)} records with problems, listed in {QUARANTINE_FILE}"
+        notes.append(f"{output}: left out: {what}")
+    content = {"format": prepared.FORMAT, "description": first.description, "notes": notes}
     content |= prepared.describe(first) | {"splits": dict(sizes)}
     temporary = output / "prepared.json.partial"
     temporary.write_text(json.dumps(sealed(content), indent=1))

@@ -86,9 +86,14 @@ class LeftOut:
         self.counts += other.counts
         return self
 
+    def notes(self, where: str | Path) -> tuple[str, ...]:
+        """The line that tells it of a folder or file; none where nothing was left out."""
+        return (f"{where}: {self}",) if self else ()
+
     def add(self, reason: str, count: int = 1) -> None:
-        """Count files left out for a reason, a noun in the plural."""
-        self.counts[reason] += count
+        """Count files or rows left out for a reason, a noun in the plural."""
+        if count:
+            self.counts[reason] += count
 
 
 class Problems:
@@ -127,15 +132,16 @@ class Problems:
         lines = [f"{count} in {self.subject}:", *shown]
         raise UserError("\n".join([*lines, cure] if cure else lines))
 
-    def settle(self, cure: str, quarantine: Path | str | None) -> None:
+    def settle(self, cure: str, quarantine: Path | str | None, left_out: LeftOut) -> None:
         """The policy: raise everything found or, with a report file, write it there and go on.
 
-        Whoever goes on must have left out what the problems are about.
+        Whoever goes on must have left out what the problems are about; it is counted so.
         """
         if quarantine is None:
             self.raise_any(cure)
         elif self.found:
             self.write_report(Path(quarantine))
+            left_out.add(f"with problems, listed in {quarantine}", len(self.found))
         else:
             # What an earlier try found is no longer true.
             Path(quarantine).unlink(missing_ok=True)

@@ -47,6 +47,7 @@ class Records:
       modalities, tasks: what every record holds, or may lack.
       description: for logs and reports.
       synthetic: whether the images were drawn by a program.
+      notes: what a person should know of how they were found: what was left out, what was guessed.
 
     Test: tests/data/test_records.py.
     """
@@ -60,10 +61,11 @@ class Records:
         *,
         description: str,
         synthetic: bool = False,
+        notes: Iterable[str] = (),
     ):
         self.table, self.readers = table.combine_chunks(), dict(readers)
         self.modalities, self.tasks = tuple(modalities), tuple(tasks)
-        self.description, self.synthetic = description, synthetic
+        self.description, self.synthetic, self.notes = description, synthetic, tuple(notes)
         self._open()
 
     def _open(self) -> None:
@@ -183,7 +185,7 @@ class Records:
         return self._changed(description=description)
 
     def _changed(self, **changes: Any) -> Records:
-        fields = ("table", "readers", "modalities", "tasks", "description", "synthetic")
+        fields = ("table", "readers", "modalities", "tasks", "description", "synthetic", "notes")
         return Records(**{name: changes.get(name, getattr(self, name)) for name in fields})
 
     def _checked(self, index: int) -> int:
@@ -205,6 +207,7 @@ def make_records(
     labels: Sequence[int] | np.ndarray = (),
     splits: Sequence[str] | None = None,
     attributes: Mapping[str, Sequence[str]] | None = None,
+    notes: Iterable[str] = (),
 ) -> Records:
     """Records of one modality and task; without `groups` every record is its own."""
     columns = {"record_id": pa.array(ids, pa.string())}
@@ -218,7 +221,9 @@ def make_records(
         columns[ATTRIBUTE + name] = pa.array(cells, pa.string())
     tasks = () if task is None else (task,)
     readers = {modality.name: reader}
-    return Records(pa.table(columns), readers, (modality,), tasks, description=description)
+    return Records(
+        pa.table(columns), readers, (modality,), tasks, description=description, notes=notes
+    )
 
 
 def concatenate(parts: Sequence[Records], description: str = "") -> Records:
@@ -251,7 +256,13 @@ def concatenate(parts: Sequence[Records], description: str = "") -> Records:
         tasks,
         description=description or " and ".join(part.description for part in parts),
         synthetic=any(part.synthetic for part in parts),
+        notes=notes_of(parts),
     )
+
+
+def notes_of(sources: Iterable[Source]) -> tuple[str, ...]:
+    """What is to be known of how several sources were found, each thing once."""
+    return tuple(dict.fromkeys(n for source in sources for n in getattr(source, "notes", ())))
 
 
 def all_tasks(parts: Mapping[str, Records]) -> tuple[TaskSpec, ...]:
@@ -291,6 +302,7 @@ def as_records(source: Source) -> Records:
         source.tasks,
         description=source.description,
         synthetic=source.synthetic,
+        notes=notes_of([source]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables: rows of a CSV or Parquet file, and their columns as a modality of numbers.
+"""Tables: rows of a CSV, Excel or Parquet file, and their columns as a modality of numbers.
 
 A tabular modality is fitted on training rows alone. Each number is centred and scaled by them;
 each category that they hold gets a place. A value that is missing, and a category that training
@@ -12,13 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import FileError, Problems, reading
 from drifa_jax.data.record import TabularSpec
 from drifa_jax.data.records import Records
+from drifa_jax.data.workbooks import read_workbook
 from drifa_jax.errors import UserError
 
 Row = Mapping[str, str]
@@ -27,8 +29,17 @@ MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null", "unknown", "?")
 """What a cell says, in any letter case, when the value is missing."""
 
 
+DELIMITERS = (",", ";", "\t", "|")
+"""Of text tables; the header tells which."""
+MAX_BYTES = 2**29
+"""Larger tables of text are refused before they are read."""
+
+
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV (`.csv`, `.tsv`) or Parquet file as text, missing cells as "".
+    """Rows of a text table (`.csv`, `.tsv`), `.xlsx` or Parquet file as text, missing cells as "".
+
+    Cells of text tables are separated by whatever separates most names in the first line: commas,
+    semicolons, tabs or bars.
 
     Raises:
       UserError: if the file is missing, empty, has a repeated column or ragged rows.
@@ -36,18 +47,17 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The table {path} does not exist.")
-    if path.suffix.lower() in (".parquet", ".pq"):
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".pq"):
         return _read_parquet(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     problems = Problems(f"the table {path}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file, delimiter=delimiter))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a text table in UTF-8 ({error}).") from error
-    if not lines:
+    lines = read_workbook(path) if suffix == ".xlsx" else _read_text(path)
+    if not any(map(any, lines)):
         raise UserError(f"{path}: is empty.")
     header = [name.strip() for name in lines[0]]
+    if suffix == ".xlsx":
+        # A sheet's rows end with their last cell that holds something.
+        lines = [[*line, *[""] * (len(header) - len(line))] for line in lines]
     for name in sorted({name for name in header if header.count(name) > 1}):
         problems.add("header", f"names the column {name!r} more than once")
     rows = []
@@ -61,15 +71,39 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     return rows
 
 
+def _read_text(path: Path) -> list[list[str]]:
+    with reading(path, "is not a text table in UTF-8; save it as CSV in UTF-8"):
+        if path.stat().st_size > MAX_BYTES:
+            raise FileError(path, f"is larger than the {MAX_BYTES // 2**20} MiB allowed")
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+            raise FileError(path, "is an Excel workbook; call it .xlsx, or save it as CSV")
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise FileError(path, "is a text table in UTF-16; save it as CSV in UTF-8")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            # `max` takes the first of equals, the comma.
+            delimiter = max(
+                DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), []))
+            )
+            file.seek(0)
+            return list(csv.reader(file, delimiter=delimiter))
+
+
 def _read_parquet(path: Path) -> list[dict[str, str]]:
-    import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with reading(path, "is not a Parquet file"):
         rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: is not a Parquet file ({error}).") from error
-    return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+    return [{str(k): _parquet_text(v) for k, v in row.items()} for row in rows]
+
+
+def _parquet_text(value: Any) -> str:
+    # What a program wrote where it had no number is no word of a person.
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def is_missing(cell: str | None) -> bool:

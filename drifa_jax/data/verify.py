@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drifa_jax.data.duplicates import Fingerprints, difference_hash, find_duplicates
+from drifa_jax.data.label_checks import OK, label_findings
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.data.records import notes_of
 from drifa_jax.data.splits import class_counts, leaking_groups
 from drifa_jax.errors import UserError
-
-IMBALANCE = 20
-"""Ratio of the largest to the smallest class from which on a warning is given."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def verify(
 
     Test: tests/data/test_verify.py.
     """
-    checks = [_counts(sources), _decodability(facts), _sizes(sources), _constant(facts)]
+    checks = [_counts(sources), *_notes(sources), _decodability(facts), _sizes(sources)]
+    checks.append(_constant(facts))
     checks += [_labels(sources, task.name) for task in next(iter(sources.values())).tasks]
     checks += [_disjoint(sources), _groups(sources)]
     checks.append(_alignment(sources, facts, require_all_modalities))
@@ -173,19 +173,13 @@ def _labels(sources, task: str) -> Check:
     )
     unlabelled = sum(int((s.labels(task) == MISSING_LABEL).sum()) for s in sources.values())
     text += f"; {unlabelled} without label" if unlabelled else ""
-    train = counts.get("train", np.zeros(spec.num_classes, int))
-    untrained = [
-        f"{c} in {split}"
-        for split, values in counts.items()
-        for c, n, t in zip(spec.classes, values, train, strict=True)
-        if n and not t
-    ]
-    if untrained:
-        return Check(name, "error", f"classes absent from training: {untrained}; {text}")
-    held = train[train > 0]
-    if len(held) and held.max() / held.min() >= IMBALANCE:
-        return Check(name, "warning", f"imbalanced {held.max() / held.min():.0f}:1; {text}")
-    return Check(name, "ok", text)
+    found = [f for f in label_findings(sources) if task in f.task.split(", ")]
+    status = found[0].status if found else OK
+    return Check(name, status, "; ".join([*(finding.text for finding in found), text]))
+
+
+def _notes(sources) -> list[Check]:
+    return [Check("scan", "warning", note) for note in notes_of(sources.values())]
 
 
 def _disjoint(sources) -> Check:

@@ -68,12 +68,14 @@ class DataSummary:
       leakage: what could make a score too good.
       synthetic: whether the data were drawn.
       parts: modality -> split -> what was paired; empty where nobody was paired.
+      notes: what was left out or guessed where the records were found, a line each.
     """
 
     splits: Mapping[str, SplitSummary]
     leakage: Leakage
     synthetic: bool
     parts: Mapping[str, Mapping[str, PartSummary]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
             for name, entry in dataset.parts.items()
             if len(dataset.parts) > 1
         },
+        () if dataset.synthetic else dataset.notes,
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import LeftOut, Problems
+from drifa_jax.data.readers.any_file import NIFTI, split_slice
+from drifa_jax.data.readers.nifti import slice_numbers, stem
+from drifa_jax.data.sources.walking import files_below
 from drifa_jax.data.table import is_missing, read_table
 from drifa_jax.errors import UserError
 from drifa_jax.predict.prepared_cases import find_prepared
-from drifa_jax.predict.reading import NIFTI, TABLE, Item, Reading, split_slice
+from drifa_jax.predict.reading import ANY, TABLE, Item, Reading
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 ID_COLUMN = "record_id"
@@ -26,10 +30,12 @@ class Cases:
     Attributes:
       record_ids: unique names.
       images: modality -> a file or a row a record, None where it lacks the modality.
+      notes: what was left out, a line each.
     """
 
     record_ids: tuple[str, ...]
     images: Mapping[str, tuple[Item, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -> Cases:
@@ -66,6 +72,7 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -
         raise UserError(f"Give images: {_forms(modalities)}.")
     if (prepared := find_prepared(arguments, modalities)) is not None:
         return _cases(prepared, modalities)
+    left_out = LeftOut()
     # A path may hold "=", so only a known name (or no file at all) makes it `name=path`.
     named = [a.partition("=") for a in arguments if "=" in a and not Path(a).exists()]
     if named and len(named) < len(arguments):
@@ -73,17 +80,17 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -
             f"Some images are named by modality and some are not; {_forms(modalities)}."
         )
     if named:
-        return _expanded(_named(named, modalities), modalities)
+        return _expanded(_named(named, modalities, left_out), modalities, left_out)
     for argument in arguments:
         if not split_slice(argument)[0].exists():
             raise UserError(f"{argument} does not exist; {_forms(modalities)}.")
-    return _expanded(_unnamed(arguments, modalities), modalities)
+    return _expanded(_unnamed(arguments, modalities, left_out), modalities, left_out)
 
 
-def _unnamed(arguments: Sequence[str], modalities: Readings) -> Cases:
+def _unnamed(arguments: Sequence[str], modalities: Readings, left_out: LeftOut) -> Cases:
     paths = [Path(argument) for argument in arguments]
     if len(paths) == 1 and paths[0].is_dir():
-        return _folder(paths[0], modalities)
+        return _folder(paths[0], modalities, left_out)
     if len(paths) == 1 and paths[0].suffix.lower() in TABLE_SUFFIXES:
         return _manifest(paths[0], modalities)
     if len(modalities) > 1:
@@ -107,7 +114,7 @@ def _forms(modalities: Readings) -> str:
     return f"{files}, the same with folders, one FOLDER with {folders}, or TABLE.csv"
 
 
-def _named(named: Sequence[tuple[str, str, str]], modalities: Readings) -> Cases:
+def _named(named: Sequence[tuple[str, str, str]], modalities: Readings, left_out: LeftOut) -> Cases:
     given: dict[str, Path] = {}
     tables: dict[str, Path] = {}
     for name, _, value in named:
@@ -121,8 +128,8 @@ def _named(named: Sequence[tuple[str, str, str]], modalities: Readings) -> Cases
             raise UserError(f"{name}={value}: there is no such file or folder.")
         (tables if modalities[name].format == TABLE else given)[name] = Path(value)
     if given and all(path.is_dir() for path in given.values()):
-        found = {name: _files_below(path, modalities[name]) for name, path in given.items()}
-        return _cases(_with_rows(found, tables, modalities), modalities)
+        found = {n: _files_below(path, modalities[n], left_out) for n, path in given.items()}
+        return _cases(_with_rows(found, tables, modalities, left_out), modalities)
     if any(path.is_dir() for path in given.values()):
         raise UserError("Some modalities name a file and some a folder; give one or the other.")
     record_id = "+".join(dict.fromkeys(_case_name(path) for path in given.values()))
@@ -136,7 +143,7 @@ def _named(named: Sequence[tuple[str, str, str]], modalities: Readings) -> Cases
     return _cases(found, modalities)
 
 
-def _folder(folder: Path, modalities: Readings) -> Cases:
+def _folder(folder: Path, modalities: Readings, left_out: LeftOut) -> Cases:
     found: Found = {}
     tables: dict[str, Path] = {}
     for name, reading in modalities.items():
@@ -145,22 +152,25 @@ def _folder(folder: Path, modalities: Readings) -> Cases:
             if found_table := next((file for file in files if file.is_file()), None):
                 tables[name] = found_table
         elif (folder / name).is_dir():
-            found[name] = _files_below(folder / name, reading)
+            found[name] = _files_below(folder / name, reading, left_out)
     if not found and len(modalities) == 1:
         ((name, reading),) = modalities.items()
-        found[name] = _files_below(folder, reading)
+        found[name] = _files_below(folder, reading, left_out)
     if not found:
         raise UserError(
             f"{folder} has no subfolder named like a modality: {', '.join(modalities)}."
         )
-    return _cases(_with_rows(found, tables, modalities), modalities)
+    return _cases(_with_rows(found, tables, modalities, left_out), modalities)
 
 
-def _files_below(folder: Path, reading: Reading) -> dict[str, Item]:
+def _files_below(folder: Path, reading: Reading, left_out: LeftOut) -> dict[str, Item]:
     """Relative name without suffix -> path."""
     found: dict[str, Item] = {}
-    for path in sorted(folder.rglob("*")):
-        if reading.accepts(path):
+    for path in files_below(folder, left_out):
+        if not reading.accepts(path):
+            kind = path.suffix.lower() or "no suffix"
+            left_out.add(f"files that are no images of the modality ({kind})")
+        else:
             name = (path.relative_to(folder).parent / _case_name(path)).as_posix()
             if name in found:
                 raise UserError(f"{found[name]} and {path} would be the same case; rename one.")
@@ -173,16 +183,20 @@ def _files_below(folder: Path, reading: Reading) -> dict[str, Item]:
 def _case_name(path: Path) -> str:
     """The file's name without suffix; a slice number stays."""
     file, number = split_slice(path.name)
-    name = Path(file.stem).stem if file.name.lower().endswith(".nii.gz") else file.stem
+    name = stem(Path(file.name))
+    name = file.stem if name == file.name else name
     return name if number is None else f"{name}:{number}"
 
 
-def _with_rows(found: Found, tables: Mapping[str, Path], modalities: Readings) -> Found:
+def _with_rows(
+    found: Found, tables: Mapping[str, Path], modalities: Readings, left_out: LeftOut
+) -> Found:
     """Adds the rows of tables to the records that images name."""
     ids = {case for part in found.values() for case in part}
     for name, table in tables.items():
         rows = _rows(table, modalities[name])
         found[name] = {case: row for case, row in rows.items() if case in ids}
+        left_out.add(f"rows of {table} without an image", len(rows) - len(found[name]))
         if not found[name]:
             raise UserError(
                 f"{table}: no row is named like an image; rows are named {sorted(rows)[:3]}, "
@@ -269,21 +283,19 @@ def _cases(found: Found, modalities: Readings, order: Sequence[str] | None = Non
     )
 
 
-def _expanded(cases: Cases, modalities: Readings) -> Cases:
+def _expanded(cases: Cases, modalities: Readings, left_out: LeftOut) -> Cases:
     """Volumes as their slices, with everything else of the case beside each."""
-    volumes = [name for name, part in modalities.items() if part.format == NIFTI]
-    if not volumes:
+    cases = dataclasses.replace(cases, notes=left_out.notes("images"))
+    if not any(part.format in (NIFTI, ANY) for part in modalities.values()):
         return cases
-    from drifa_jax.data.readers.nifti import slice_numbers
-
     ids: list[str] = []
     images: dict[str, list[Item]] = {name: [] for name in modalities}
     for row, case in enumerate(cases.record_ids):
         items = {name: part[row] for name, part in cases.images.items()}
         whole = {
-            name: slice_numbers(Path(items[name]))
-            for name in volumes
-            if items[name] is not None and split_slice(str(items[name]))[1] is None
+            name: slice_numbers(Path(item))
+            for name, item in items.items()
+            if isinstance(item, str | Path) and modalities[name].is_volume(str(item))
         }
         if len(set(map(len, whole.values()))) > 1:
             counts = ", ".join(f"{items[name]}: {len(part)}" for name, part in whole.items())
@@ -298,4 +310,5 @@ def _expanded(cases: Cases, modalities: Readings) -> Cases:
             for name in modalities:
                 item = items[name]
                 images[name].append(f"{item}:{whole[name][place]}" if name in whole else item)
-    return Cases(tuple(ids), {name: tuple(part) for name, part in images.items()})
+    expanded = {name: tuple(part) for name, part in images.items()}
+    return dataclasses.replace(cases, record_ids=tuple(ids), images=expanded)

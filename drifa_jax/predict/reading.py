@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,23 @@ import numpy as np
 
 from drifa_jax.config import DataConfig
 from drifa_jax.data.decode import IMAGE_SUFFIXES, decode_file, fit_image
+from drifa_jax.data.readers import nifti
+from drifa_jax.data.readers.any_file import (
+    DICOM,
+    NIFTI,
+    PICTURE,
+    kind_by_name,
+    read_any,
+    split_slice,
+)
+from drifa_jax.data.readers.dicom_files import claims_dicom, is_dicom
 from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.sources.walking import HIDDEN
 from drifa_jax.data.table import TableColumns, TableEncoding
 from drifa_jax.errors import UserError
 
-IMAGE, DICOM, NIFTI, TABLE = "image", "dicom", "nifti", "table"
-FORMATS = (IMAGE, DICOM, NIFTI, TABLE)
+IMAGE, TABLE, ANY = PICTURE, "table", "any"
+FORMATS = (IMAGE, DICOM, NIFTI, TABLE, ANY)
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,8 @@ class Reading:
     """How one modality is read.
 
     Attributes:
-      format: a name in `FORMATS`.
+      format: a name in `FORMATS`; `ANY` where a table named the files in training, which may be
+        pictures, DICOM or NIfTI.
       fit: of images, how another aspect ratio is fitted.
       window: of DICOM, a preset; "" takes the window of the file.
       encoding: of tables, how a row becomes numbers.
@@ -81,22 +92,31 @@ class Reading:
 
     def accepts(self, path: Path) -> bool:
         """Whether a file may hold this modality, by its name."""
+        if path.name.startswith(HIDDEN) or not path.is_file():
+            return False
         if self.format == DICOM:
-            from drifa_jax.data.readers.dicom_files import claims_dicom, is_dicom
+            return is_dicom(path) or claims_dicom(path)
+        kind = kind_by_name(path.name)
+        if self.format == ANY:
+            return kind in (PICTURE, NIFTI) or is_dicom(path)
+        return kind == self.format
 
-            hidden = path.name.startswith(".") or not path.is_file()
-            return not hidden and (is_dicom(path) or claims_dicom(path))
-        if self.format == NIFTI:
-            from drifa_jax.data.readers.nifti import is_nifti_name
+    @property
+    def kind(self) -> str | None:
+        """The one kind of its files; None where they may be of any."""
+        return None if self.format == ANY else self.format
 
-            return is_nifti_name(path)
-        return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    def is_volume(self, path: str) -> bool:
+        """Whether a file stands for the slices of a volume."""
+        kind = kind_by_name(path) if self.format == ANY else self.format
+        return kind == NIFTI and split_slice(path)[1] is None
 
     @property
     def suffixes(self) -> str:
         """What files of this modality are called, for messages."""
-        return {DICOM: "DICOM", NIFTI: ".nii, .nii.gz, .hdr"}.get(
-            self.format, ", ".join(IMAGE_SUFFIXES)
+        pictures, volumes = ", ".join(IMAGE_SUFFIXES), ", ".join(nifti.SUFFIXES)
+        return {DICOM: "DICOM", NIFTI: volumes, ANY: f"{pictures}, DICOM, {volumes}"}.get(
+            self.format, pictures
         )
 
 
@@ -112,8 +132,9 @@ def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
             continue
         part = config.modalities[spec.name]
         # Other formats hold images; "prepared" holds pixels that were windowed when it was made.
-        kind = part.format if config.source == "files" and part.format in (DICOM, NIFTI) else IMAGE
-        window = part.window if kind == DICOM else ""
+        kinds = {DICOM: DICOM, NIFTI: NIFTI, "manifest": ANY} if config.source == "files" else {}
+        kind = kinds.get(part.format, IMAGE)
+        window = part.window if kind in (DICOM, ANY) else ""
         readings[spec.name] = Reading(kind, part.fit, window, mean=part.mean, std=part.std)
     return readings
 
@@ -151,31 +172,9 @@ def read_item(
 
 
 def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
-    if reading.format == DICOM:
-        from drifa_jax.data.readers import dicom
-
-        path, frame = split_slice(text)
-        return dicom.read_image(path, spec, frame=frame, window=reading.window, fit=reading.fit)
-    if reading.format == NIFTI:
-        from drifa_jax.data.readers import nifti
-
-        path, number = split_slice(text)
-        if number is None:
-            numbers = nifti.slice_numbers(path)
-            raise UserError(
-                f"{path} is a volume, and the network reads slices: name one, as "
-                f"{path}:{numbers[len(numbers) // 2]}."
-            )
-        return nifti.read_image(path, number, spec, fit=reading.fit)
-    return decode_file(Path(text), spec, fit=reading.fit)
-
-
-def split_slice(text: str) -> tuple[Path, int | None]:
-    """`scan.nii.gz:43` as path and slice, a frame as well; None where there is no number."""
-    match = re.fullmatch(r"(.+):(\d+)", text)
-    if match and (re.search(r"\.nii(\.gz)?$", match[1], flags=re.I) or Path(match[1]).is_file()):
-        return Path(match[1]), int(match[2])
-    return Path(text), None
+    if reading.format == IMAGE:
+        return decode_file(Path(text), spec, fit=reading.fit)
+    return read_any(text, spec, fit=reading.fit, window=reading.window, kind=reading.kind)
 
 
 def _read_row(item: Item, spec: TabularSpec, reading: Reading, name: str) -> np.ndarray:

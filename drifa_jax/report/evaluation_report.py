@@ -42,6 +42,7 @@ def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
         "split": "test",
         "folds": list(evaluated.folds),
         "data": evaluated.data.splits["test"].description,
+        "data_notes": list(evaluated.data.notes),
         "num_records": evaluated.num_records,
         "num_members": evaluated.num_members,
         "num_samples": evaluated.num_samples,

@@ -63,7 +63,11 @@ def test_what_is_left_out_is_counted_by_reason():
 def test_a_quarantine_report_of_an_earlier_try_does_not_stay(tmp_path):
     problems = Problems("the folder")
     problems.add("a.png", "is empty")
-    problems.settle("Repair it.", tmp_path / "report.csv")
+    left_out = LeftOut()
+    problems.settle("Repair it.", tmp_path / "report.csv", left_out)
+    assert left_out.notes("here") == (
+        f"here: left out: 1 with problems, listed in {tmp_path / 'report.csv'}",
+    )
     assert "a.png,is empty" in (tmp_path / "report.csv").read_text()
-    Problems("the folder").settle("Repair it.", tmp_path / "report.csv")
+    Problems("the folder").settle("Repair it.", tmp_path / "report.csv", LeftOut())
     assert not (tmp_path / "report.csv").exists()

@@ -62,7 +62,10 @@ def test_repeated_records_and_groups_are_errors(sound):
 def test_absent_classes_and_imbalance_are_told(sound):
     labels = sound["train"].labels("stroke")
     without = {**sound, "train": as_records(sound["train"]).take(np.flatnonzero(labels != 1))}
-    assert "ischaemic in test" in checks(without)["labels of stroke"].finding
+    assert (
+        "test holds the class ischaemic, which training does not"
+        in checks(without)["labels of stroke"].finding
+    )
     big = PhantomSource("train", 400, 0, 16)
     labels = big.labels("stroke")
     few = np.concatenate(

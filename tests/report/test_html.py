@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -12,8 +13,10 @@ from pyarrow import parquet
 
 from drifa_jax.report.blocks import Prose, Section
 from drifa_jax.report.checklists import CLAIM, TRIPOD_AI, claim, known_facts, tripod_ai
+from drifa_jax.report.evaluation_report import metrics_document
 from drifa_jax.report.html import render
 from drifa_jax.report.sections import classification, headline, subgroups
+from drifa_jax.report.sections.data import data
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,16 @@ def test_the_page_needs_nothing_else(page):
 def test_names_from_the_data_are_text_and_never_markup(page):
     assert "<b>none</b>" not in page
     assert "&lt;b&gt;none&lt;/b&gt;" in page
+
+
+def test_what_was_left_out_of_the_data_is_listed(evaluated, tmp_path):
+    note = "scans: left out: 2 hidden files, 1 reports (SR)"
+    _, of = evaluated
+    noted = dataclasses.replace(of, data=dataclasses.replace(of.data, notes=(note,)))
+    page = render("t", "s", [data(noted, tmp_path)], synthetic=False, made="m")
+    assert note in page
+    assert metrics_document(noted)["data_notes"] == [note]
+    assert "left out" not in render("t", "s", [data(of, tmp_path)], synthetic=False, made="m")
 
 
 def test_no_id_occurs_twice_and_every_reference_has_its_target(page):

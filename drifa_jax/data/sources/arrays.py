@@ -6,6 +6,7 @@ notebooks read one `.npy` of images and one of labels for each modality and spli
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from drifa_jax.config import ModalityConfig
+from drifa_jax.data.archive import BOMB_BYTES, MAX_RATIO
 from drifa_jax.data.decode import FITS, fit_image
-from drifa_jax.data.problems import Problems
+from drifa_jax.data.problems import FileError, Problems, reading
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.errors import UserError
@@ -88,6 +90,8 @@ def array_records(
     if len(images) == 0:
         problems.add("images", "are none")
     problems.raise_any("Correct the files.")
+    unlabelled = int((classes == MISSING_LABEL).sum())
+    what = f"{name}: {unlabelled} labels are {MISSING_LABEL}, taken for no label"
     return make_records(
         modality,
         task,
@@ -97,6 +101,7 @@ def array_records(
         splits=[split] * len(images),
         reader=ArrayImages(name, images, scale, modality, fit),
         description=f"{len(images)} {modality.name} images of {name}",
+        notes=[what] if unlabelled else [],
     )
 
 
@@ -107,7 +112,8 @@ def scan_npz(name: str, at: ModalityConfig, quarantine: str | None = None) -> Re
         raise UserError(f"The file {path} does not exist.")
     problems = Problems(str(path))
     parts = []
-    try:
+    with reading(path, "is not a readable .npz file"):
+        _refuse_false_sizes(path)
         with np.load(path, allow_pickle=False) as arrays:
             for prefix, split in NPZ_SPLITS.items():
                 keys = (f"{prefix}_images", f"{prefix}_labels")
@@ -120,10 +126,26 @@ def scan_npz(name: str, at: ModalityConfig, quarantine: str | None = None) -> Re
                 parts.append(
                     array_records(called, images, labels, modality, task, split=split, fit=at.fit)
                 )
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is not a readable .npz file ({error}).") from error
     problems.raise_any("Give a file in the layout of MedMNIST.")
     return concatenate(parts, f"{name} images of {path}")
+
+
+def _refuse_false_sizes(path: Path) -> None:
+    """An error where an array says that it is larger than what is stored of it, or unpacks to."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > max(BOMB_BYTES, MAX_RATIO * size):
+            raise FileError(path, f"would take {total / 2**30:.1f} GiB unpacked from {size} bytes")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0
+                read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                if math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise FileError(path, f"holds less of {member.filename} than its header says")
 
 
 def scan_npy(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
@@ -137,12 +159,10 @@ def scan_npy(name: str, at: ModalityConfig, quarantine: str | None = None) -> Re
             continue
         arrays = []
         for path in (root / f"x_{prefix}.npy", root / f"y_{prefix}.npy"):
-            try:
+            if not path.is_file():
+                raise UserError(f"The file {path} does not exist.")
+            with reading(path, "is not a readable .npy file"):
                 arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-            except FileNotFoundError as error:
-                raise UserError(f"The file {path} does not exist.") from error
-            except (ValueError, OSError) as error:
-                raise UserError(f"{path}: is not a readable .npy file ({error}).") from error
         called, modality, task = f"x_{prefix}/{split}", image_spec(name, at), _declared(name, at)
         parts.append(array_records(called, *arrays, modality, task, split=split, fit=at.fit))
     return concatenate(parts, f"{name} images of {root}")

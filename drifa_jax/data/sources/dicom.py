@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from drifa_jax.data.readers.dicom_files import NoImageError, claims_dicom, is_di
 from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
-from drifa_jax.data.sources.walking import files_below
+from drifa_jax.data.sources.walking import class_folders, files_below
 from drifa_jax.errors import UserError
 
 DIRECTION_TOLERANCE = 1e-3
@@ -48,11 +46,24 @@ class DicomScan:
       entries: one a slice, or one a series; a place is ((file, frame), ...), lowest slice first.
       classes: names of the folders.
       left_out: what is there and is no record.
+      burned_in: slices flagged as holding annotation in their pixels.
     """
 
     entries: tuple[SliceEntry, ...]
     classes: tuple[str, ...]
     left_out: LeftOut
+    burned_in: int
+
+    def notes(self, root: str | Path) -> tuple[str, ...]:
+        """What a person should know of them."""
+        told = self.left_out.notes(root)
+        if not self.burned_in:
+            return told
+        return (
+            *told,
+            f"{root}: {self.burned_in} images are flagged as holding burned-in annotation: names "
+            "may be written in the pixels, which no header check can remove; look at them first",
+        )
 
 
 def scan_dicom(
@@ -71,10 +82,10 @@ def scan_dicom(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"The DICOM folder {root} does not exist.")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    problems, left_out = Problems(f"the DICOM folder {root}"), LeftOut()
+    folders = class_folders(root, left_out)
     if not folders:
         raise UserError(f"The DICOM folder {root} holds no class folders.")
-    problems, left_out = Problems(f"the DICOM folder {root}"), LeftOut()
     series: dict[tuple, list[_Slice]] = {}
     burned = 0
     for label, folder in enumerate(folders):
@@ -100,19 +111,11 @@ def scan_dicom(
         if not found:
             problems.add(folder, "holds no DICOM files")
     ordered = [_ordered(slices, volumes, problems) for slices in series.values()]
-    problems.settle("Move these files away, or repair them.", quarantine)
+    problems.settle("Move these files away, or repair them.", quarantine, left_out)
     if not (ordered := [slices for slices in ordered if slices]):
         raise UserError(f"The DICOM folder {root} holds no series that can be read.")
-    if burned:
-        warnings.warn(
-            f"{burned} images in {root} are flagged as holding burned-in annotation: names may be "
-            "written in the pixels, which no header check can remove. Look at them first.",
-            stacklevel=2,
-        )
-    if left_out:
-        logging.getLogger(__name__).warning("%s: %s", root, left_out)
     names = tuple(folder.name for folder in folders)
-    return DicomScan(tuple(_entries(ordered, volumes)), names, left_out)
+    return DicomScan(tuple(_entries(ordered, volumes)), names, left_out, burned)
 
 
 def dicom_records(
@@ -149,6 +152,7 @@ def dicom_records(
         functools.partial(_read, windows, volumes),
         description=f"{len(found.entries)} DICOM {modality.name} records",
         fit=fit,
+        notes=found.notes(root),
     )
 
 

@@ -7,12 +7,11 @@ class names are the names of the folders.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
 from drifa_jax.data.problems import LeftOut, Problems
 from drifa_jax.data.record import ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import Records, make_records
-from drifa_jax.data.sources.walking import names_below
+from drifa_jax.data.sources.walking import HIDDEN, class_folders, names_below
 from drifa_jax.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -62,11 +61,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """What one root holds: its classes and files, in a fixed order."""
+    """What one root holds: its classes and files, in a fixed order, and what was left out."""
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[ImageFile, ...]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def folder_records(
         splits=[file.split for file in index.files],
         reader=ImageFiles(index.root, modality, fit),
         description=f"{modality.name} images of {index.root}",
+        notes=index.left_out.notes(index.root),
     )
 
 
@@ -116,6 +117,7 @@ def scan(name: str, at: ModalityConfig, quarantine: str | None = None) -> Record
         group_pattern=at.group_pattern or None,
         include=at.include or None,
         ignore_others=at.ignore_other_classes,
+        quarantine=quarantine,
     )
     return folder_records(index, image_spec(name, at), at.task, fit=at.fit)
 
@@ -127,6 +129,7 @@ def scan_folders(
     group_pattern: str | None = None,
     include: str | None = None,
     ignore_others: bool = False,
+    quarantine: str | Path | None = None,
 ) -> FolderIndex:
     """Find the images of one modality, without opening them.
 
@@ -139,6 +142,7 @@ def scan_folders(
       include: regular expression that a relative path must contain, for sets that mix the
         images with others, for example "CROPPED/".
       ignore_others: whether folders that are not among `classes` are skipped, not an error.
+      quarantine: CSV file for images without a group, which are then left out; None raises.
 
     Raises:
       UserError: with every problem found: no folder, no class, empty classes, classes of the
@@ -156,22 +160,25 @@ def scan_folders(
         if folder.name.lower() in SPLIT_FOLDERS
     } or {base: ""}
     problems, left_out = Problems(f"the data folder {root}"), LeftOut()
+    if base not in split_folders:
+        beside = [p for p in base.iterdir() if p not in split_folders]
+        if beside:
+            left_out.add("folders or files beside the folders of the splits", len(beside))
     if "test" in split_folders.values() and "train" not in split_folders.values():
         problems.add(root, "has a test folder but no training folder")
     found: dict[str, set[str]] = {}
     files: list[tuple[str, str, str]] = []
     for folder, split in split_folders.items():
-        class_folders = _subfolders(folder)
-        if not class_folders:
+        of_classes = class_folders(folder, left_out)
+        if not of_classes:
             problems.add(folder, "holds no class folders")
-        for class_folder in class_folders:
+        for class_folder in of_classes:
             # One name may be spelt in two Unicode forms, which look the same.
             name = unicodedata.normalize("NFC", class_folder.name)
             undeclared = classes is not None and name not in classes
             images = _images(root, class_folder, include, left_out)
             if undeclared and (ignore_others or not images):
-                if images:
-                    left_out.add("images of other classes", len(images))
+                left_out.add("images of other classes than those declared", len(images))
                 continue
             if not images:
                 problems.add(class_folder, f"is an empty class folder, without {_suffixes()}")
@@ -185,11 +192,11 @@ def scan_folders(
         group = _group(path, pattern)
         if group is None:
             problems.add(path, f"does not match the group pattern {group_pattern!r}")
+            continue
         entries.append(ImageFile(path, names.index(name), group or path, split))
-    problems.raise_any("Correct the group pattern, so that it matches every path.")
-    if left_out:
-        logging.getLogger(__name__).warning("%s: %s", root, left_out)
-    return FolderIndex(root, names, tuple(entries))
+    cure = "Correct the group pattern, so that it matches every path."
+    problems.settle(cure, quarantine, left_out)
+    return FolderIndex(root, names, tuple(entries), left_out)
 
 
 def _check_classes(
@@ -233,7 +240,7 @@ def _unwrapped(root: Path) -> Path:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(HIDDEN))
 
 
 def _images(root: Path, folder: Path, include: str | None, left_out: LeftOut) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from drifa_jax.data.readers.nifti import (
 from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
-from drifa_jax.data.sources.walking import files_below
+from drifa_jax.data.sources.walking import class_folders, files_below
 from drifa_jax.errors import UserError
 
 
@@ -60,11 +59,11 @@ def nifti_records(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"The NIfTI folder {root} does not exist.")
-    classes = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."))
+    entries, left_out = [], LeftOut()
+    classes = tuple(folder.name for folder in class_folders(root, left_out))
     problems = Problems(f"the NIfTI folder {root}")
     if not classes:
         raise UserError(f"The NIfTI folder {root} holds no class folders.")
-    entries, left_out = [], LeftOut()
     for label, name in enumerate(classes):
         found = 0
         for path in files_below(root / name, left_out):
@@ -94,14 +93,18 @@ def nifti_records(
             ]
         if not found:
             problems.add(root / name, "holds no .nii or .nii.gz files")
-    problems.settle("Move these files away, or repair them.", quarantine)
+    problems.settle("Move these files away, or repair them.", quarantine, left_out)
     if not entries:
         raise UserError(f"The NIfTI folder {root} holds no volume that can be read.")
-    if left_out:
-        logging.getLogger(__name__).warning("%s: %s", root, left_out)
     description = f"{len(entries)} NIfTI {modality.name} records of {root}"
     return slice_records(
-        entries, modality, TaskSpec(task, classes), _read_place, description=description, fit=fit
+        entries,
+        modality,
+        TaskSpec(task, classes),
+        _read_place,
+        description=description,
+        fit=fit,
+        notes=left_out.notes(root),
     )
 
 

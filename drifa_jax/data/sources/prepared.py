@@ -168,6 +168,7 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
         [TaskSpec(t["name"], tuple(t["classes"])) for t in content["tasks"]],
         description=f"{content['description']} ({split} split, prepared in {folder})",
         synthetic=bool(content["synthetic"]),
+        notes=content.get("notes", ()),
     )
 
 

@@ -51,6 +51,7 @@ def slice_records(
     *,
     description: str,
     fit: str = "stretch",
+    notes: Sequence[str] = (),
 ) -> Records:
     """Records read one at a time by a function.
 
@@ -68,6 +69,7 @@ def slice_records(
         places=np.arange(len(entries)),
         reader=FittedSlices(read, tuple(entry.place for entry in entries), ids, modality, fit),
         description=description,
+        notes=notes,
     )
 
 

@@ -11,6 +11,19 @@ HIDDEN = (".", "__MACOSX")
 """How names begin that the system made, not the user: `.DS_Store`, `._scan.dcm`, `.git`."""
 
 
+def class_folders(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Sorted folders in `folder`, where each is a class; what lies beside them is left out."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(HIDDEN):
+            left_out.add("hidden folders" if path.is_dir() else "hidden files")
+        elif path.is_dir():
+            found.append(path)
+        else:
+            left_out.add("files beside the class folders")
+    return found
+
+
 def files_below(folder: Path, left_out: LeftOut) -> list[Path]:
     """Sorted paths of what is no folder below `folder`; see `names_below`."""
     return sorted(folder / name for name in names_below(folder, left_out))

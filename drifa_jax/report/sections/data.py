@@ -88,7 +88,13 @@ def data(evaluated: Evaluated, folder: Path) -> Section:
         )
     if not evaluated.synthetic and leak.duplicates is None and not leak.duplicates_share_a_split:
         blocks.append(Note("Duplicate images were not looked for; they may leak."))
-    return Section("data", "Data, splits and leakage", [*blocks, Row([splits, *parts, *counts])])
+    blocks.append(Row([splits, *parts, *counts]))
+    if evaluated.data.notes:
+        noticed = [(str(k), note) for k, note in enumerate(evaluated.data.notes, start=1)]
+        blocks.append(
+            Table("Noticed, left out or guessed in the data", ("", "what"), noticed, wide=True)
+        )
+    return Section("data", "Data, splits and leakage", blocks)
 
 
 def _pairing(evaluated: Evaluated) -> str:

@@ -152,13 +152,17 @@ def test_real_brain_scans_are_read(shared):
     assert splits["test"][0].images["scan"].std() > 10
 
 
-def test_hidden_and_other_files_are_left_out_and_counted(tmp_path, caplog):
+def test_hidden_and_other_files_are_left_out_and_counted(tmp_path):
     for name in ("a/1.png", "a/.ipynb_checkpoints/1.png", "a/._1.png", "b/2.png"):
         draw(tmp_path / name)
     (tmp_path / "b" / "notes.txt").write_text("words")
-    assert [file.path for file in scan_folders(tmp_path).files] == ["a/1.png", "b/2.png"]
-    expected = "left out: 1 files that are no images (.txt), 1 hidden files, 1 hidden folders"
-    assert expected in caplog.text
+    (tmp_path / "README.md").write_text("words")
+    found = scan_folders(tmp_path)
+    assert [file.path for file in found.files] == ["a/1.png", "b/2.png"]
+    assert str(found.left_out) == (
+        "left out: 1 files beside the class folders, 1 files that are no images (.txt), "
+        "1 hidden files, 1 hidden folders"
+    )
 
 
 def test_linked_folders_are_entered_and_loops_end(tmp_path):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
+from drifa_jax.config import ModalityConfig
+from drifa_jax.data.pairing import join
+from drifa_jax.data.readers import dicom, nifti
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
-from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records
+from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records, scan
 from drifa_jax.data.splits import shares, split_records
 from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.errors import UserError
@@ -54,12 +61,12 @@ def test_wide_form_reads_records_with_missing_cells(images):
     assert source[0].images["ct"].shape == (8, 8, 1)
 
 
-def test_rows_of_other_classes_are_left_out_where_that_is_asked_for(images, caplog):
+def test_rows_of_other_classes_are_left_out_where_that_is_asked_for(images):
     asked = dict(classes={"stroke": ["yes", "maybe"]}, ignore_other_classes=True)
     source = opened(images, GOOD, **asked)
     assert source.ids == ["r1"]
     assert source.tasks[0].classes == ("yes", "maybe")
-    assert "left out: 3 rows of other classes or none" in caplog.text
+    assert "left out: 3 rows of other classes or none" in source.notes[0]
 
 
 def test_long_form_joins_the_images_of_a_record(images):
@@ -191,3 +198,69 @@ def test_an_image_is_found_by_an_identifier_with_dots(cell, file, tmp_path):
     columns = ManifestColumns("id", images={"mri": "mri"})
     records = manifest_records(tmp_path / "table.csv", tmp_path, columns, [MRI])
     assert records[0].images["mri"].shape == MRI.shape
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_cells_are_separated_by_what_the_header_is(images, mark):
+    text = GOOD.replace(",", mark).replace("yes", '"a,b;c"')
+    assert opened(images, text).tasks[0].classes == ("a,b;c", "no")
+
+
+def scanned(root, name="mri", **fields):
+    fields = {"table": "table.csv", "id_column": "id", "image_column": name, "task": "dx"} | fields
+    fields |= {"root": str(root), "format": "manifest"}
+    return scan(name, ModalityConfig(height=16, width=16, channels=1, **fields))
+
+
+def test_a_row_without_the_image_of_one_modality_is_anothers(images):
+    text = "id,mri,ct,label\nr1,a/0.png,b/0.png,x\nr2,,b/1.png,y\nr3,a/1.png,NA,y\n"
+    (images / "table.csv").write_text(text)
+    parts = {name: scanned(images, name) for name in ("mri", "ct")}
+    assert [part.ids for part in parts.values()] == [["r1", "r3"], ["r1", "r2"]]
+    assert parts["mri"].notes == (f"{images / 'table.csv'}: left out: 1 rows without mri",)
+    assert join(parts).ids == ["r1", "r3", "r2"]
+
+
+def test_one_hot_labels_of_a_second_table_and_rows_of_one_modality(images):
+    (images / "table.csv").write_text(
+        "id,type,file\nr1,mri,a/0.png\nr1,ct,b/0.png\nr2,mri,a/1.png\nr2,ct,b/1.png\n"
+    )
+    (images / "truth.csv").write_text("id,MEL,NV\nr1,1.0,0.0\nr2,0.0,1.0\n")
+    fields = {"image_column": "file", "label_table": "truth.csv", "label_column": "MEL,NV"}
+    records = scanned(images, "ct", rows="type=ct", **fields)
+    assert records.ids == ["r1", "r2"]
+    assert records.tasks[0].classes == ("MEL", "NV")
+    assert records.labels("dx").tolist() == [0, 1]
+    assert "left out: 2 rows of another type than 'ct'" in records.notes[0]
+    with pytest.raises(UserError, match="repeats the id 'r1'; rows of one modality are chosen"):
+        scanned(images, **fields)
+    with pytest.raises(UserError, match="these are one-hot, and can be named together: MEL,NV"):
+        scanned(images, rows="type=ct", **{**fields, "label_column": "label"})
+    with pytest.raises(UserError, match=r"No row of .* has the type 'pet'; there are \['ct', 'mr"):
+        scanned(images, rows="type=pet", **fields)
+
+
+def test_records_without_a_group_are_groups_of_their_own_and_told(images):
+    rows = "".join(f"r{k},a/0.png,x,{'NA' if k else 'p'}\n" for k in range(3))
+    (images / "table.csv").write_text("id,mri,label,patient\n" + rows)
+    records = scanned(images, group_column="patient")
+    assert records.groups == ["p", "r1", "r2"]
+    assert "2 records have no patient; each is a group of its own" in records.notes[0]
+
+
+def test_dicom_files_and_slices_of_volumes_may_be_named(tmp_path):
+    shutil.copy(get_testdata_file("CT_small.dcm"), tmp_path / "1.2.826.7")
+    shutil.copy(get_testdata_file("MR_small.dcm"), tmp_path / "scan.dcm")
+    voxels = np.arange(6 * 5 * 8, dtype=np.int16).reshape(6, 5, 8)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "head.nii.gz")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "flat.png")
+    names = ["1.2.826.7", "scan", "flat", "head", "head.nii.gz:7"]
+    rows = "".join(f"r{k},{name},{'ab'[k % 2]}\n" for k, name in enumerate(names))
+    (tmp_path / "table.csv").write_text("id,mri,label\n" + rows)
+    records = scanned(tmp_path)
+    slices = [f"r3/axial-{k:03d}" for k in nifti.slice_numbers(tmp_path / "head.nii.gz")]
+    assert records.ids == ["r0", "r1", "r2", *slices, "r4"]
+    assert records.groups == ["r0", "r1", "r2", *["r3"] * len(slices), "r4"]
+    assert all(record.images["mri"].shape == (16, 16, 1) for record in records)
+    direct = dicom.read_image(tmp_path / "scan.dcm", records.modalities[0], fit="stretch")
+    np.testing.assert_array_equal(records[1].images["mri"], direct)
