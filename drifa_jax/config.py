@@ -135,6 +135,8 @@ class TrainConfig:
     mixing: str = "none"  # of the records of a batch: mixup, cutmix or none
     mixing_alpha: float = 0.2  # of the Beta distribution of the share; small mixes little
     balance_sampling_of: str = ""  # a task whose classes are drawn equally often
+    average_decay: float = 0.0  # of a moving average of the weights, which is evaluated; 0: none
+    statistics_batches: int = 0  # to estimate batch norm anew before each validation; 0: it is not
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
     checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
     # Of readouts that combine experts: shares of their own losses, by modality or "fused".
@@ -309,6 +311,7 @@ def _problems(config: Config) -> list[str]:
     for part, scale in dataclasses.asdict(train.rate_scales).items():
         rule = "above 0 (train.frozen keeps branches as they are)"
         require(scale > 0, f"train.rate_scales.{part}", scale, rule)
+    require(0 <= train.average_decay < 1, "train.average_decay", train.average_decay, "in [0, 1)")
     require(0 < train.layer_decay <= 1, "train.layer_decay", train.layer_decay, "in (0, 1]")
     one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
     one_of("train.mixing", train.mixing, ("none", "mixup", "cutmix"))
@@ -332,6 +335,7 @@ def _problems(config: Config) -> list[str]:
         "focal_gamma",
         "product_weight",
         "early_stopping_patience",
+        "statistics_batches",
         "checkpoint_every_steps",
     ):
         require(getattr(train, name) >= 0, f"train.{name}", getattr(train, name), "0 or more")

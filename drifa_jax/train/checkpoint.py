@@ -4,10 +4,11 @@
       model, model_index         parameters and statistics; what they are, and how good
       training, training_index   the rest of the state, and what the host remembers beside it
 
-Whoever predicts reads `model` alone. An index is JSON: names and shapes of the arrays, their
-checksums, and a digest of itself, so that what changed on the disk is noticed when it is read.
-Orbax writes each checkpoint under a temporary name and renames it when it is complete, so a kill
-at any moment leaves the ones before intact. Readers change nothing, also while a run goes on.
+Whoever predicts reads `model` alone: where averaged weights or estimated statistics are evaluated,
+it holds these, and `training` those in training. An index is JSON: names and shapes of the arrays,
+their checksums, and a digest of itself, so that what changed on the disk is noticed when it is
+read. Orbax writes each checkpoint under a temporary name and renames it when it is complete, so a
+kill at any moment leaves the ones before intact. Readers change nothing, also while a run goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
 from drifa_jax.train import older_checkpoints
 from drifa_jax.train.checkpoint_items import FORMAT, Damaged, read_index, read_item
+from drifa_jax.train.evaluated import Evaluated
 from drifa_jax.train.identity import model_identity
 from drifa_jax.train.packing import checksums, entries, packed
+from drifa_jax.train.parameter_groups import completed, part_like
 from drifa_jax.train.state import Model, TrainState, steps_done
 
 DELETION_SECONDS = 0.3
@@ -180,8 +183,7 @@ class Checkpoints:
             except Damaged as damage:
                 self._move_aside(damage)
                 continue
-            state = dataclasses.replace(template, **tree, **rest)
-            return state, index["progress"]
+            return _joined(template, tree, rest), index["progress"]
         return None
 
     def best(self, template: TrainState) -> Model:
@@ -284,12 +286,29 @@ def _judged(directory: Path, step: int) -> Mapping[str, Any]:
 
 
 def _model(state: TrainState | Model) -> dict[str, Any]:
-    return {"params": state.params, "statistics": state.statistics}
+    params, statistics = state.weights()
+    return {"params": params, "statistics": statistics}
 
 
 def _training(state: TrainState) -> dict[str, Any]:
+    """What the model does not hold: of the weights, those that are evaluated in another form."""
     fields = ("step", "optimizer_state", "learning_rate_scale")
-    return {name: getattr(state, name) for name in fields}
+    training = {name: getattr(state, name) for name in fields}
+    if state.evaluated is not None:
+        params = part_like(state.evaluated.params, state.params)
+        training |= {"params": params, "statistics": state.statistics}
+    return training
+
+
+def _joined(template: TrainState, model: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    """The state of which these are `_model` and `_training`."""
+    if template.evaluated is not None:
+        params = part_like(template.evaluated.params, model["params"])
+        training = training | {
+            "evaluated": Evaluated(params, model["statistics"]),
+            "params": completed(training["params"], model["params"]),
+        }
+    return dataclasses.replace(template, **model | training)
 
 
 def _take(tree: Any, other: Any, members: np.ndarray) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import optax
 
@@ -18,6 +19,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
+from drifa_jax.train.evaluated import IN_TRAINING, Evaluation
 from drifa_jax.train.losses import TaskLoss, balanced_class_weights, class_prior
 from drifa_jax.train.optimizer import make_optimizer
 from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, parameter_groups
@@ -39,6 +41,7 @@ class Experiment:
       priors: task -> probability of each class before anything is seen, as the network learns it.
       mix: MixUp or CutMix within a batch, or None.
       groups: which parameters are trained, and how.
+      evaluation: which weights are evaluated.
     """
 
     config: Config
@@ -51,6 +54,7 @@ class Experiment:
     priors: Mapping[str, tuple[float, ...]]
     mix: Mix | None = None
     groups: ParameterGroups = ALL_ALIKE
+    evaluation: Evaluation = IN_TRAINING
 
     @property
     def num_steps(self) -> int:
@@ -104,6 +108,11 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
     except UserError as error:
         raise UserError(f"config: {error}") from error
     groups = parameter_groups(description, train)
+    if train.statistics_batches and not _has_batch_norm(network, groups):
+        raise UserError(
+            f"config: train.statistics_batches is {train.statistics_batches}, but no branch in "
+            "training has batch norm; leave it at 0."
+        )
     optimizer = make_optimizer(
         learning_rate=train.learning_rate,
         schedule="cosine" if train.schedule == "cosine" else "constant",
@@ -134,7 +143,13 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
         priors,
         _mix(train, tasks),
         groups,
+        Evaluation.of(train),
     )
+
+
+def _has_batch_norm(network: Functional, groups: ParameterGroups) -> bool:
+    statistics = groups.trained_statistics(network.abstract_statistics)
+    return bool(jax.tree.leaves(statistics.get("branches")))
 
 
 def _with_expert_weights(

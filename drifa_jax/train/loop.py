@@ -25,6 +25,7 @@ from drifa_jax.processes import all_say, is_first
 from drifa_jax.rng import stream
 from drifa_jax.sharding import Layout, layout_of, put
 from drifa_jax.train import progress, signals, step_times
+from drifa_jax.train.batch_statistics import StatisticsEstimate
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import Experiment
@@ -121,7 +122,12 @@ def _drawn_state(experiment: Experiment, layout: Layout, program: Program) -> Tr
         params, statistics = starting_weights(experiment, keys)
         statistics = with_priors(experiment, statistics)
         state = initial_state(
-            params, statistics, experiment.optimizer, layout.num_members, experiment.groups
+            params,
+            statistics,
+            experiment.optimizer,
+            layout.num_members,
+            experiment.groups,
+            experiment.evaluation,
         )
     return jax.tree.map(lambda leaf, like: put(leaf, like.sharding), state, program.template)
 
@@ -134,6 +140,11 @@ class _Runner:
         self.program, self.predict = program, predict
         self.log, self.display, self.checkpoints = log, display, checkpoints
         self.workdir = workdir
+        self.estimate = (
+            StatisticsEstimate(experiment, layout_of(experiment.config), program.template)
+            if experiment.evaluation.statistics_batches
+            else None
+        )
         self.times = step_times.StepTimes()
         self.tracer = step_times.Tracer(
             experiment.config.profile.steps if is_first() else "", workdir
@@ -241,9 +252,10 @@ class _Runner:
         # The first one of an attempt compiles.
         again = self.times.count("first validation")
         with self.times.spent_on("validation" if again else "first validation"):
+            if self.estimate is not None:
+                state = self.estimate(state)
             validation = self.predict.split(
-                state.params,
-                state.statistics,
+                *state.weights(),
                 self.experiment.dataset.validation,
                 self.experiment.config.eval.batch_size,
             ).losses(self.experiment.losses)

@@ -45,12 +45,28 @@ class ParameterGroups:
             return params
         return _part(self.trainable, params)
 
+    def trained_statistics(self, statistics: Any) -> Any:
+        """The part of a tree of batch statistics that is not of frozen branches."""
+        branches = statistics.get("branches", {})
+        frozen = {m: jax.tree.map(lambda _: None, branches[m]) for m in self.frozen & set(branches)}
+        return statistics | {"branches": branches | frozen} if frozen else statistics
+
     def trains_branches(self, modalities: Iterable[str]) -> bool | dict[str, bool]:
         """Whether each branch is in training, as a network is told: frozen ones predict."""
         return {m: m not in self.frozen for m in modalities} if self.frozen else True
 
 
 ALL_ALIKE = ParameterGroups()
+
+
+def part_like(part: Any, whole: Any) -> Any:
+    """The leaves of a tree that another one has a leaf for; None has none."""
+    return jax.tree.map(
+        lambda leaf, of_whole: None if leaf is None else of_whole,
+        part,
+        whole,
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 def completed(part: Any, whole: Any) -> Any:

@@ -44,7 +44,11 @@ class Program:
     def __init__(self, experiment: Experiment, layout: Layout):
         self.template: TrainState = layout.state(
             abstract_state(
-                experiment.network, experiment.optimizer, layout.num_members, experiment.groups
+                experiment.network,
+                experiment.optimizer,
+                layout.num_members,
+                experiment.groups,
+                experiment.evaluation,
             )
         )
         self.flops: float | None = None
@@ -155,6 +159,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
         groups=experiment.groups,
+        evaluation=experiment.evaluation,
     )
     of_members = jax.vmap(step) if layout.is_ensemble else step
 

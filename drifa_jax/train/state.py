@@ -11,7 +11,8 @@ import optax
 from flax import struct
 
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
-from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups
+from drifa_jax.train.evaluated import IN_TRAINING, Evaluated, Evaluation
+from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, completed
 
 
 @struct.dataclass
@@ -26,6 +27,7 @@ class TrainState:
       statistics: moving averages of batch norm, float32.
       optimizer_state: optax's, of the parameters that are trained.
       learning_rate_scale: multiplies the schedule; the plateau rule lowers it between epochs.
+      evaluated: what is evaluated where that is not `params` and `statistics`, or None.
     """
 
     step: jax.Array
@@ -33,6 +35,13 @@ class TrainState:
     statistics: Any
     optimizer_state: Any
     learning_rate_scale: jax.Array
+    evaluated: Evaluated | None = None
+
+    def weights(self) -> tuple[Any, Any]:
+        """Parameters and statistics that are evaluated and saved as the model."""
+        if self.evaluated is None:
+            return self.params, self.statistics
+        return completed(self.evaluated.params, self.params), self.evaluated.statistics
 
 
 @struct.dataclass
@@ -54,6 +63,10 @@ class Model:
     identity: str = struct.field(pytree_node=False, default="")
     description: Any = struct.field(pytree_node=False, default=None)
 
+    def weights(self) -> tuple[Any, Any]:
+        """Parameters and statistics."""
+        return self.params, self.statistics
+
 
 def initial_state(
     params: Parameters,
@@ -61,6 +74,7 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     num_members: int = 1,
     groups: ParameterGroups = ALL_ALIKE,
+    evaluation: Evaluation = IN_TRAINING,
 ) -> TrainState:
     """The state before the first step; of an ensemble when there are several members."""
     trained = groups.trained(params)
@@ -75,6 +89,7 @@ def initial_state(
         statistics=statistics,
         optimizer_state=optimizer_state,
         learning_rate_scale=jnp.ones(lead, jnp.float32),
+        evaluated=evaluation.at_start(trained, statistics),
     )
 
 
@@ -83,14 +98,17 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     num_members: int = 1,
     groups: ParameterGroups = ALL_ALIKE,
+    evaluation: Evaluation = IN_TRAINING,
 ) -> TrainState:
     """Shapes and dtypes of a state, without computing one."""
+    trained = groups.trained(network.abstract_params)
     of_member = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=network.abstract_params,
         statistics=network.abstract_statistics,
-        optimizer_state=jax.eval_shape(optimizer.init, groups.trained(network.abstract_params)),
+        optimizer_state=jax.eval_shape(optimizer.init, trained),
         learning_rate_scale=jax.ShapeDtypeStruct((), jnp.float32),
+        evaluated=evaluation.at_start(trained, network.abstract_statistics),
     )
     if num_members == 1:
         return of_member

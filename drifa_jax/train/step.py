@@ -12,6 +12,7 @@ import optax
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.rng import stream
+from drifa_jax.train.evaluated import IN_TRAINING, Evaluation
 from drifa_jax.train.losses import TaskLoss, total_loss
 from drifa_jax.train.parameter_groups import ALL_ALIKE, ParameterGroups, completed
 from drifa_jax.train.stacking import stack
@@ -31,6 +32,7 @@ def make_train_step(
     mix: Mix | None = None,
     masks_absent: bool = False,
     groups: ParameterGroups = ALL_ALIKE,
+    evaluation: Evaluation = IN_TRAINING,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -43,6 +45,7 @@ def make_train_step(
         saves their cost.
       groups: which parameters are trained. Of the others no gradient is computed, and nothing is
         differentiated but what leads from the trained ones to the loss.
+      evaluation: whether a moving average of the parameters goes along.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
@@ -80,13 +83,15 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
         updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
         sums |= {"total": total, "gradient_norm": optax.tree.norm(stack(gradients))}
+        trained = optax.apply_updates(trained, updates)
         return (
             TrainState(
                 step=state.step + 1,
-                params=completed(optax.apply_updates(trained, updates), state.params),
+                params=completed(trained, state.params),
                 statistics=statistics,
                 optimizer_state=optimizer_state,
                 learning_rate_scale=state.learning_rate_scale,
+                evaluated=evaluation.after_step(state.evaluated, trained, statistics, state.step),
             ),
             sums,
         )

@@ -19,6 +19,7 @@ from drifa_jax import sharding
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.rng import stream
 from drifa_jax.sharding import AXES, Layout, put
+from drifa_jax.train.batch_statistics import StatisticsEstimate
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.feed import Feed
 from drifa_jax.train.program import Program, put_keys
@@ -55,14 +56,31 @@ def trained(experiment, on: Layout, seed: int = 0):
     experiment = dataclasses.replace(experiment, config=config)
     program = Program(experiment, on)
     weights = starting_weights(experiment, stream(put_keys(seed, on), "init"))
-    state = initial_state(*weights, experiment.optimizer, on.num_members)
+    state = initial_state(
+        *weights, experiment.optimizer, on.num_members, experiment.groups, experiment.evaluation
+    )
     state = jax.tree.map(lambda leaf, like: put(leaf, like.sharding), state, program.template)
     feed, losses = Feed(experiment, on, 0), []
     for _ in range(NUM_STEPS):
         state, sums = program(state, feed.next(lambda: False)[1], 0)
         losses.append(np.asarray(sums["total"]))
     feed.close()
+    if experiment.evaluation.statistics_batches:
+        state = StatisticsEstimate(experiment, on, program.template)(state)
     return state, np.stack(losses)
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """A frozen branch, an average of the weights, and statistics estimated at the end."""
+    config = toy.toy_config(train={"frozen": ["ct"], "average_decay": 0.5, "statistics_batches": 2})
+    built = build_experiment(config, open_dataset(config.data))
+    return dataclasses.replace(built, optimizer=optax.sgd(0.1))
+
+
+@pytest.fixture(scope="module")
+def tuned_alone(tuned):
+    return {seed: trained(tuned, layout(), seed) for seed in (0, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +117,19 @@ def test_member_of_an_ensemble_is_the_run_with_its_seed(axes, experiment, alone)
         own = jax.tree.map(operator.itemgetter(member), state)
         assert_close((own, losses[:, member]), alone[member])
     assert np.all(losses[:, 0] != losses[:, 1])
+
+
+def test_fine_tuning_over_devices_and_in_pieces_changes_no_result(tuned, tuned_alone, monkeypatch):
+    monkeypatch.setattr(sharding, "LARGE", 64)
+    on = layout(data=4, model=2, shard_state=True)
+    assert_close(trained(tuned, on), tuned_alone[0])
+
+
+def test_fine_tuned_member_of_an_ensemble_is_the_run_with_its_seed(tuned, tuned_alone):
+    state, losses = trained(tuned, layout(ensemble=2, data=2, num_members=2))
+    for member in (0, 1):
+        own = jax.tree.map(operator.itemgetter(member), state)
+        assert_close((own, losses[:, member]), tuned_alone[member])
 
 
 def test_members_over_the_ensemble_axis_hold_only_their_own_state(experiment):

@@ -34,7 +34,7 @@ class ToyBackbone(nnx.Module):
         x = jax.lax.conv_general_dilated(
             images, self.kernel[...], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return jax.nn.relu(self.norm(x, train=train))
+        return jax.nn.relu(self.norm(x, train=train, present=present))
 
     def stage(self, number, x, *, train, present):
         return x
