@@ -23,6 +23,8 @@ _HOME = {
     "NetworkDescription": "models.description",
     "build_network": "models.building",
     "drifa_net": "models.building",
+    "with_drifa": "models.with_drifa",
+    "own_backbone": "models.own_network",
     "Functional": "models.functional",
     "UserError": "errors",
     "load": "predict.predictor",

@@ -33,12 +33,22 @@ SUBCOMMANDS: dict[str, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns its exit code. Prints a `UserError` as one message, exit 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _with_parts(arguments)
+    except UserError as error:
+        say(f"drifa: {error}")
+        return 1
     parser = argparse.ArgumentParser(
         prog="drifa",
         description="DRIFA-Net in JAX: fuse medical imaging modalities. Research use only.",
     )
     version = importlib.metadata.version("drifa-jax")
     parser.add_argument("--version", action="version", version=f"drifa_jax {version}")
+    parser.add_argument(
+        "--parts",
+        metavar="FILE.py",
+        help="run this Python file first, which registers backbones and other parts of your own",
+    )
     command = None
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in SUBCOMMANDS.items():
@@ -74,6 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"drifa {options.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _with_parts(arguments: list[str]) -> list[str]:
+    """What is left of the arguments once the file of a leading `--parts` has been run."""
+    first, equals, file = arguments[0].partition("=") if arguments else ("", "", "")
+    if first != "--parts":
+        return arguments
+    if not equals:
+        file = arguments[1] if len(arguments) > 1 else ""
+    if not file:
+        raise UserError("--parts needs a Python file that registers parts of your own.")
+    from drifa_jax.config_files import run_file
+
+    run_file(file, "--parts")
+    return arguments[1 if equals else 2 :]
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:

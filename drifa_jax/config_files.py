@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,31 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     return from_mapping(values)
 
 
-def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
+def run_file(path: str | Path, flag: str) -> types.ModuleType:
+    """The module of a Python file, which may register parts of its own.
+
+    Raises:
+      UserError: if there is no such file, it is none of Python, or it fails; it names the flag.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{flag}: there is no file {str(path)!r}.")
     spec = importlib.util.spec_from_file_location("drifa_config_file", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"--config: {file} is not a Python file (its name must end in .py).")
+        raise UserError(f"{flag}: {file} is not a Python file (its name must end in .py).")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{flag}: {file} failed with {type(error).__name__}: {error}") from error
+    return module
+
+
+def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
+    module = run_file(file, "--config")
+    try:
         config = module.get_config(variant)
     except UserError:
         raise

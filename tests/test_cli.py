@@ -43,3 +43,22 @@ def test_importing_the_package_starts_no_backend_and_no_other_framework():
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_file_that_registers_parts_is_run_before_the_command(tmp_path, monkeypatch, capsys):
+    from drifa_jax.models import registry
+
+    monkeypatch.setattr(registry, "BACKBONES", dict(registry.BACKBONES))
+    file = tmp_path / "mine.py"
+    file.write_text("from drifa_jax.models import registry\nregistry.BACKBONES['mine'] = None\n")
+    assert main(["--parts", str(file), "configs"]) == 0
+    assert "mine" in registry.BACKBONES
+    for arguments, message in (
+        (["--parts"], "--parts needs a Python file"),
+        (["--parts=none.py", "configs"], "--parts: there is no file 'none.py'"),
+    ):
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
+    file.write_text("1 / 0")
+    assert main([f"--parts={file}", "configs"]) == 1
+    assert "failed with ZeroDivisionError" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def class_maps(
     """`[b, h, w]` of every modality that has a map: `relu(sum_c mean(gradient_c) * feature_c)`."""
     maps = {}
     for m, x in features.items():
-        if x.ndim != 4:
+        if "/" in m or x.ndim != 4:  # what goes beside a map, and tables
             continue
         weight = jnp.mean(gradients[m], axis=(1, 2), keepdims=True)
         maps[m] = jax.nn.relu(jnp.sum(weight * x, axis=-1)).astype(jnp.float32)

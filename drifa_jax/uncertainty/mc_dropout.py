@@ -219,7 +219,7 @@ def choose_samples_per_pass(
     """
     if budget_bytes is None:
         budget_bytes = _device_budget()
-    bytes_per_sample = 8 * sum(x.size * x.dtype.itemsize for x in features.values())
+    bytes_per_sample = 8 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(features))
     return int(min(max(budget_bytes // bytes_per_sample, 1), num_samples))
 
 
