@@ -163,6 +163,11 @@ def _phantoms(config: DataConfig, saved: Path | None) -> Dataset:
     del saved  # drawn anew, they are what they were
     sizes = {name: modality.height for name, modality in config.modalities.items()}
     for name, modality in config.modalities.items():
+        if modality.depth:
+            raise UserError(
+                f"config: data.modalities.{name}.depth is {modality.depth}, but phantoms are "
+                "pictures; set it to 0."
+            )
         if modality.height != modality.width:
             raise UserError(f"config: data.modalities.{name} must be square for phantoms.")
     channels = {modality.channels for modality in config.modalities.values()}

@@ -152,7 +152,7 @@ def convert_channels(pixels: np.ndarray, channels: int, name: str = "image") -> 
 
 
 def _stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    return _resize(pixels, height, width)
+    return resize(pixels, height, width)
 
 
 def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     inner_width = min(width, max(1, round(pixels.shape[1] * scale)))
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     canvas = np.zeros((height, width, pixels.shape[2]), pixels.dtype)
-    canvas[top : top + inner_height, left : left + inner_width] = _resize(
+    canvas[top : top + inner_height, left : left + inner_width] = resize(
         pixels, inner_height, inner_width
     )
     return canvas
@@ -173,7 +173,7 @@ def _crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     inner_width = min(pixels.shape[1], max(1, round(width * scale)))
     top, left = (pixels.shape[0] - inner_height) // 2, (pixels.shape[1] - inner_width) // 2
     middle = pixels[top : top + inner_height, left : left + inner_width]
-    return _resize(middle, height, width)
+    return resize(middle, height, width)
 
 
 FITS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
@@ -196,7 +196,7 @@ def fit_image(
     return FITS[fit](pixels, spec.height, spec.width)
 
 
-def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Area averaging where the image shrinks, which avoids aliasing; else linear."""
     if pixels.shape[:2] == (height, width):
         return pixels

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from drifa_jax.config import ModalityConfig
+from drifa_jax.errors import UserError
 
 MISSING_LABEL = -1
 """Label of a task that this record says nothing about; the losses and metrics mask it."""
@@ -73,11 +74,28 @@ class TabularSpec:
         return np.dtype(np.float32)
 
 
-Spec = ModalitySpec | VolumeSpec | TabularSpec
+PixelSpec = ModalitySpec | VolumeSpec
+Spec = PixelSpec | TabularSpec
+
+
+def pixel_spec(name: str, at: ModalityConfig) -> PixelSpec:
+    """What the images or volumes of a configured modality are brought to."""
+    if at.depth:
+        return VolumeSpec(name, at.depth, at.height, at.width, at.channels)
+    return image_spec(name, at)
 
 
 def image_spec(name: str, at: ModalityConfig) -> ModalitySpec:
-    """What the images of a configured modality are brought to."""
+    """What the images of a configured modality are brought to.
+
+    Raises:
+      UserError: where the configuration asks for volumes.
+    """
+    if at.depth:
+        raise UserError(
+            f"config: data.modalities.{name}.depth is {at.depth}, but its data are pictures; set "
+            "it to 0."
+        )
     return ModalitySpec(name, at.height, at.width, at.channels)
 
 

@@ -3,6 +3,9 @@
 The pipeline hands every record of every epoch a generator of its own, whatever the number of
 workers. All modalities of a record share one geometry when asked, because a scan rotated
 against its partner is no longer a pair; intensity is always drawn for each modality by itself.
+
+A volume turns, zooms and is mirrored within its slices, all of them alike, so that left stays
+beside right; along its depth it is only shifted, by whole slices.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Augmentation:
     Attributes:
       rotation_degrees: largest angle either way; several values are alternatives, of which
         each picture draws one.
-      shift_pixels: largest shift along each axis, in pixels of the stored image.
+      shift_pixels: largest shift along each axis, in pixels (and slices) of the stored image.
       zoom: largest relative change of size, 0.1 for 0.9 to 1.1 times.
       flip_left_right, flip_up_down: probability of a mirror image.
       brightness: largest change of level, as a share of the full range.
@@ -106,6 +109,7 @@ class Geometry:
     scale: float
     mirror_x: bool
     mirror_y: bool
+    up: float = 0.0
 
     @property
     def is_identity(self) -> bool:
@@ -140,7 +144,7 @@ class Augment:
         if self.shared_geometry and held:
             settings = next(iter(self.by_modality.values()))
             image = record.images[held[0]]
-            shared = draw_geometry(settings, image.shape[1], image.shape[0], generator)
+            shared = draw_geometry(settings, image.shape[:-1], generator)
         images = {}
         # Every modality draws from a generator of its own, seeded in the order of the settings:
         # an absent modality must not change what another one gets.
@@ -162,17 +166,29 @@ def augment(
     generator: np.random.Generator,
     geometry: Geometry | None = None,
 ) -> np.ndarray:
-    """One `[h, w, c]` uint8 image, changed; `geometry` overrides what the settings draw."""
+    """One uint8 image `[h, w, c]` or volume `[d, h, w, c]`, changed.
+
+    `geometry` overrides what the settings draw.
+    """
     if geometry is None:
-        geometry = draw_geometry(settings, image.shape[1], image.shape[0], generator)
+        geometry = draw_geometry(settings, image.shape[:-1], generator)
     return change_intensity(move(image, geometry), settings, generator)
 
 
 def draw_geometry(
-    settings: Augmentation, width: int, height: int, generator: np.random.Generator
+    settings: Augmentation, size: tuple[int, ...], generator: np.random.Generator
 ) -> Geometry:
-    """A change of place; always the same number of draws, so that settings do not interact."""
+    """A change of place; always the same number of draws, so that settings do not interact.
+
+    Args:
+      settings: the ranges.
+      size: `(height, width)`, or `(depth, height, width)` of a volume, whose shift along the depth
+        is drawn last.
+      generator: of the draws.
+    """
+    *depth, height, width = size
     chance = generator.random(7)
+    along = [settings.shift_pixels * (2 * generator.random() - 1) / slices for slices in depth]
     rotations = settings.rotations
     largest = rotations[min(int(chance[0] * len(rotations)), len(rotations) - 1)]
     return Geometry(
@@ -182,6 +198,7 @@ def draw_geometry(
         scale=1.0 + settings.zoom * (2 * chance[4] - 1),
         mirror_x=bool(chance[5] < settings.flip_left_right),
         mirror_y=bool(chance[6] < settings.flip_up_down),
+        up=along[0] if along else 0.0,
     )
 
 
@@ -189,6 +206,9 @@ def move(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Mirror, turn about the centre, zoom and shift in one linear resampling; outside is black."""
     if geometry.is_identity:
         return image
+    if image.ndim == 4:
+        within = replace(geometry, up=0.0)
+        return _raised(np.stack([move(plane, within) for plane in image]), geometry.up)
     height, width, channels = image.shape
     radians = math.radians(geometry.degrees)
     cosine, sine = math.cos(radians) * geometry.scale, math.sin(radians) * geometry.scale
@@ -199,6 +219,16 @@ def move(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     matrix = np.concatenate([turn, (centre + shift - turn @ centre)[:, None]], axis=1)
     moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
     return moved.reshape(height, width, channels)
+
+
+def _raised(volume: np.ndarray, up: float) -> np.ndarray:
+    """A volume shifted along its depth by a share of it, in whole slices; outside is black."""
+    depth, number = len(volume), round(up * len(volume))
+    shifted = np.zeros_like(volume)
+    shifted[max(number, 0) : depth + min(number, 0)] = volume[
+        max(-number, 0) : depth - max(number, 0)
+    ]
+    return shifted
 
 
 def change_intensity(
@@ -238,7 +268,10 @@ def drop_modalities(
 
 
 def _bias_field(shape, largest: float, generator: np.random.Generator) -> np.ndarray:
-    """A smooth field around 1, from a 3 x 3 grid resampled by cubic interpolation."""
+    """A smooth field around 1, from a 3 x 3 grid resampled by cubic interpolation.
+
+    All slices of a volume get the same.
+    """
     grid = (2 * generator.random((3, 3), dtype=np.float32) - 1) * np.float32(largest)
-    field = cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(grid, (shape[-2], shape[-3]), interpolation=cv2.INTER_CUBIC)
     return 1 + field[:, :, None]

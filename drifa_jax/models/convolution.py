@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 from flax import nnx
 from jax import lax
 
 from drifa_jax.models.initial import glorot_uniform, zeros
+from drifa_jax.models.kernels.volumes import convolve_volumes
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap
 
@@ -50,16 +52,21 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """The filtered map, in `dtype`."""
+        y = self._filtered(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+    def _filtered(self, x: FeatureMap, kernel: jax.Array) -> FeatureMap:
         num_axes = x.ndim - 2
+        if num_axes == 3 and self.groups == 1:
+            return convolve_volumes(x, kernel, self.stride, self.padding)
         space = "DHW"[-num_axes:]
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
+        return lax.conv_general_dilated(
+            x,
+            kernel,
             (self.stride,) * num_axes,
             self.padding,
             dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
             feature_group_count=self.groups,
         )
-        if self.bias is None:
-            return y
-        return y + self.bias[...].astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -81,7 +81,7 @@ def test_zoom_enlarges_about_the_centre():
 
 
 def test_paper_settings_stay_within_20_or_5_degrees_and_5_pixels():
-    drawn = [draw_geometry(PAPER, 128, 128, keyed(seed)) for seed in range(2000)]
+    drawn = [draw_geometry(PAPER, (128, 128), keyed(seed)) for seed in range(2000)]
     degrees = np.array([abs(g.degrees) for g in drawn])
     shifts = np.array([[abs(g.right), abs(g.down)] for g in drawn]) * 128
     assert degrees.max() <= 20

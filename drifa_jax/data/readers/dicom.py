@@ -126,6 +126,19 @@ def read_header(path: Path) -> ImageHeader:
     )
 
 
+def read_spacing(path: Path, frame: int = 0) -> tuple[float, float, float]:
+    """Distance of rows, of columns and of slices in mm; 0 where the file does not say.
+
+    Raises:
+      FileError: as `load`, and naming a tag whose value cannot be.
+    """
+    tags = ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness")
+    view = _of_frame(load(path, pixels=False), frame, path, tags)
+    rows, columns = numbers(view, "PixelSpacing", path, 2) or (0.0, 0.0)
+    between = [numbers(view, tag, path, 1) for tag in tags[1:]]
+    return rows, columns, next((abs(value[0]) for value in between if value), 0.0)
+
+
 def count_frames(path: Path) -> int:
     """How many pictures a file holds."""
     return integer(load(path, pixels=False), "NumberOfFrames", path, 1) or 1
@@ -217,6 +230,9 @@ _GROUPS = {
     "RescaleIntercept": "PixelValueTransformationSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "VOILUTFunction": "FrameVOILUTSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
     "WindowCenter": "FrameVOILUTSequence",
     "WindowWidth": "FrameVOILUTSequence",
 }

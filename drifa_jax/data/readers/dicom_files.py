@@ -34,11 +34,14 @@ READ_TAGS = (
     "PatientID",
     "PerFrameFunctionalGroupsSequence",
     "PhotometricInterpretation",
+    "PixelSpacing",
     "Rows",
     "SOPClassUID",
     "SamplesPerPixel",
     "SeriesInstanceUID",
     "SharedFunctionalGroupsSequence",
+    "SliceThickness",
+    "SpacingBetweenSlices",
     "StudyInstanceUID",
 )
 """The header tags that are read. Patient and study only decide which slices belong together."""

@@ -20,6 +20,7 @@ from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import FileError, reading
 from drifa_jax.data.readers.levels import to_uint8
 from drifa_jax.data.record import ModalitySpec
+from drifa_jax.data.volumes import Lengths, Voxels
 from drifa_jax.errors import UserError
 from drifa_jax.extras import optional
 
@@ -85,18 +86,34 @@ def read_volume(path: Path) -> np.ndarray:
     return _volume(path, _stamp(path)).copy()
 
 
-def read_plane(path: Path, axis: int | None, number: int) -> np.ndarray:
+def read_axial(path: Path) -> Voxels:
+    """All axial slices from the lowest, the front up and the right on the left.
+
+    Raises:
+      FileError: as `read_volume`.
+    """
+    values = read_volume(path).transpose(2, 1, 0)[:, ::-1, ::-1]
+    return Voxels(np.ascontiguousarray(values), read_voxel_size(path))
+
+
+def read_voxel_size(path: Path) -> Lengths:
+    """Distance of axial slices, of their rows and of their columns in mm, from the header."""
+    affine = _affine(_header(path), path)
+    axes = _nibabel().io_orientation(affine)[:, 0].astype(int)
+    lengths = np.zeros(3)
+    lengths[axes] = np.linalg.norm(affine[:3, :3], axis=0)
+    return tuple(lengths[::-1].tolist())
+
+
+def read_plane(path: Path, axis: int, number: int) -> np.ndarray:
     """A slice with the head up (or the front up, in axial planes) and the right on the left.
 
     Args:
       path: the file.
-      axis: of the canonical volume, a value of `PLANES`; None gives all axial slices from the
-        lowest, `[d, h, w]`.
+      axis: of the canonical volume, a value of `PLANES`.
       number: of the slice.
     """
     volume = _volume(path, _stamp(path))
-    if axis is None:
-        return np.ascontiguousarray(volume.transpose(2, 1, 0)[:, ::-1, ::-1])
     plane = np.take(volume, number, axis)
     return np.ascontiguousarray(plane.T[::-1, ::-1])
 

@@ -1,4 +1,4 @@
-"""Arrays: `.npz` files in the layout of MedMNIST and pairs of `.npy` files.
+"""Arrays: `.npz` files in the layout of MedMNIST and MedMNIST3D, and pairs of `.npy` files.
 
 MedMNIST stores `train_images`, `train_labels` and the same for `val` and `test`. The authors'
 notebooks read one `.npy` of images and one of labels for each modality and split.
@@ -17,8 +17,9 @@ from drifa_jax.config import ModalityConfig
 from drifa_jax.data.archive import BOMB_BYTES, MAX_RATIO
 from drifa_jax.data.decode import FITS, fit_image
 from drifa_jax.data.problems import FileError, Problems, reading
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.record import MISSING_LABEL, PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records, concatenate, make_records
+from drifa_jax.data.volumes import fit_volume
 from drifa_jax.errors import UserError
 
 NPZ_SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -26,7 +27,7 @@ NPZ_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Reads images by their number in an array `[n, h, w]` or `[n, h, w, 1 or 3]`.
+    """Reads images or volumes by their number in an array `[n, (d,) h, w]` or `[..., 1 or 3]`.
 
     `scale` brings pixels to 0..255; 0 where they are uint8 already.
     """
@@ -34,7 +35,7 @@ class ArrayImages:
     name: str
     images: np.ndarray
     scale: float
-    modality: ModalitySpec
+    modality: PixelSpec
     fit: str
 
     def __call__(self, index: int) -> np.ndarray:
@@ -43,7 +44,8 @@ class ArrayImages:
             if not np.isfinite(pixels).all():
                 raise UserError(f"{name}: has pixels that are NaN or infinite.")
             pixels = np.rint(np.clip(pixels * self.scale, 0, 255)).astype(np.uint8)
-        return fit_image(pixels, self.modality, fit=self.fit, name=name)
+        fit = fit_volume if isinstance(self.modality, VolumeSpec) else fit_image
+        return fit(pixels, self.modality, fit=self.fit, name=name)
 
 
 def record_name(name: str, index: int) -> str:
@@ -54,7 +56,7 @@ def array_records(
     name: str,
     images: np.ndarray,
     labels: np.ndarray,
-    modality: ModalitySpec,
+    modality: PixelSpec,
     task: TaskSpec,
     *,
     split: str = "",
@@ -64,9 +66,10 @@ def array_records(
 
     Args:
       name: first part of every record id.
-      images: `[n, h, w]` or `[n, h, w, 1 or 3]`; uint8, or float in 0..1 or 0..255.
+      images: `[n, h, w]` or `[n, h, w, 1 or 3]`, of volumes `[n, d, h, w]` or
+        `[n, d, h, w, 1 or 3]`; uint8, or float in 0..1 or 0..255.
       labels: `[n]`, `[n, 1]` integers, or one-hot `[n, k]`.
-      modality: the size and channels that every image is brought to.
+      modality: the size and channels that every image or volume is brought to.
       task: the task and its classes.
       split: that the records bring.
 
@@ -78,11 +81,8 @@ def array_records(
     if fit not in FITS:
         raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
     problems = Problems(f"the arrays of {name}")
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        problems.add(
-            "images",
-            f"have the shape {images.shape}; wanted [n, h, w], [n, h, w, 1] or [n, h, w, 3]",
-        )
+    if wrong := _wrong_shape(images.shape, modality):
+        problems.add("images", f"have the shape {images.shape}; {wrong}")
     scale = _scale(images, problems)
     classes = _integer_labels(labels, task, problems)
     if len(images) != len(labels):
@@ -107,7 +107,7 @@ def array_records(
 
 def scan_npz(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
     """The format `npz`: one MedMNIST file."""
-    path, modality, task = Path(at.root), image_spec(name, at), _declared(name, at)
+    path, modality, task = Path(at.root), pixel_spec(name, at), _declared(name, at)
     if not path.is_file():
         raise UserError(f"The file {path} does not exist.")
     problems = Problems(str(path))
@@ -163,7 +163,7 @@ def scan_npy(name: str, at: ModalityConfig, quarantine: str | None = None) -> Re
                 raise UserError(f"The file {path} does not exist.")
             with reading(path, "is not a readable .npy file"):
                 arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        called, modality, task = f"x_{prefix}/{split}", image_spec(name, at), _declared(name, at)
+        called, modality, task = f"x_{prefix}/{split}", pixel_spec(name, at), _declared(name, at)
         parts.append(array_records(called, *arrays, modality, task, split=split, fit=at.fit))
     return concatenate(parts, f"{name} images of {root}")
 
@@ -174,6 +174,20 @@ def _declared(name: str, at: ModalityConfig) -> TaskSpec:
             f"Arrays carry no class names: name the classes of {at.task!r} (modality {name})."
         )
     return TaskSpec(at.task, at.classes)
+
+
+def _wrong_shape(shape: tuple[int, ...], modality: PixelSpec) -> str:
+    """What is wanted instead, and the field that says so; nothing where the shape fits."""
+    field = f"data.modalities.{modality.name}.depth"
+    if isinstance(modality, VolumeSpec):
+        if len(shape) == 4 or (len(shape) == 5 and shape[4] in (1, 3)):
+            few = shape[1] < 2
+            return f"volumes need 2 slices or more; of pictures set {field}=0" if few else ""
+        return f"wanted volumes [n, d, h, w] or [n, d, h, w, 1 or 3]; of pictures set {field}=0"
+    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
+        return ""
+    wanted = "wanted [n, h, w], [n, h, w, 1] or [n, h, w, 3]"
+    return f"{wanted}; of volumes set {field}" if len(shape) in (4, 5) else wanted
 
 
 def _scale(images: np.ndarray, problems: Problems) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +16,32 @@ import numpy as np
 
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.problems import FileError, LeftOut, Problems
-from drifa_jax.data.readers.dicom import Plane, Windows, read_frame, read_header, windows_of
+from drifa_jax.data.readers.dicom import Windows, read_frame, read_header, windows_of
 from drifa_jax.data.readers.dicom_files import NoImageError, claims_dicom, is_dicom
-from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
+from drifa_jax.data.readers.series import (
+    Series,
+    Slice,
+    as_volume,
+    ordered,
+    read_volume,
+    slices_of,
+)
+from drifa_jax.data.record import PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
 from drifa_jax.data.sources.walking import class_folders, files_below
+from drifa_jax.data.volumes import Voxels
 from drifa_jax.errors import UserError
-
-DIRECTION_TOLERANCE = 1e-3
-"""By how much direction cosines of one series may differ: less than a tenth of a degree."""
 
 
 @dataclass(frozen=True)
-class _Slice:
-    path: Path
+class _Entry:
+    """One series; `volume` where it is read whole."""
+
     label: int
     patient: str
-    series: str
-    number: int
-    plane: Plane
+    slices: list[Slice]
+    volume: Series | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class DicomScan:
     """What class folders hold.
 
     Attributes:
-      entries: one a slice, or one a series; a place is ((file, frame), ...), lowest slice first.
+      entries: one a slice, whose place is (file, frame), or one a series, whose place is it.
       classes: names of the folders.
       left_out: what is there and is no record.
       burned_in: slices flagged as holding annotation in their pixels.
@@ -86,7 +92,7 @@ def scan_dicom(
     folders = class_folders(root, left_out)
     if not folders:
         raise UserError(f"The DICOM folder {root} holds no class folders.")
-    series: dict[tuple, list[_Slice]] = {}
+    series: dict[tuple, list[Slice]] = {}
     burned = 0
     for label, folder in enumerate(folders):
         found = 0
@@ -104,27 +110,34 @@ def scan_dicom(
                 problems.add(error.where, error.what)
                 continue
             burned += header.burned_in
-            series.setdefault((label, header.patient, header.series), []).extend(
-                _Slice(path, label, header.patient, header.series, header.number, plane)
-                for plane in header.planes
-            )
+            key = (label, header.patient, header.series)
+            series.setdefault(key, []).extend(slices_of(path, header))
         if not found:
             problems.add(folder, "holds no DICOM files")
-    ordered = [_ordered(slices, volumes, problems) for slices in series.values()]
+    entries: list[_Entry] = []
+    for (label, patient, _), slices in series.items():
+        try:
+            in_order = ordered(slices, volumes=volumes)
+            volume = as_volume(in_order) if volumes else None
+        except FileError as error:
+            problems.add(error.where, error.what)
+            continue
+        entries.append(_Entry(label, patient, in_order, volume))
     problems.settle("Move these files away, or repair them.", quarantine, left_out)
-    if not (ordered := [slices for slices in ordered if slices]):
+    if not entries:
         raise UserError(f"The DICOM folder {root} holds no series that can be read.")
     names = tuple(folder.name for folder in folders)
-    return DicomScan(tuple(_entries(ordered, volumes)), names, left_out, burned)
+    return DicomScan(tuple(_slice_entries(entries)), names, left_out, burned)
 
 
 def dicom_records(
     root: str | Path,
-    modality: ModalitySpec | VolumeSpec,
+    modality: PixelSpec,
     task: str,
     *,
     window: str | None = None,
     fit: str = "stretch",
+    spacing: tuple[float, ...] = (),
     quarantine: str | Path | None = None,
 ) -> Records:
     """Slices (or, for a `VolumeSpec`, series) below class folders as records.
@@ -136,6 +149,7 @@ def dicom_records(
       window: a key of `WINDOWS`; three with commas become the colours of a 3-channel image;
         None takes the window of each file, or its range of values where it has none.
       fit: how another aspect ratio is fitted.
+      spacing: of volumes, see `data.volumes.fit_volume`; empty fits the whole series.
       quarantine: CSV file for broken files and series, which are then left out; None raises.
 
     Test: tests/data/sources/test_dicom.py.
@@ -149,72 +163,50 @@ def dicom_records(
         found.entries,
         modality,
         TaskSpec(task, found.classes),
-        functools.partial(_read, windows, volumes),
+        functools.partial(_read, windows),
         description=f"{len(found.entries)} DICOM {modality.name} records",
         fit=fit,
         notes=found.notes(root),
+        spacing=spacing,
     )
 
 
 def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
     """The format `dicom`."""
-    spec = image_spec(name, config)
     return dicom_records(
-        config.root, spec, config.task, window=config.window, fit=config.fit, quarantine=quarantine
+        config.root,
+        pixel_spec(name, config),
+        config.task,
+        window=config.window,
+        fit=config.fit,
+        spacing=config.spacing,
+        quarantine=quarantine,
     )
 
 
-def _read(windows: Windows, volumes: bool, places: tuple[tuple[Path, int], ...]) -> np.ndarray:
-    planes = [read_frame(path, frame, windows) for path, frame in places]
-    return np.stack(planes) if volumes else planes[0]
+def _read(windows: Windows, place: Series | tuple[Path, int]) -> Voxels | np.ndarray:
+    if isinstance(place, Series):
+        return Voxels(*read_volume(place, windows))
+    return read_frame(*place, windows)
 
 
-def _entries(series: Sequence[Sequence[_Slice]], volumes: bool):
+def _slice_entries(series: Sequence[_Entry]) -> Iterator[SliceEntry]:
     numbers = _patient_numbers(series)
     count: dict[str, int] = {}
-    for slices in series:
-        patient = f"patient-{numbers[slices[0].patient]:04d}"
+    for entry in series:
+        patient = f"patient-{numbers[entry.patient]:04d}"
         count[patient] = count.get(patient, 0) + 1
         name = f"{patient}/series-{count[patient]:02d}"
-        places = [(piece.path, piece.plane.frame) for piece in slices]
-        if volumes:
-            yield SliceEntry(name, patient, slices[0].label, tuple(places))
+        if entry.volume is not None:
+            yield SliceEntry(name, patient, entry.label, entry.volume)
             continue
-        for number, place in enumerate(places):
-            yield SliceEntry(f"{name}/slice-{number:03d}", patient, slices[0].label, (place,))
+        for number, piece in enumerate(entry.slices):
+            place = (piece.path, piece.plane.frame)
+            yield SliceEntry(f"{name}/slice-{number:03d}", patient, entry.label, place)
 
 
-def _ordered(slices: list[_Slice], volumes: bool, problems: Problems) -> list[_Slice]:
-    """Slices from one end to the other; none where they cannot be one series."""
-    if len(slices) == 1:
-        return slices
-    folder, planes = slices[0].path.parent, [piece.plane for piece in slices]
-    directions = [plane.orientation for plane in planes]
-    if any(d is None for d in directions) or any(plane.position is None for plane in planes):
-        numbers = [(piece.number, piece.plane.frame) for piece in slices]
-        if volumes and len(set(numbers)) < len(slices):
-            files = f"{slices[0].path.name}, {slices[1].path.name}"
-            problems.add(
-                folder, f"holds a series without slice positions or numbers ({files}, ...)"
-            )
-            return []
-        # Single pictures, as of X-ray, need no order among themselves.
-        return sorted(slices, key=lambda piece: (piece.number, piece.path, piece.plane.frame))
-    spread = np.ptp(np.array(directions), axis=0).max()
-    if spread > DIRECTION_TOLERANCE:
-        problems.add(folder, "holds a series with mixed orientations")
-        return []
-    normal = np.cross(directions[0][:3], directions[0][3:])
-
-    def along(piece: _Slice) -> tuple:
-        place = float(np.dot(piece.plane.position, normal))
-        return (place, piece.number, piece.path, piece.plane.frame)
-
-    return sorted(slices, key=along)
-
-
-def _patient_numbers(series: Sequence[Sequence[_Slice]]) -> dict[str, int]:
+def _patient_numbers(series: Sequence[_Entry]) -> dict[str, int]:
     """Patient -> number, in an order that does not follow the identifiers themselves."""
-    patients = {slices[0].patient for slices in series}
+    patients = {entry.patient for entry in series}
     shuffled = sorted(patients, key=lambda p: hashlib.sha256(p.encode()).hexdigest())
     return {patient: number for number, patient in enumerate(shuffled, start=1)}

@@ -13,26 +13,32 @@ from drifa_jax.data.readers.nifti import (
     PLANES,
     SLICE_RANGE,
     SUFFIXES,
+    read_axial,
     read_plane,
+    read_shape,
     slice_numbers,
     stem,
 )
-from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec, image_spec
+from drifa_jax.data.record import PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
 from drifa_jax.data.sources.walking import class_folders, files_below
+from drifa_jax.data.volumes import Voxels
 from drifa_jax.errors import UserError
+
+ONE_SLICE = "is one slice thick, which is no volume; read slices as pictures with depth=0"
 
 
 def nifti_records(
     root: str | Path,
-    modality: ModalitySpec | VolumeSpec,
+    modality: PixelSpec,
     task: str,
     *,
     plane: str = "axial",
     slice_range: tuple[float, float] = SLICE_RANGE,
     group_pattern: str | None = None,
     fit: str = "stretch",
+    spacing: tuple[float, ...] = (),
     quarantine: str | Path | None = None,
 ) -> Records:
     """Slices (or, for a `VolumeSpec`, volumes) below class folders as records.
@@ -45,6 +51,7 @@ def nifti_records(
       slice_range: share of the volume, from its lower end, whose slices are taken.
       group_pattern: regular expression searched in the file name; its first parentheses match the
         patient. None: every volume is its own patient.
+      spacing: of volumes, see `data.volumes.fit_volume`; empty fits the whole volume.
       quarantine: CSV file for broken files, which are then left out; None raises.
 
     Raises:
@@ -77,6 +84,8 @@ def nifti_records(
                 problems.add(path, f"does not match the group pattern {group_pattern!r}")
             try:
                 numbers = slice_numbers(path, plane, slice_range)
+                # A volume has slices along every axis.
+                is_volume = min(read_shape(path)) > 1
             except FileError as error:
                 problems.add(error.where, error.what)
                 continue
@@ -85,7 +94,10 @@ def nifti_records(
             case = stem(path.relative_to(root))
             group = match.group(1 if match.re.groups else 0) if match else case
             if isinstance(modality, VolumeSpec):
-                entries.append(SliceEntry(case, group, label, (path, None, 0)))
+                if not is_volume:
+                    problems.add(path, ONE_SLICE)
+                    continue
+                entries.append(SliceEntry(case, group, label, path))
                 continue
             entries += [
                 SliceEntry(f"{case}/{plane}-{k:03d}", group, label, (path, PLANES[plane], k))
@@ -105,20 +117,22 @@ def nifti_records(
         description=description,
         fit=fit,
         notes=left_out.notes(root),
+        spacing=spacing,
     )
 
 
-def _read_place(place: tuple[Path, int | None, int]) -> np.ndarray:
-    return read_plane(*place)
+def _read_place(place: Path | tuple[Path, int, int]) -> Voxels | np.ndarray:
+    return read_axial(place) if isinstance(place, Path) else read_plane(*place)
 
 
 def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
     """The format `nifti`."""
     return nifti_records(
         config.root,
-        image_spec(name, config),
+        pixel_spec(name, config),
         config.task,
         group_pattern=config.group_pattern or None,
         fit=config.fit,
+        spacing=config.spacing,
         quarantine=quarantine,
     )

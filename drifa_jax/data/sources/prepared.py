@@ -30,7 +30,7 @@ from drifa_jax.data.record import (
     TabularSpec,
     TaskSpec,
     VolumeSpec,
-    image_spec,
+    pixel_spec,
 )
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, Remembered, at, concatenate
 from drifa_jax.digests import is_whole
@@ -198,10 +198,10 @@ def scan(name: str, at: ModalityConfig, quarantine: str | None = None) -> Record
     """The format `prepared`, with the splits that it was prepared in."""
     splits = open_prepared(at.root)
     for records in splits.values():
-        if records.modalities != (image_spec(name, at),):
+        if records.modalities != (pixel_spec(name, at),):
             raise UserError(
                 f"{at.root} was prepared as {records.modalities}, the configuration asks for "
-                f"{image_spec(name, at)}. Change the configuration, or prepare the set again."
+                f"{pixel_spec(name, at)}. Change the configuration, or prepare the set again."
             )
         if [task.name for task in records.tasks] != [at.task]:
             raise UserError(

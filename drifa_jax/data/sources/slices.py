@@ -7,57 +7,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 
 from drifa_jax.data.decode import fit_image
-from drifa_jax.data.record import ModalitySpec, TaskSpec, VolumeSpec
+from drifa_jax.data.record import PixelSpec, TaskSpec, VolumeSpec
 from drifa_jax.data.records import Records, make_records
+from drifa_jax.data.volumes import Voxels, fit_voxels
 
 
 @dataclass(frozen=True)
 class SliceEntry:
-    """One record: where it comes from, and what it may be called."""
+    """One record: where it comes from, as its reader knows it, and what it may be called."""
 
     record_id: str
     group: str
     label: int
-    place: tuple
+    place: Any
 
 
 @dataclass(frozen=True)
 class FittedSlices:
     """Reads places by a function and brings them to the size of a modality."""
 
-    read: Callable[[tuple], np.ndarray]
-    places: Sequence[tuple]
+    read: Callable[[Any], Voxels | np.ndarray]
+    places: Sequence[Any]
     ids: Sequence[str]
-    modality: ModalitySpec | VolumeSpec
+    modality: PixelSpec
     fit: str
+    spacing: tuple[float, ...] = ()
 
     def __call__(self, number: int) -> np.ndarray:
-        pixels = self.read(self.places[number])
+        pixels, name = self.read(self.places[number]), self.ids[number]
         if isinstance(self.modality, VolumeSpec):
-            return fit_volume(pixels, self.modality)
-        return fit_image(pixels, self.modality, fit=self.fit, name=self.ids[number])
+            return fit_voxels(pixels, self.modality, fit=self.fit, spacing=self.spacing, name=name)
+        return fit_image(pixels, self.modality, fit=self.fit, name=name)
 
 
 def slice_records(
     entries: Sequence[SliceEntry],
-    modality: ModalitySpec | VolumeSpec,
+    modality: PixelSpec,
     task: TaskSpec,
-    read: Callable[[tuple], np.ndarray],
+    read: Callable[[Any], Voxels | np.ndarray],
     *,
     description: str,
     fit: str = "stretch",
     notes: Sequence[str] = (),
+    spacing: tuple[float, ...] = (),
 ) -> Records:
     """Records read one at a time by a function.
 
     Args:
       entries: the records.
-      read: place -> `[h, w]` or `[h, w, c]` uint8, or `[d, h, w, c]` for volumes.
+      read: place -> `[h, w]` or `[h, w, c]` uint8, or voxels for a `VolumeSpec`.
+      spacing: of volumes, in mm; see `data.volumes.fit_volume`.
     """
     ids = tuple(entry.record_id for entry in entries)
     return make_records(
@@ -67,27 +71,9 @@ def slice_records(
         groups=[entry.group for entry in entries],
         labels=[entry.label for entry in entries],
         places=np.arange(len(entries)),
-        reader=FittedSlices(read, tuple(entry.place for entry in entries), ids, modality, fit),
+        reader=FittedSlices(
+            read, tuple(entry.place for entry in entries), ids, modality, fit, spacing
+        ),
         description=description,
         notes=notes,
     )
-
-
-def fit_volume(pixels: np.ndarray, spec: VolumeSpec) -> np.ndarray:
-    """`[d, h, w]` uint8 at any size to `[depth, height, width, channels]`, by linear sampling."""
-    if pixels.ndim == 4:
-        pixels = pixels[..., 0]
-    planes = np.stack([_plane(plane, spec.height, spec.width) for plane in pixels])
-    if len(planes) != spec.depth:
-        flat = planes.reshape(len(planes), -1)
-        flat = _plane(flat, spec.depth, flat.shape[1])
-        planes = flat.reshape(spec.depth, spec.height, spec.width)
-    return np.repeat(planes[..., None], spec.channels, axis=-1)
-
-
-def _plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    if plane.shape == (height, width):
-        return plane
-    shrinks = height <= plane.shape[0] and width <= plane.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(plane, (width, height), interpolation=method)

@@ -97,3 +97,36 @@ def test_real_medmnist_file_is_read(shared):
     config = scan_config(path, 28, ("normal", "pneumonia"))
     splits = split_records(scan_npz("xray", config), {"train": 1.0}, 0)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [1821, 203, 351]
+
+
+def volumes_config(path, **fields):
+    side = {"height": 8, "width": 8, "depth": 4, "channels": 1, "task": "kind"}
+    return ModalityConfig(**{**side, "root": str(path), "classes": KIND.classes, **fields})
+
+
+def save_medmnist(path, images):
+    arrays = {}
+    for prefix in ("train", "val", "test"):
+        arrays |= {f"{prefix}_images": images, f"{prefix}_labels": LABELS[: len(images), None]}
+    np.savez(path, **arrays)
+
+
+def test_volumes_of_medmnist_are_read_whole(tmp_path):
+    volumes = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8), np.uint8)
+    save_medmnist(tmp_path / "set.npz", volumes)
+    records = scan_npz("scan", volumes_config(tmp_path / "set.npz"))
+    np.testing.assert_array_equal(records[2].images["scan"][..., 0], volumes[2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "words"),
+    [
+        ((3, 8, 8), 4, r"wanted volumes .* of pictures set data\.modalities\.scan\.depth=0"),
+        ((3, 1, 8, 8), 4, r"volumes need 2 slices or more.*depth=0"),
+        ((3, 4, 8, 8), 0, r"of volumes set data\.modalities\.scan\.depth"),
+    ],
+)
+def test_pictures_for_volumes_and_the_reverse_name_the_field(tmp_path, shape, depth, words):
+    save_medmnist(tmp_path / "set.npz", np.zeros(shape, np.uint8))
+    with pytest.raises(UserError, match=words):
+        scan_npz("scan", volumes_config(tmp_path / "set.npz", depth=depth))

@@ -293,3 +293,54 @@ def test_ct_from_dicom_mri_from_nifti_and_photos_from_jpeg_meet_in_one_record(sc
     assert batch["images"]["mri"].shape == (2, 6, 6, 1)
     assert batch["images"]["photo"].shape == (2, 10, 10, 3)
     assert all((batch["labels"][task] >= 0).all() for task in ("stroke", "tumour", "skin"))
+
+
+def write_series(folder, volume, origin, orientation, step, *, spacing=(1.0, 1.0)):
+    """A series of the planes `volume[k]`, `step` mm apart along its normal."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    for k, plane in enumerate(volume):
+        place = (np.array(origin) + k * step * normal).tolist()
+        write_dicom(
+            folder / f"{k}.dcm",
+            plane,
+            ImagePositionPatient=place,
+            ImageOrientationPatient=list(orientation),
+            PixelSpacing=list(spacing),
+        )
+
+
+def test_a_sagittal_series_is_turned_as_an_axial_one(tmp_path):
+    # Body [upwards, backwards, leftwards] with a value of its own in every place.
+    body = np.arange(4 * 5 * 6).reshape(4, 5, 6) % 80
+    write_series(tmp_path / "axial" / "a", body, (0, 0, 0), (1, 0, 0, 0, 1, 0), 1.0)
+    # Sagittal planes: columns run backwards, rows downwards; the normal points to the right.
+    sagittal = body.transpose(2, 0, 1)[::-1, ::-1]
+    write_series(tmp_path / "sagittal" / "s", sagittal, (5, 0, 3), (0, 1, 0, 0, 0, -1), 1.0)
+    spec = VolumeSpec("ct", 4, 5, 6, 1)
+    axial, turned = dicom_records(tmp_path, spec, "kind", window="brain")
+    assert np.ptp(axial.images["ct"]) > 200
+    np.testing.assert_array_equal(axial.images["ct"], turned.images["ct"])
+
+
+def test_a_spacing_is_that_of_positions_and_pixels(tmp_path):
+    body = np.full((4, 8, 8), 40)
+    write_series(tmp_path / "a", body, (0, 0, 0), (1, 0, 0, 0, 1, 0), 3.0, spacing=(0.5, 1.0))
+    spec = VolumeSpec("ct", 12, 8, 8, 1)
+    record = dicom_records(tmp_path, spec, "kind", window="brain", spacing=(1.0, 1.0, 1.0))[0]
+    volume = record.images["ct"][..., 0]
+    assert (volume[:, 2:6] == 128).all() and not volume[:, :2].any() and not volume[:, 6:].any()
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([0, 1, 1, 2], "several slices at one place"),
+        ([0, 1, 2, 6], r"lacks slices: they are 1\.0 to 4\.0 mm apart"),
+        ([0], r"one slice \(0\.dcm\).*depth=0"),
+    ],
+)
+def test_series_that_are_no_volume_are_named(tmp_path, places, words):
+    for k, z in enumerate(places):
+        write_dicom(tmp_path / "a" / f"{k}.dcm", flat(0), z=float(z))
+    with pytest.raises(UserError, match=words):
+        dicom_records(tmp_path, VolumeSpec("ct", 4, 8, 8, 1), "kind")

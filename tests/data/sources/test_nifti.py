@@ -145,3 +145,35 @@ def test_volumes_open_by_their_format(tmp_path):
     splits = open_modality("mri", config, shares(0.15, 0.2))
     assert set(splits) == {"train", "validation", "test"}
     assert sum(len(source) for source in splits.values()) == 6 * 4
+
+
+def test_a_volume_is_the_same_however_its_axes_are_stored(tmp_path):
+    values = head()
+    save(tmp_path / "a" / "plain.nii", values)
+    # The same body with its axes in another order, one of them backwards.
+    turned = nibabel.Nifti1Image(values.transpose(2, 0, 1)[:, ::-1], np.eye(4))
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 1, -1, 1, 1
+    affine[0, 3] = values.shape[0] - 1
+    nibabel.save(nibabel.Nifti1Image(turned.get_fdata(), affine), tmp_path / "a" / "turned.nii")
+    plain, other = nifti_records(tmp_path, VolumeSpec("mri", 6, 7, 8, 1), "kind")
+    np.testing.assert_array_equal(plain.images["mri"], other.images["mri"])
+
+
+def test_a_spacing_is_that_of_the_affine(tmp_path):
+    values = np.arange(4 * 4 * 4).reshape(4, 4, 4).astype(np.float32)
+    path = tmp_path / "a" / "thick.nii"
+    path.parent.mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 3.0, 1.0])), path)
+    record = nifti_records(tmp_path, VolumeSpec("mri", 12, 8, 8, 1), "kind", spacing=(1, 1, 1))[0]
+    volume = record.images["mri"][..., 0]
+    # Twelve millimetres of slices fill the depth; four of each plane lie in its middle.
+    assert volume[:, 2:6, 2:6].any((1, 2)).all()
+    volume[:, 2:6, 2:6] = 0
+    assert not volume.any()
+
+
+def test_a_volume_of_one_slice_is_named(tmp_path):
+    save(tmp_path / "a" / "p.nii", head()[:, :, :1])
+    with pytest.raises(UserError, match=r"p\.nii: is one slice thick.*depth=0"):
+        nifti_records(tmp_path, VolumeSpec("mri", 4, 4, 4, 1), "kind")
