@@ -149,7 +149,10 @@ class Problems:
     def write_report(self, path: Path) -> None:
         """Write the quarantine report, a CSV table of where and what, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as partial, partial.open("w", newline="") as file:
+        with (
+            written_whole(path) as partial,
+            partial.open("w", newline="", errors="backslashreplace") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["where", "problem"])
             writer.writerows([harmless(cell) for cell in row] for row in self.found)

@@ -278,9 +278,9 @@ def _cases(found: Found, modalities: Readings, order: Sequence[str] | None = Non
     empty = [case for case in ids if not any(case in part for part in found.values())]
     if empty:
         raise UserError(f"{empty[0]!r} has no image in any modality.")
-    return Cases(
-        tuple(ids), {m: tuple(found.get(m, {}).get(case) for case in ids) for m in modalities}
-    )
+    # Names of files may be any bytes; those of records are text.
+    names = tuple(case.encode(errors="backslashreplace").decode() for case in ids)
+    return Cases(names, {m: tuple(found.get(m, {}).get(case) for case in ids) for m in modalities})
 
 
 def _expanded(cases: Cases, modalities: Readings, left_out: LeftOut) -> Cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from drifa_jax.config import ModalityConfig
@@ -33,8 +34,8 @@ def scan_modality(name: str, config: ModalityConfig, quarantine: str | None = No
     Args:
       name: of the modality.
       config: where its data lie, and how they are read.
-      quarantine: of manifest, dicom and nifti: a file that lists what is wrong and left out; None
-        makes it an error.
+      quarantine: of folders, manifest, dicom and nifti: a file that lists what is wrong and left
+        out; None makes it an error.
 
     Raises:
       UserError: naming the format, folder, file or column that is wrong.
@@ -45,6 +46,14 @@ def scan_modality(name: str, config: ModalityConfig, quarantine: str | None = No
         raise UserError(
             f"The format {config.format!r} of {name} is unknown; choose one of {sorted(FORMATS)}."
         )
+    for field in ("group_pattern", "include"):
+        try:
+            re.compile(getattr(config, field))
+        except (re.error, RecursionError, OverflowError) as error:
+            pattern = getattr(config, field)
+            raise UserError(
+                f"The {field} {pattern!r} of {name} is no regular expression: {error}."
+            ) from error
     return FORMATS[config.format](name, config, quarantine)
 
 

@@ -10,12 +10,21 @@ from drifa_jax.data.problems import LeftOut
 HIDDEN = (".", "__MACOSX")
 """How names begin that the system made, not the user: `.DS_Store`, `._scan.dcm`, `.git`."""
 
+NOT_TEXT = "files or folders whose names are not UTF-8 (rename them)"
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is text, as records and tables hold it; on Linux it may be any bytes."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
 
 def class_folders(folder: Path, left_out: LeftOut) -> list[Path]:
     """Sorted folders in `folder`, where each is a class; what lies beside them is left out."""
     found = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(HIDDEN):
+        if not is_text(path.name):
+            left_out.add(NOT_TEXT)
+        elif path.name.startswith(HIDDEN):
             left_out.add("hidden folders" if path.is_dir() else "hidden files")
         elif path.is_dir():
             found.append(path)
@@ -43,7 +52,9 @@ def names_below(folder: Path, left_out: LeftOut, suffixes: tuple[str, ...] = ())
         with os.scandir(os.path.join(folder, here)) as entries:
             for entry in entries:
                 name = here + entry.name
-                if entry.name.startswith(HIDDEN):
+                if not is_text(entry.name):
+                    left_out.add(NOT_TEXT)
+                elif entry.name.startswith(HIDDEN):
                     left_out.add("hidden folders" if entry.is_dir() else "hidden files")
                 elif not entry.is_dir() or entry.name.lower().endswith(suffixes):
                     found.append(name)

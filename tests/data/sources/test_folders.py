@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -162,6 +165,21 @@ def test_hidden_and_other_files_are_left_out_and_counted(tmp_path):
     assert str(found.left_out) == (
         "left out: 1 files beside the class folders, 1 files that are no images (.txt), "
         "1 hidden files, 1 hidden folders"
+    )
+
+
+def test_names_that_are_no_text_are_left_out_and_counted(tmp_path):
+    for name in ("a/1.png", "b/2.png"):
+        draw(tmp_path / name)
+    try:
+        shutil.copytree(tmp_path / "a", tmp_path / os.fsdecode(b"n\xe9vus"))
+        shutil.copy(tmp_path / "a" / "1.png", tmp_path / "a" / os.fsdecode(b"n\xe9vus.png"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    found = scan_folders(tmp_path)
+    assert [file.path for file in found.files] == ["a/1.png", "b/2.png"]
+    assert str(found.left_out) == (
+        "left out: 2 files or folders whose names are not UTF-8 (rename them)"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,15 @@ def test_wrong_locations_are_named(locations):
         opened(scan_at(root, "kind", "prepared", size=9))
     with pytest.raises(UserError, match=r"prepared for the tasks \['kind'\]"):
         opened(scan_at(root, "stroke", "prepared"))
+
+
+@pytest.mark.parametrize("field", ["group_pattern", "include"])
+def test_what_is_no_regular_expression_is_named(field, folders):
+    config = dataclasses.replace(scan_at(folders({"a": 2, "b": 2})), **{field: "("})
+    with pytest.raises(
+        UserError, match=rf"The {field} '\(' of .* is no regular expression: missing"
+    ):
+        opened(config)
 
 
 def test_folders_of_other_classes_are_left_out_where_that_is_asked_for(folders):
