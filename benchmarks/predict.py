@@ -66,7 +66,7 @@ def untrained():
 
     from drifa_jax.config import from_mapping, modality
     from drifa_jax.data.dataset import open_dataset
-    from drifa_jax.predict.restored import Restored, save_description
+    from drifa_jax.predict.restored import Restored, describe
     from drifa_jax.train.experiment import build_experiment
 
     size = {"height": 16, "width": 16, "channels": 1}
@@ -81,8 +81,7 @@ def untrained():
         }
     )
     dataset = open_dataset(config.data)
-    with tempfile.TemporaryDirectory() as folder:
-        description = save_description(Path(folder), config.data, dataset)
+    description = describe(config.data, dataset)
     network = build_experiment(config, dataset).network
     with jax.numpy_dtype_promotion("standard"):
         members = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 1))

@@ -3,6 +3,7 @@
     python benchmarks/train_step.py --config full
     python benchmarks/train_step.py --config quick --cache FOLDER       # twice: cold, then warm
     python benchmarks/train_step.py --config quick --against-plain      # ratio to plain formulas
+    python benchmarks/train_step.py --config quick --cache FOLDER --allocators LIBRARY.so...
     python benchmarks/train_step.py --parts
     python benchmarks/train_step.py --config full --check               # exactness, no speed
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -44,6 +46,14 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--cache", help="folder of a persistent compilation cache")
     parser.add_argument("--against-plain", action="store_true")
+    parser.add_argument(
+        "--allocators",
+        nargs="+",
+        metavar="LIBRARY",
+        help="preload each instead of keeping memory; in turns with that, and glibc alone",
+    )
+    parser.add_argument("--turns", type=int, default=3, help="of --allocators")
+    parser.add_argument("--new-memory", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parts", action="store_true", help="time single mechanisms instead")
     parser.add_argument("--check", action="store_true", help="compare with float64 instead")
     parser.add_argument("--repeats", type=int, default=5, help="of each step of --check")
@@ -55,6 +65,8 @@ def main():
         return check(args)
     if args.variant:
         return print(json.dumps(measure(args)))
+    if args.allocators:
+        return compare_allocators(args)
     variants = ["written", "plain"] if args.against_plain else ["written"]
     results = {variant: in_process(variant) for variant in variants}
     for variant, result in results.items():
@@ -64,9 +76,26 @@ def main():
         print("ratio   ", "  ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
 
 
-def in_process(variant):
-    command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+def in_process(variant, arguments=None, **environment):
+    given = sys.argv[1:] if arguments is None else arguments
+    command = [sys.executable, __file__, *given, "--variant", variant]
+    run = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env={**os.environ, **environment}
+    )
+    return json.loads(run.stdout)
+
+
+def compare_allocators(args):
+    """Kept memory against what ready allocators do with none kept, interleaved."""
+    given = ["--config", args.config, "--steps", str(args.steps), "--cache", args.cache]
+    variants = {"kept": (given, {}), "glibc": ([*given, "--new-memory"], {})}
+    for library in args.allocators:
+        variants[library] = ([*given, "--new-memory"], {"LD_PRELOAD": library})
+    for turn in range(args.turns):
+        for name, (arguments, environment) in variants.items():
+            result = in_process("written", arguments, **environment)
+            shown = ("records/s", "best", "step_cpu_s", "page_faults_a_step", "peak_MiB")
+            print(turn, name, "  ".join(f"{key} {result[key]:g}" for key in shown), flush=True)
 
 
 def measure(args):
@@ -113,7 +142,7 @@ def measure(args):
     done = time.perf_counter()
     compile_cpu, seconds, cpu = time.process_time() - cpu, [], 0.0
     memory = compiled.memory_analysis()
-    kept = KeptMemory(memory.temp_size_in_bytes)
+    kept = KeptMemory(0 if args.new_memory else memory.temp_size_in_bytes)
     for number in range(args.steps + 1):
         begin = time.perf_counter()
         state, sums = kept.run(compiled, state, jax.device_put(batch), key)
@@ -122,6 +151,7 @@ def measure(args):
         if number == 0:
             first = time.perf_counter() - START
             cpu = time.process_time()
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step_cpu = (time.process_time() - cpu) / args.steps
     if not np.isfinite(loss):
         raise SystemExit(f"the loss is {loss}")
@@ -134,6 +164,8 @@ def measure(args):
         "compile_s": round(done - lowered, 1),
         # Seconds of processor time stand still while other programs have the cores.
         "step_cpu_s": round(step_cpu, 2),
+        "page_faults_a_step": (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+        // args.steps,
         "trace_compile_cpu_s": round(compile_cpu, 1),
         "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "arguments_MiB": memory.argument_size_in_bytes >> 20,

@@ -31,16 +31,11 @@ from drifa_jax.data.pairing import labelled_parts
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.predict.inputs import find_cases
 from drifa_jax.predict.predictor import load
+from drifa_jax.predictions.files import MEASURES
 from drifa_jax.uncertainty import calibration, conformal, ood, selective
 
 NUM_DRAWS = 300
-MEASURES = (
-    "predictive_entropy",
-    "expected_entropy",
-    "mutual_information",
-    "predictive_variance",
-    "variation_ratio",
-)
+RANKING = tuple(name for name in MEASURES if name != "margin")  # which grows with certainty
 
 
 def main() -> None:
@@ -147,7 +142,7 @@ def print_tasks(predictor, test: Split, validation: Split) -> None:
             f"error {wrong.mean():.1%}\n"
         )
         print("| does it rank errors? | AUROC | AURC | AUGRC |\n| --- | --- | --- | --- |")
-        for name in MEASURES:
+        for name in RANKING:
             auroc = selective.error_detection_auroc(measures[name], wrong)
             print(
                 f"| {name.replace('_', ' ')} | {number(auroc)} | "

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+RESEARCH_NOTE = "Research use only. Not a medical device."
+
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """How cells begin that a spreadsheet would run."""
 

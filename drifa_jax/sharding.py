@@ -54,11 +54,6 @@ def device_mesh(*, ensemble: int = 1, data: int = 0, model: int = 1) -> Mesh:
     return jax.make_mesh((ensemble, across, model), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def data_mesh() -> Mesh:
-    """All devices of all processes on the data axis."""
-    return device_mesh()
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -51,7 +51,7 @@ LONG: set[str] = {
     "drifa_jax.interop.torch_drifa_net",
 }
 UPWARD: set[str] = set()
-CIRCLES: set[str] = {"drifa_jax.predictions.files", "drifa_jax.predictions.table"}
+CIRCLES: set[str] = set()
 PRIVATE: set[str] = {
     "drifa_jax.processes",
 }

@@ -27,8 +27,8 @@ from drifa_jax.data.pipeline import evaluation_batches
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.testing import tested
 from drifa_jax.models.description import save_description as save_network_description
-from drifa_jax.predict.restored import save_description
-from drifa_jax.predictions.files import read_predictions
+from drifa_jax.predict.restored import describe, save_description
+from drifa_jax.predictions.files import read_predictions, write_predictions
 from drifa_jax.sharding import layout_of
 from drifa_jax.train import run_directory
 from drifa_jax.train.experiment import Experiment, build_experiment
@@ -152,10 +152,11 @@ def _train(config: Config, program: _Program, job: Job) -> None:
     experiment = dataclasses.replace(program.experiment, config=config)
     dataset, predict = experiment.dataset, program.predict
     with run_directory.opened(job.folder, config):
-        dataset.save_splits(job.folder / "splits")
+        dataset.save_splits(job.folder / run_directory.SPLITS_FOLDER)
         save_network_description(job.folder, experiment.description)
-        description = save_description(job.folder, config.data, dataset).to_json()
-        state = train(experiment, predict, job.folder, program.step, description)
+        description = describe(config.data, dataset)
+        save_description(job.folder, description)
+        state = train(experiment, predict, job.folder, program.step, description.to_json())
         split = predict(
             state.params,
             state.statistics,
@@ -175,7 +176,7 @@ def _train(config: Config, program: _Program, job: Job) -> None:
         }
         run_directory.write_whole(job.folder / COST_FILE, json.dumps(cost) + "\n")
         # Last: its presence says that the job is finished.
-        tested(dataset.test, split).write(job.folder / PREDICTIONS_FILE)
+        write_predictions(tested(dataset.test, split), job.folder / PREDICTIONS_FILE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from drifa_jax.console import say
+from drifa_jax.console import RESEARCH_NOTE, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     names = distinct_names(options.runs)
     read = [read_evaluation(f, name) for f, name in zip(folders, names, strict=True)]
     write_comparison(compare(read, num_resamples=options.resamples, seed=options.seed), out)
-    say(f"Report: {out / REPORT_FILE}. Research use only. Not a medical device.")
+    say(f"Report: {out / REPORT_FILE}. {RESEARCH_NOTE}")
     return 0
 
 

@@ -103,7 +103,7 @@ def open_data(options: argparse.Namespace) -> dict[str, Mapping]:
         from drifa_jax.data.dataset import open_dataset
 
         dataset = open_dataset(load_config(options.config, options.overrides).data)
-        splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+        splits = dataset.splits
         return {"all": splits}
     if options.overrides:
         raise UserError("--config.field=value changes a configuration; give --config as well.")

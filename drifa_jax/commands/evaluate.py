@@ -6,7 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from drifa_jax.console import say
+from drifa_jax.console import RESEARCH_NOTE, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -80,5 +80,5 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on with the records that are left.")
         return 130
-    say(f"Report: {folder / REPORT_FILE}. Research use only. Not a medical device.")
+    say(f"Report: {folder / REPORT_FILE}. {RESEARCH_NOTE}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from drifa_jax.console import say
+from drifa_jax.console import RESEARCH_NOTE, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{case.record_id}  {case.task}: {case.predicted} {case.probability:.2f}  ({shares})")
     if not found[0].trained_without:
         say("Never trained without a modality: what one adds is an extrapolation.")
-    say(f"Written: {out}. Research use only. Not a medical device.")
+    say(f"Written: {out}. {RESEARCH_NOTE}")
     return 0
 
 
@@ -110,8 +110,7 @@ def _of_cases(predictor, images, tasks, class_name):
 
 
 def _of_test_records(predictor, tasks):
-    from drifa_jax.data.dataset import open_dataset
     from drifa_jax.explain.gallery import gallery
 
-    test = open_dataset(predictor.restored.config.data, predictor.restored.runs[0] / "splits").test
+    test = predictor.restored.open_dataset().test
     return [example for task in tasks for example in gallery(predictor, test, task)]

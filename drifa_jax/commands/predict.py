@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from drifa_jax.console import printable, say
+from drifa_jax.console import RESEARCH_NOTE, printable, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -44,31 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for suffix in ("csv", "json", "parquet"):
         parser.add_argument(f"--{suffix}", type=Path, metavar="OUT", help=f"write all as {suffix}")
     parser.add_argument("--samples", type=int, help="Monte Carlo samples of each member")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--seed", type=int, help="of the samples")
     parser.add_argument(
         "--calibration",
         choices=("none", "temperature", "vector", "isotonic"),
-        default="temperature",
         help="map of the probabilities (default: temperature)",
     )
-    parser.add_argument(
-        "--sets", choices=("lac", "aps", "raps"), default="lac", help="prediction sets"
-    )
-    parser.add_argument(
-        "--alpha", type=float, default=0.1, help="share of sets that may miss the truth"
-    )
+    parser.add_argument("--sets", choices=("lac", "aps", "raps"), help="prediction sets")
+    parser.add_argument("--alpha", type=float, help="share of sets that may miss the truth")
     parser.add_argument(
         "--class-conditional", action="store_true", help="promise that share in each class"
     )
-    parser.add_argument(
-        "--refer", type=float, default=0.1, help="share of validation records to refer"
-    )
+    parser.add_argument("--refer", type=float, help="share of validation records to refer")
     parser.add_argument(
         "--no-post-processing",
         "--no-decisions",
         action="store_true",
         help="no calibration, sets or referral",
     )
+    parser.set_defaults(**DEFAULTS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
 
@@ -109,11 +102,7 @@ def run(options: argparse.Namespace) -> int:
     # Files first: who reads the console may leave before it ends.
     for path in outputs.values():
         say(f"Written: {path}")
-    try:
-        shown.show()
-    except BrokenPipeError:
-        # Python flushes at exit once more, and would complain of the same pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    shown.show()
     return 0
 
 
@@ -122,9 +111,8 @@ def _predictor(runs: list[str], options: argparse.Namespace):
     if is_export(runs[0]):
         from drifa_jax.predict.exported_predictor import ExportedPredictor
 
-        fixed = ("samples", "seed", "calibration", "sets", "alpha", "class_conditional", "refer")
-        for name in fixed:
-            if getattr(options, name) != DEFAULTS[name]:
+        for name, usual in DEFAULTS.items():
+            if getattr(options, name) != usual:
                 raise UserError(
                     f"--{name.replace('_', '-')}: {runs[0]} answers as it was exported; export "
                     "the run again to change that."
@@ -205,7 +193,7 @@ class _Shown:
         provenance = self.first.provenance
         print(
             f"{provenance.num_members} member(s) x {provenance.num_samples} samples. "
-            "Research use only. Not a medical device.",
+            f"{RESEARCH_NOTE}",
             flush=True,
         )
 

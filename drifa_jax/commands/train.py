@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drifa_jax.config import Config
 from drifa_jax.config_files import load_config
-from drifa_jax.console import say
+from drifa_jax.console import RESEARCH_NOTE, say
 from drifa_jax.errors import UserError
 from drifa_jax.train import signals
 
@@ -18,7 +18,6 @@ SYNTHETIC_BANNER = """\
 ================================================================================
   SYNTHETIC DATA: drawn by a program. The figures below say nothing about patients.
 ================================================================================"""
-RESEARCH_NOTE = "Research use only. Not a medical device."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +65,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     run_programs_in_the_calling_thread()
-    splits = workdir / "splits"
+    splits = workdir / run_directory.SPLITS_FOLDER
     read_splits, own = config.data.split_folder, False
     if read_splits and Path(read_splits).resolve() == splits.resolve():
         # The run's own splits are no other configuration.
@@ -89,20 +88,19 @@ def train_and_test(config: Config, workdir: Path) -> int:
         )
         experiment = build_experiment(config, dataset)
         predict = split_predictor(experiment)
-        for split in ("train", "validation", "test"):
-            source = getattr(dataset, split)
+        for split, source in dataset.splits.items():
             _say(f"{split}: {len(source)} records, {source.description}")
         for line in dataset.notes:
             _say(f"NOTE: {line}")
+        description = describe(config.data, dataset)
         if processes.is_first():
             dataset.save_splits(splits)
-            save_description(workdir, config.data, dataset)
+            save_description(workdir, description)
             save_network_description(workdir, experiment.description)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
-        description = describe(config.data, dataset).to_json()
         try:
-            state = train(experiment, predict, workdir, description=description)
+            state = train(experiment, predict, workdir, description=description.to_json())
         except Interrupted as interruption:
             _say(f"{interruption}: state saved. The same command again goes on from here.")
             return 128 + interruption.number

@@ -13,10 +13,11 @@ from drifa_jax.data.duplicates import Duplicate
 from drifa_jax.data.label_checks import label_findings, refuse_labels
 from drifa_jax.data.pairing import STRATEGIES, combine, join
 from drifa_jax.data.pipeline import Transform
-from drifa_jax.data.record import Source
+from drifa_jax.data.problems import some_of
+from drifa_jax.data.record import SPLITS, Source
 from drifa_jax.data.records import Records, as_records, notes_of
 from drifa_jax.data.sources.opening import scan_modality
-from drifa_jax.data.sources.phantoms import SPLITS, PhantomSource
+from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.split_manifest import describe_split, load_split
 from drifa_jax.data.splits import k_folds, shares, split_records, split_source
 from drifa_jax.data.table import TableColumns, TableEncoding, add_table, read_table
@@ -61,6 +62,10 @@ class Dataset:
         return self.train.synthetic
 
     @property
+    def splits(self) -> dict[str, Source]:
+        return {split: getattr(self, split) for split in SPLITS}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was left out, what was guessed, and what labels do not let say, a line each."""
         told = [*notes_of((self.train, self.validation, self.test))]
@@ -68,13 +73,13 @@ class Dataset:
             known = {duplicate.removed_id for duplicate in self.duplicates.get(name, ())}
             if rest := len(set(ids) - known):
                 told.append(f"{name}: left out: {rest} records that are in none of the splits")
-        found = label_findings({split: getattr(self, split) for split in SPLITS})
+        found = label_findings(self.splits)
         return (*told, *(f"{finding.task}: {finding.text}" for finding in found))
 
     def refuse_labels(self) -> None:
         """An error where labels cannot be trained on; phantoms are nobody's to correct."""
         if not self.synthetic:
-            refuse_labels({split: getattr(self, split) for split in SPLITS})
+            refuse_labels(self.splits)
 
     def save_splits(self, folder: Path) -> None:
         """Writes who is in which split, and which duplicates were removed, for each part.
@@ -108,7 +113,7 @@ class Dataset:
             new = [i for i in self.left_out[name] if manifest.descriptions and i not in known]
             changed = manifest.changed(splits)
             said = [
-                f"{len(ids)} {what} ({', '.join(ids[:5])}{' and more' if len(ids) > 5 else ''})"
+                f"{len(ids)} {what} ({some_of(ids)})"
                 for ids, what in ((new, "records are new"), (changed, "records hold other images"))
                 if ids
             ]

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy import sparse
 
 from drifa_jax.data.record import ModalitySpec, Record, Source
 from drifa_jax.data.records import Records, as_records
-from drifa_jax.data.splits import group_ids
+from drifa_jax.data.splits import connected, group_ids
 from drifa_jax.errors import UserError
 from drifa_jax.whole_files import written_whole
 
@@ -177,18 +176,16 @@ def groups_with_duplicates(
     prints = prints or fingerprints(source)
     groups = group_ids(source)
     _, number = np.unique(groups, return_inverse=True)
-    rows, columns = [], []
-    for pictures in prints.values():
-        for i, j, _ in _matches(pictures, pictures, max_distance):
-            rows.append(number[i])
-            columns.append(number[j])
-    size = int(number.max()) + 1
-    graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
-    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    edges = [
+        (number[i], number[j])
+        for pictures in prints.values()
+        for i, j, _ in _matches(pictures, pictures, max_distance)
+    ]
+    components = connected(int(number.max()) + 1, edges)[number].tolist()
     first: dict[int, str] = {}
-    for group, k in zip(groups, component[number].tolist(), strict=True):
-        first.setdefault(k, group)
-    return [first[k] for k in component[number].tolist()]
+    for group, component in zip(groups, components, strict=True):
+        first.setdefault(component, group)
+    return [first[component] for component in components]
 
 
 def write_table(path: Path, duplicates: Sequence[Duplicate]) -> None:

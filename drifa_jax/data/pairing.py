@@ -21,8 +21,8 @@ from itertools import compress
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import sparse
 
+from drifa_jax.data.problems import some_of
 from drifa_jax.data.record import MISSING_LABEL, Record, Source
 from drifa_jax.data.records import (
     ATTRIBUTE,
@@ -34,6 +34,7 @@ from drifa_jax.data.records import (
     label,
     notes_of,
 )
+from drifa_jax.data.splits import connected
 from drifa_jax.errors import UserError
 
 PEOPLE = "people"
@@ -268,8 +269,7 @@ def _check_agree(ids: Sequence[str], columns: Sequence, what: str) -> None:
         if len(told := list(dict.fromkeys(v for v in row if v is not None))) > 1
     ]
     if clash:
-        shown = ", ".join(clash[:5]) + (" and more" if len(clash) > 5 else "")
-        raise UserError(f"{len(clash)} {what}, the first is {shown}.")
+        raise UserError(f"{len(clash)} {what}, the first is {some_of(clash)}.")
 
 
 def _connected(columns: Sequence[Sequence[str | None]]) -> pa.Array:
@@ -278,12 +278,8 @@ def _connected(columns: Sequence[Sequence[str | None]]) -> pa.Array:
     rows = [[names[name] for name in row if name] for row in zip(*columns, strict=True)]
     first = [row[0] for row in rows]
     edges = [(row[0], other) for row in rows for other in row[1:]]
-    graph = sparse.coo_array(
-        (np.ones(len(edges)), tuple(np.array(edges, np.int64).reshape(-1, 2).T)),
-        shape=(len(names), len(names)),
-    )
-    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    component = connected(len(names), edges).tolist()
     called: dict[int, str] = {}
     for name, k in names.items():
-        called.setdefault(int(component[k]), name)
-    return pa.array([called[int(component[k])] for k in first], pa.string())
+        called.setdefault(component[k], name)
+    return pa.array([called[component[k]] for k in first], pa.string())

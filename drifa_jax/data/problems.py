@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,13 @@ from drifa_jax.errors import UserError
 from drifa_jax.whole_files import written_whole
 
 MAX_SHOWN = 20
+MAX_NAMED = 5
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Up to five of several names and how many more there are, for a sentence."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + f" and {more:,} more" * (more > 0)
 
 
 class FileError(UserError):

@@ -17,6 +17,8 @@ import numpy as np
 from drifa_jax.config import ModalityConfig
 from drifa_jax.errors import UserError
 
+SPLITS = ("train", "validation", "test")
+
 MISSING_LABEL = -1
 """Label of a task that this record says nothing about; the losses and metrics mask it."""
 

@@ -130,10 +130,6 @@ class Records:
         """The group of every record."""
         return self._groups.to_pylist()
 
-    def holds(self, modality: str) -> np.ndarray:
-        """Which records have a place for a modality, `[n]` bool."""
-        return _single(self.table[at(modality)]).is_valid().to_numpy(zero_copy_only=False)
-
     def column(self, name: str) -> list[Any]:
         """A further column of the table; nulls where there is none."""
         if name not in self.table.column_names:
@@ -197,14 +193,14 @@ class Records:
 
 def make_records(
     modality: Spec,
-    task: TaskSpec | None,
+    task: TaskSpec,
     *,
     ids: Sequence[str],
     places: Sequence[Any] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
     reader: Reader,
     description: str,
     groups: Sequence[str] | None = None,
-    labels: Sequence[int] | np.ndarray = (),
     splits: Sequence[str] | None = None,
     attributes: Mapping[str, Sequence[str]] | None = None,
     notes: Iterable[str] = (),
@@ -213,16 +209,14 @@ def make_records(
     columns = {"record_id": pa.array(ids, pa.string())}
     columns["group_id"] = columns["record_id"] if groups is None else pa.array(groups, pa.string())
     columns[at(modality.name)] = pa.array(places)
-    if task is not None:
-        columns[label(task.name)] = pa.array(np.asarray(labels, np.int32))
+    columns[label(task.name)] = pa.array(np.asarray(labels, np.int32))
     if splits is not None:
         columns[SPLIT] = pa.array([split or None for split in splits], pa.string())
     for name, cells in (attributes or {}).items():
         columns[ATTRIBUTE + name] = pa.array(cells, pa.string())
-    tasks = () if task is None else (task,)
     readers = {modality.name: reader}
     return Records(
-        pa.table(columns), readers, (modality,), tasks, description=description, notes=notes
+        pa.table(columns), readers, (modality,), (task,), description=description, notes=notes
     )
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy import sparse
 
-from drifa_jax.data.problems import Problems
-from drifa_jax.data.record import MISSING_LABEL, Source
+from drifa_jax.data.problems import Problems, some_of
+from drifa_jax.data.record import MISSING_LABEL, SPLITS, Source
 from drifa_jax.data.records import SPLIT, Records, as_records
 from drifa_jax.errors import UserError
-
-SPLITS = ("train", "validation", "test")
-MAX_NAMED = 5
 
 
 def group_ids(source: Source) -> list[str]:
     """The group of every record."""
-    return as_records(source).groups
+    if isinstance(source, Records):
+        return source.groups
+    return [source.group_id(i) for i in range(len(source))]
+
+
+def connected(num: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The component `[num]` of each of `num` things, of which edges hold two together."""
+    rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(num, num))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
 def strata(source: Source) -> np.ndarray:
@@ -217,11 +224,10 @@ def refuse_crossing(splits: Mapping[str, Records]) -> None:
     ):
         if shared := _shared(names):
             named = [f"{name!r} in {' and '.join(where)}" for name, where in shared.items()]
-            some = ", ".join(named[:MAX_NAMED]) + (" and more" if len(named) > MAX_NAMED else "")
             raise UserError(
                 f"{len(shared)} {what} lie in more than one split, so that a network would be "
-                f"tested on whom it was trained on: {some}. Correct the splits that the data "
-                "bring, or let whole groups be drawn anew: data.duplicates=group."
+                f"tested on whom it was trained on: {some_of(named)}. Correct the splits that the "
+                "data bring, or let whole groups be drawn anew: data.duplicates=group."
             )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.comparison import TaskComparison, compare_task
 from drifa_jax.evaluate.facts import machine
 from drifa_jax.evaluate.folders import (
-    NOTICE,
     PREDICTIONS,
 )
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES, TaskMetrics, task_metrics
@@ -107,7 +107,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         names = [run.name for run in self.runs]
         return {
-            "notice": NOTICE,
+            "notice": RESEARCH_NOTE,
             "synthetic": self.synthetic,
             "runs": names,
             "folders": [str(run.folder) for run in self.runs],

@@ -18,8 +18,6 @@ from drifa_jax.predict.predictor import Predictor
 from drifa_jax.train.run_directory import environment
 from drifa_jax.train.step_times import PERFORMANCE_FILE, process_peak_bytes
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass(frozen=True)
 class SplitSummary:
@@ -124,7 +122,7 @@ class Cost:
 def summarise_data(dataset: Dataset, config: DataConfig) -> DataSummary:
     """The splits as they were trained on, read without decoding an image."""
     drawn_here = config.source == "files" and not config.split_folder
-    sources = {split: getattr(dataset, split) for split in SPLITS}
+    sources = dataset.splits
     splits = {
         split: SplitSummary(
             source.description,

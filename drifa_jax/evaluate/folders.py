@@ -7,7 +7,6 @@ from pathlib import Path
 from drifa_jax.errors import UserError
 
 EVALUATION_FOLDER = "evaluation"
-NOTICE = "Research use only. Not a medical device."
 
 METRICS_FILE, REPORT_FILE, FIGURES_FOLDER = "metrics.json", "report.html", "figures"
 PREDICTIONS = ("predictions.csv", "predictions.parquet")

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from drifa_jax.data.pairing import labelled_parts
 from drifa_jax.data.record import Source
+from drifa_jax.data.records import as_records
 from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.streaming import read_blocks
-from drifa_jax.predictions.files import read_predictions
+from drifa_jax.predictions.files import read_predictions, write_predictions
 from drifa_jax.predictions.table import Predictions, joined
 from drifa_jax.train.run_directory import write_whole
 
@@ -64,7 +65,7 @@ def answer_records(
         chunk = _saved_chunk(path)
         if chunk is None:
             chunk = _answer_chunk(predictor, source, rows)
-            chunk.write(path)
+            write_predictions(chunk, path)
         else:
             num_resumed += len(rows)
         chunks.append(chunk)
@@ -74,12 +75,12 @@ def answer_records(
 
 def with_source(predictions: Predictions, source: Source) -> Predictions:
     """Predictions of all records of a source, with what it knows of them beside."""
-    count = len(source)
-    group_ids = tuple(source.group_id(i) for i in range(count))
-    attributes = [source.attributes(i) for i in range(count)]
+    records = as_records(source)
+    group_ids = tuple(records.groups)
+    attributes = [records.attributes(i) for i in range(len(records))]
     tasks = {}
     for task, found in predictions.tasks.items():
-        ids, groups = (tuple(names) for names in labelled_parts(source, task))
+        ids, groups = (tuple(names) for names in labelled_parts(records, task))
         tasks[task] = replace(
             found,
             record_ids=None if ids == predictions.record_ids else ids,

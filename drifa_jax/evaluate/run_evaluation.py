@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from drifa_jax.data.dataset import Dataset, open_dataset
+from drifa_jax.data.dataset import Dataset
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.evaluation import evaluate_tasks
@@ -113,7 +113,7 @@ def evaluate_run(
 
 
 def _part(predictor: Predictor, folder: Path, say: Callable[[str], None]) -> Part:
-    dataset = open_dataset(predictor.restored.config.data, predictor.restored.runs[0] / "splits")
+    dataset = predictor.restored.open_dataset()
     # The data may have changed since the network was trained.
     held = {task.name: tuple(task.classes) for task in dataset.test.tasks}
     if held != dict(predictor.description.tasks):

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from drifa_jax.config import DataConfig
+from drifa_jax.data.problems import some_of
 from drifa_jax.data.split_manifest import SplitManifest, load_split
 from drifa_jax.errors import UserError
-from drifa_jax.train.run_directory import saved_config
-
-MOST_NAMED = 5
+from drifa_jax.train.run_directory import SPLITS_FOLDER, saved_config
 
 
 def folds_of(runs: Sequence[Path]) -> dict[int, list[Path]]:
@@ -42,7 +41,7 @@ def folds_of(runs: Sequence[Path]) -> dict[int, list[Path]]:
 
 def saved_splits(run: Path) -> dict[str, SplitManifest]:
     """Modality -> who was in which split; empty where the run kept none."""
-    return {path.stem: load_split(path) for path in sorted((run / "splits").glob("*.json"))}
+    return {path.stem: load_split(path) for path in sorted((run / SPLITS_FOLDER).glob("*.json"))}
 
 
 def _are_folds(configs: Sequence[DataConfig]) -> bool:
@@ -67,10 +66,9 @@ def _check_apart(runs: Sequence[Path]) -> None:
                 groups = {entry.group_id for entry in seen}
                 both = [e.record_id for e in tested if e.record_id in ids or e.group_id in groups]
                 if other != run and both:
-                    more = f" and {len(both) - MOST_NAMED:,} more" * (len(both) > MOST_NAMED)
                     raise UserError(
                         f"{other} was trained or tuned on test records of {run}, or on others of "
-                        f"the same patients: {', '.join(both[:MOST_NAMED])}{more}, of {modality}. "
+                        f"the same patients: {some_of(both)}, of {modality}. "
                         "Together they would answer what one of them knows. Give runs that share "
                         "their splits (the same data.split_seed, or data.split_folder of the "
                         "first), or the folds of one cross-validation (data.num_folds)."

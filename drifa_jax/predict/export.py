@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
@@ -181,7 +182,7 @@ def _card(predictor: Predictor) -> dict[str, Any]:
     fitted = {} if predictor.post_processing is None else predictor.post_processing.tasks
     return {
         "format": FORMAT,
-        "notice": "Research use only. Not a medical device.",
+        "notice": RESEARCH_NOTE,
         "synthetic": description.synthetic,
         "trained_on": description.data,
         "modalities": {

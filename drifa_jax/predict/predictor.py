@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from drifa_jax.compilation import compiler_options
-from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.pairing import groups_of
 from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
@@ -247,9 +246,7 @@ def _post_process(
     found = saved.read(path, tasks, predictor.identity)
     if found is None:
         if validation is None:
-            validation = open_dataset(
-                predictor.restored.config.data, predictor.restored.runs[0] / "splits"
-            ).validation
+            validation = predictor.restored.open_dataset().validation
         saved.save(fit_post_processing(predictor, validation, options), path)
         # Read back: the first answer is then that of every later one, to the last bit.
         found = saved.read(path, tasks, predictor.identity)

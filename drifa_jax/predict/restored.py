@@ -21,7 +21,7 @@ from drifa_jax.models.description import describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.reading import Reading, readings_of
 from drifa_jax.train.checkpoint import best_model
-from drifa_jax.train.run_directory import saved_config, write_whole
+from drifa_jax.train.run_directory import SPLITS_FOLDER, saved_config, write_whole
 from drifa_jax.train.state import Model
 
 DESCRIPTION_FILE = "preprocessing.json"
@@ -96,6 +96,10 @@ class Restored:
     steps: tuple[int, ...]
     model_identity: str
 
+    def open_dataset(self) -> Dataset:
+        """The data of the first run, in the splits that it saved."""
+        return open_dataset(self.config.data, self.runs[0] / SPLITS_FOLDER)
+
 
 def describe(config: DataConfig, dataset: Dataset) -> Description:
     """What a network of this data reads and answers."""
@@ -110,11 +114,9 @@ def describe(config: DataConfig, dataset: Dataset) -> Description:
     )
 
 
-def save_description(run: Path, config: DataConfig, dataset: Dataset) -> Description:
-    """Writes what the network reads and answers beside its checkpoints; returns it."""
-    description = describe(config, dataset)
+def save_description(run: Path, description: Description) -> None:
+    """Writes what the network reads and answers beside its checkpoints."""
     write_whole(run / DESCRIPTION_FILE, json.dumps(description.to_json(), indent=2) + "\n")
-    return description
 
 
 def restore(runs: Sequence[str | Path]) -> Restored:

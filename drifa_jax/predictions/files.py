@@ -77,6 +77,21 @@ def to_arrow(predictions: Predictions, *, whole: bool = True) -> pa.Table:
     return table.replace_schema_metadata({METADATA: json.dumps(document).encode()})
 
 
+def flat_rows(predictions: Predictions) -> list[dict[str, Any]]:
+    """One row a record: plain numbers and text, the columns named `task/what`."""
+    return to_arrow(predictions, whole=False).to_pylist()
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Writes all rows as `.csv`, `.json` or `.parquet`, whole or not at all.
+
+    Raises:
+      UserError: for another suffix, or a file that cannot be written.
+    """
+    with written([path]) as add:
+        add(predictions)
+
+
 def _task_columns(found: TaskPredictions, whole: bool) -> dict[str, pa.Array]:
     count, classes = len(found.probabilities), found.classes
     columns: dict[str, pa.Array] = {}
@@ -292,7 +307,7 @@ def _json(path: Path) -> Iterator[Callable[[Predictions], None]]:
 
         def add(predictions: Predictions) -> None:
             nonlocal before
-            for row in predictions.rows():
+            for row in flat_rows(predictions):
                 file.write(before + json.dumps(row))
                 before = ",\n"
 

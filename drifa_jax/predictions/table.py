@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ import numpy as np
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.post_processing.task import TaskPostProcessing
 from drifa_jax.uncertainty.measures import Uncertainty, concatenated, from_samples
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -164,19 +161,6 @@ class Predictions:
     def groups_of(self, task: str) -> tuple[str, ...]:
         """Groups `[n]` to resample for a task; each record its own where none is known."""
         return self.tasks[task].group_ids or self.group_ids or self.record_ids
-
-    def rows(self) -> list[Row]:
-        """One flat row a record: plain numbers and text, the columns named `task/what`."""
-        from drifa_jax.predictions.files import to_arrow
-
-        return to_arrow(self, whole=False).to_pylist()
-
-    def write(self, path: Path) -> None:
-        """Writes all rows as `.csv`, `.json` or `.parquet`, whole or not at all."""
-        from drifa_jax.predictions.files import written
-
-        with written([path]) as write:
-            write(self)
 
     def take(self, rows: Sequence[int]) -> Predictions:
         """Some of the records, in this order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from drifa_jax.evaluate.folders import (
     REPORT_FILE,
     check_replaceable,
 )
-from drifa_jax.evaluate.metrics import METRICS, scalars
+from drifa_jax.evaluate.metrics import scalars
 from drifa_jax.predictions.files import write_csv
 from drifa_jax.report import panels
 from drifa_jax.report.blocks import (
@@ -110,10 +109,10 @@ def values(comparison: Comparison, folder: Path) -> Section:
                 ("metric", *(run.name for run in comparison.runs)),
                 [
                     (
-                        METRICS[name].title,
-                        *(interval_cell(metrics.scalars[name]) for metrics in several),
+                        metric.title,
+                        *(interval_cell(metrics.scalars[metric.name]) for metrics in several),
                     )
-                    for name in map(operator.attrgetter("name"), scalars())
+                    for metric in scalars()
                 ],
                 note=f"{several[0].num_records:,} labelled records of "
                 f"{several[0].num_groups:,} groups; 95 % intervals.",
@@ -134,8 +133,8 @@ def differences(comparison: Comparison, folder: Path) -> Section:
     for task, pairs in comparison.pairs.items():
         blocks.append(Heading(task))
         adjusted = {
-            name: holm([pair.differences[name].p_value for pair in pairs])
-            for name in map(operator.attrgetter("name"), scalars())
+            metric.name: holm([pair.differences[metric.name].p_value for pair in pairs])
+            for metric in scalars()
         }
         for number, (run, pair) in enumerate(zip(comparison.runs[1:], pairs, strict=True)):
             title = f"{task}: {run.name} minus {comparison.runs[0].name}"
@@ -144,17 +143,18 @@ def differences(comparison: Comparison, folder: Path) -> Section:
                 ("metric", "difference", "p (adjusted)"),
                 [
                     (
-                        METRICS[name].title,
-                        _difference_cell(pair.differences[name].interval),
-                        _p_value(adjusted[name][number]),
+                        metric.title,
+                        _difference_cell(pair.differences[metric.name].interval),
+                        _p_value(adjusted[metric.name][number]),
                     )
-                    for name in map(operator.attrgetter("name"), scalars())
+                    for metric in scalars()
                 ],
             )
             rows = [
-                (METRICS[name].title, x.value, x.low, x.high)
-                for name in (metric.name for metric in scalars() if metric.in_figure)
-                if (x := pair.differences[name].interval).low is not None
+                (metric.title, x.value, x.low, x.high)
+                for metric in scalars()
+                if metric.in_figure
+                and (x := pair.differences[metric.name].interval).low is not None
             ]
             if not rows:
                 blocks.append(table)

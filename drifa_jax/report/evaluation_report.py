@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.folders import (
     FIGURES_FOLDER,
     METRICS_FILE,
-    NOTICE,
     PREDICTIONS,
     REPORT_FILE,
 )
@@ -35,7 +35,7 @@ MoreSections = Callable[[Predictor, Dataset, Predictions, Evaluated, Path], Sequ
 def metrics_document(evaluated: Evaluated) -> dict[str, Any]:
     """What `metrics.json` holds: every figure of the report, for machines."""
     return {
-        "notice": NOTICE,
+        "notice": RESEARCH_NOTE,
         "synthetic": evaluated.synthetic,
         "runs": [str(run) for run in evaluated.runs],
         "steps": list(evaluated.steps),

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.errors import UserError
 from drifa_jax.explain.explanation import Explanation
 from drifa_jax.predictions.files import write_csv
 from drifa_jax.report.canvas import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP, plain_text
 from drifa_jax.report.explanations import map_pictures
-from drifa_jax.report.html import RESEARCH_NOTE
 from drifa_jax.train.run_directory import write_whole
 from drifa_jax.whole_files import folder_replaced
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.report.blocks import Section
 from drifa_jax.train.run_directory import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
-RESEARCH_NOTE = "Research use only. Not a medical device."
 
 
 def render(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.data.record import Spec, TabularSpec
 from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.report.blocks import Cell, Note, Section, Table
@@ -83,7 +84,7 @@ def model_card(evaluated: Evaluated, folder: Path) -> Section:
         "model-card",
         "Model card",
         [
-            Note("Research use only. Not a medical device.", alarm=True),
+            Note(RESEARCH_NOTE, alarm=True),
             Table("Model card", ("topic", "what is known"), rows, wide=True),
         ],
     )

@@ -25,6 +25,7 @@ from drifa_jax.whole_files import written_whole
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "metrics.json"
+SPLITS_FOLDER = "splits"
 
 DISK_FULL = os.strerror(errno.ENOSPC)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

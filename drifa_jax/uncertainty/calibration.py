@@ -47,11 +47,6 @@ class Reliability:
         gap = np.abs(self.confidence - self.accuracy)
         return float(np.sum(gap * self.count) / np.sum(self.count))
 
-    @property
-    def largest_error(self) -> float:
-        """Largest gap of a bin, in [0, 1]."""
-        return float(np.max(np.abs(self.confidence - self.accuracy)))
-
 
 def reliability(
     probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 15, binning: str = "width"

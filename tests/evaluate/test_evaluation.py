@@ -9,6 +9,7 @@ import pytest
 
 from drifa_jax.errors import UserError
 from drifa_jax.evaluate.evaluation import MODALITIES_COLUMN, evaluate_tasks
+from drifa_jax.predictions.files import flat_rows
 from drifa_jax.predictions.table import Predictions, task_predictions
 from drifa_jax.uncertainty.measures import from_samples
 
@@ -55,7 +56,7 @@ def test_intervals_of_a_task_resample_the_groups_of_its_own_part(answers):
     found = evaluate_tasks(paired, {}, num_resamples=20)
     assert found["tumour"].metrics.num_groups == 30
     assert found["stroke"].metrics.num_groups == 60
-    rows = paired.rows()
+    rows = flat_rows(paired)
     assert rows[4]["tumour/group_id"] == "ct:p1" and "stroke/group_id" not in rows[4]
 
 
@@ -83,7 +84,7 @@ def test_missing_columns_are_an_error_that_lists_what_there_is(answers):
 
 
 def test_rows_hold_the_answer_with_its_uncertainty_beside_it(answers):
-    rows = answers.rows()
+    rows = flat_rows(answers)
     assert len(rows) == 90
     row = rows[3]
     assert row["record_id"] == "r3" and row["ct/present"] is False

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from drifa_jax.cli import main
+from drifa_jax.predictions.files import flat_rows
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def test_predict_prints_a_table_and_writes_a_csv(run, predictor, folder, tmp_pat
         rows = list(csv.DictReader(file))
     assert [row["record_id"] for row in rows] == ["case0", "case1", "case2", "case3"]
     images = {m: [folder / m / f"case{n}.png" for n in range(4)] for m in ("mri", "ct")}
-    expected = predictor(images, [row["record_id"] for row in rows]).rows()
+    expected = flat_rows(predictor(images, [row["record_id"] for row in rows]))
     assert [row["tumour/set"] for row in rows] == [row["tumour/set"] for row in expected]
 
 

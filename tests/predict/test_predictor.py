@@ -13,6 +13,7 @@ import pytest
 import drifa_jax
 from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import Predictor, load
+from drifa_jax.predictions.files import flat_rows, write_predictions
 
 ROUNDING = 2e-6
 
@@ -147,7 +148,7 @@ def test_foreign_images_are_further_than_known_ones(predictor):
     noise = {m: draw.integers(0, 256, (4, 16, 16, 1), np.uint8) for m in ("mri", "ct")}
     foreign = predictor(noise)
     assert foreign.out_of_distribution.distance.min() > 2 * known.out_of_distribution.distance.max()
-    rows = foreign.rows()
+    rows = flat_rows(foreign)
     assert rows[0]["ood/p_value"] == pytest.approx(1 / 25)
     assert rows[0]["ood/distance"] == pytest.approx(foreign.out_of_distribution.distance[0])
 
@@ -202,7 +203,7 @@ def test_ensemble_trained_in_one_run_answers_as_its_members_together(
 
 def test_rows_are_flat_and_written_whole(prediction, tmp_path):
     for name in ("out.csv", "out.json", "out.parquet"):
-        prediction.write(tmp_path / name)
+        write_predictions(prediction, tmp_path / name)
     rows = json.loads((tmp_path / "out.json").read_text())
     assert [row["record_id"] for row in rows] == [*"abcd"]
     np.testing.assert_allclose(

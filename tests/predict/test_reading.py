@@ -20,7 +20,8 @@ from drifa_jax.errors import UserError
 from drifa_jax.predict.inputs import find_cases
 from drifa_jax.predict.predictor import load
 from drifa_jax.predict.reading import DICOM, NIFTI, Reading, read_item
-from drifa_jax.predict.restored import Description, save_description
+from drifa_jax.predict.restored import Description, describe, save_description
+from drifa_jax.predictions.files import flat_rows
 
 
 def configured(root, **of_modality):
@@ -53,7 +54,7 @@ def configured(root, **of_modality):
 def described(config, folder):
     """The description that training saves, read back."""
     dataset = open_dataset(config.data)
-    save_description(folder, config.data, dataset)
+    save_description(folder, describe(config.data, dataset))
     values = json.loads((folder / "preprocessing.json").read_text())
     return dataset, Description.from_json(values)
 
@@ -255,8 +256,8 @@ def test_a_run_with_a_table_predicts_from_the_command_line(
     predictor = load(run)
     images = {"ct": [table_data / f"{name}.png" for name in names]}
     clinic = [{"age": 50 + k, "site": "back"} for k in range(4)]
-    again = predictor(images | {"ct_table": clinic}, names).rows()
-    without = predictor(images, names).rows()
+    again = flat_rows(predictor(images | {"ct_table": clinic}, names))
+    without = flat_rows(predictor(images, names))
     for row, same, other in zip(rows, again, without, strict=True):
         assert row["stroke/p(mild)"] == pytest.approx(same["stroke/p(mild)"])
         assert row["stroke/p(mild)"] != other["stroke/p(mild)"]

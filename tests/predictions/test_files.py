@@ -12,7 +12,7 @@ import pytest
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
-from drifa_jax.predictions.files import read_predictions, to_arrow, written
+from drifa_jax.predictions.files import read_predictions, to_arrow, write_predictions, written
 from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
 from drifa_jax.uncertainty.measures import from_samples
 
@@ -51,7 +51,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("post_processing", [True, False])
 def test_parquet_gives_back_every_digit(post_processing, tmp_path):
     whole = drawn(post_processing=post_processing)
-    whole.write(tmp_path / "out.parquet")
+    write_predictions(whole, tmp_path / "out.parquet")
     again = read_predictions(tmp_path / "out.parquet")
     assert_same(again, whole)
     for task, found in whole.tasks.items():
@@ -69,7 +69,7 @@ def test_parts_below_each_other_are_the_whole():
 def test_what_is_written_in_blocks_is_what_is_written_at_once(tmp_path):
     whole = drawn()
     for suffix in (".csv", ".json", ".parquet"):
-        whole.write(tmp_path / f"once{suffix}")
+        write_predictions(whole, tmp_path / f"once{suffix}")
         with written([tmp_path / f"blocks{suffix}"]) as write:
             for start in range(0, COUNT, 7):
                 write(whole.take(range(start, min(start + 7, COUNT))))
@@ -82,7 +82,7 @@ def test_what_is_written_in_blocks_is_what_is_written_at_once(tmp_path):
 
 def test_names_that_a_spreadsheet_would_run_are_harmless_and_numbers_stay(tmp_path):
     ids = ("=cmd()", "+x", "@y", "-3.5", "-z", *(f"r{i}" for i in range(COUNT - 5)))
-    dataclasses.replace(drawn(), record_ids=ids).write(tmp_path / "out.csv")
+    write_predictions(dataclasses.replace(drawn(), record_ids=ids), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["record_id"] for row in rows[:6]] == ["'=cmd()", "'+x", "'@y", "-3.5", "'-z", "r0"]
@@ -99,7 +99,7 @@ def test_a_block_that_fails_leaves_no_file(tmp_path):
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     whole = drawn()
     path = tmp_path / "out.parquet"
-    whole.write(path)
+    write_predictions(whole, path)
     data, draw = path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for place in draw.integers(0, len(data), 150):
@@ -118,4 +118,4 @@ def test_other_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.parquet is damaged"):
         read_predictions(tmp_path / "none.parquet")
     with pytest.raises(UserError, match="must end in one of"):
-        drawn().write(tmp_path / "out.txt")
+        write_predictions(drawn(), tmp_path / "out.txt")

@@ -143,7 +143,7 @@ def comparison_folder(evaluation_folder, tmp_path_factory) -> Path:
     import shutil
 
     from drifa_jax.cli import main
-    from drifa_jax.predictions.files import read_predictions
+    from drifa_jax.predictions.files import read_predictions, write_predictions
 
     folder = tmp_path_factory.mktemp("comparison")
     shutil.copytree(evaluation_folder, folder / "noisier")
@@ -153,7 +153,7 @@ def comparison_folder(evaluation_folder, tmp_path_factory) -> Path:
     for task, found in predictions.tasks.items():
         p = found.probabilities * np.exp(draw.normal(size=found.probabilities.shape))
         tasks[task] = dataclasses.replace(found, probabilities=p / p.sum(1, keepdims=True))
-    dataclasses.replace(predictions, tasks=tasks).write(path)
+    write_predictions(dataclasses.replace(predictions, tasks=tasks), path)
     out = folder / "out"
     arguments = [str(evaluation_folder), str(folder / "noisier"), "--out", str(out)]
     assert main(["compare", *arguments, "--resamples", "200"]) == 0

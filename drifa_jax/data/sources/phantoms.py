@@ -16,10 +16,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
+from drifa_jax.data.record import SPLITS, ModalitySpec, Record, TaskSpec
 from drifa_jax.data.sources import phantom_anatomy
 
-SPLITS = ("train", "validation", "test")
 MIN_IMAGE_SIZE = 16
 
 # First word of every random stream; 0 and 1 are the noise of the two modalities. The seed
