@@ -15,6 +15,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.interop.network_files import refuse_existing, write_directory
 from drifa_jax.interop.parity import (
     Agreement,
+    branch_values,
     compare,
     draw_agreement,
     first_divergence,
@@ -57,13 +58,22 @@ def run(options: argparse.Namespace) -> int:
         refuse_existing(options.output)
     network, params, statistics, _ = read_weights(options)
     images = read_images(network, options)
-    highest = jax_values(network, params, statistics, images)
-    against_torch = compare(highest, torch_values(network, params, statistics, images))
+    if options.source_format == "pretrained":
+        reference = _library_features(network, options.input, images)
+        ours = branch_values
+    else:
+        reference = torch_values(network, params, statistics, images)
+        ours = jax_values
+
+    def values(precision: str) -> dict[str, np.ndarray]:
+        found = ours(network, params, statistics, images, precision=precision)
+        return {name: found[name] for name in reference}
+
+    highest = values("highest")
+    against_torch = compare(highest, reference)
     # What rounding of products does on this device, and what bfloat16 does.
     series = {"JAX float32 against PyTorch": against_torch} | {
-        f"JAX {name} against highest precision": compare(
-            jax_values(network, params, statistics, images, precision=name), highest
-        )
+        f"JAX {name} against highest precision": compare(values(name), highest)
         for name in ("default", "bfloat16")
     }
     divergence = first_divergence(against_torch, options.tolerance)
@@ -80,6 +90,16 @@ def run(options: argparse.Namespace) -> int:
         write_directory(options.output, lambda folder: _write(folder, report, series))
         print(f"parity.json and parity.png written to {options.output}")
     return 0 if divergence is None else 1
+
+
+def _library_features(
+    network: NetworkDescription, where: str, images: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Of the checkpoint's own library, for every branch of images."""
+    from drifa_jax.interop.pretrained.references import reference_features
+
+    pretrained = {m: (where, "--input") for m, x in network.modalities.items() if x.kind == "image"}
+    return reference_features(network, pretrained, images)
 
 
 def table(series: Mapping[str, Sequence[Agreement]], divergence: Agreement | None) -> str:

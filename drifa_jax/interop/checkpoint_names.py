@@ -97,6 +97,62 @@ DENSENET = Naming(
 )
 """Names of torchvision's DenseNet."""
 
+_BLOCKS = r"stages/stage_(\d+)"
+
+RESNET = Naming(
+    (
+        ("stem/conv", "conv1"),
+        ("stem/norm", "bn1"),
+        (_BLOCKS + r"/conv(\d)", "blocks.{}.conv{}"),
+        (_BLOCKS + r"/norm(\d)", "blocks.{}.bn{}"),
+        (_BLOCKS + "/projection", "blocks.{}.downsample.0"),
+        (_BLOCKS + "/projection_norm", "blocks.{}.downsample.1"),
+    )
+)
+"""Names of torchvision's and timm's ResNet, with blocks counted through."""
+
+EFFICIENTNET_PARTS = Naming(
+    (
+        ("entry/conv", "conv_stem"),
+        ("entry/norm", "bn1"),
+        (_NUMBERED + "/(expand|depthwise|project|squeeze)/(\\w+)", "blocks.{}.{}.{}"),
+        ("top/conv", "conv_head"),
+        ("top/norm", "bn2"),
+    )
+)
+"""timm's names of EfficientNet, with blocks counted through and their parts named alike."""
+
+CONVNEXT_TIMM = Naming(
+    (
+        (r"stem/conv", "stem.0"),
+        (r"stem/norm", "stem.1"),
+        (_RESOLUTION + "/reduction_norm", "stages.{}.downsample.0"),
+        (_RESOLUTION + "/reduction", "stages.{}.downsample.1"),
+        (_BLOCK + "/depthwise", "stages.{}.blocks.{}.conv_dw"),
+        (_BLOCK + "/norm", "stages.{}.blocks.{}.norm"),
+        (_BLOCK + "/expand", "stages.{}.blocks.{}.mlp.fc1"),
+        (_BLOCK + "/project", "stages.{}.blocks.{}.mlp.fc2"),
+        (_BLOCK + "/response_norm", "stages.{}.blocks.{}.mlp.grn"),
+        (_BLOCK + "/layer_scale", "stages.{}.blocks.{}.gamma"),
+    )
+)
+"""Names of timm's ConvNeXt and ConvNeXt v2."""
+
+CONVNEXT_TORCHVISION = Naming(
+    (
+        (r"stem/conv", "features.0.0"),
+        (r"stem/norm", "features.0.1"),
+        (_RESOLUTION + "/reduction_norm", "reductions.{}.0"),
+        (_RESOLUTION + "/reduction", "reductions.{}.1"),
+        (_BLOCK + "/depthwise", "resolutions.{}.{}.block.0"),
+        (_BLOCK + "/norm", "resolutions.{}.{}.block.2"),
+        (_BLOCK + "/expand", "resolutions.{}.{}.block.3"),
+        (_BLOCK + "/project", "resolutions.{}.{}.block.5"),
+        (_BLOCK + "/layer_scale", "resolutions.{}.{}.layer_scale"),
+    )
+)
+"""Names of torchvision's ConvNeXt, with reductions and resolutions counted apart."""
+
 _TOKENS = (
     ("class_token", "embeddings.cls_token"),
     ("distillation_token", "embeddings.distillation_token"),
@@ -151,6 +207,45 @@ DINOV3 = Naming(
     )
 )
 """Names of the files of `transformers`' DINOv3."""
+
+VIT_TIMM = Naming(
+    (
+        ("class_token", "cls_token"),
+        ("distillation_token", "dist_token"),
+        ("registers", "reg_token"),
+        ("positions", "pos_embed"),
+        ("patches", "patch_embed.proj"),
+        ("norm", "norm"),
+        (_NUMBERED + "/attention/(query|key|value)", "blocks.{}.attn.{}"),
+        (_NUMBERED + "/attention/out", "blocks.{}.attn.proj"),
+        (_NUMBERED + "/(norm1|norm2)", "blocks.{}.{}"),
+        (_NUMBERED + "/scale(1|2)", "blocks.{}.ls{}.gamma"),
+        (_NUMBERED + "/expand", "blocks.{}.mlp.fc1"),
+        (_NUMBERED + "/project", "blocks.{}.mlp.fc2"),
+    )
+)
+"""Names of timm's transformers and of DINOv2's own, with query, key and value apart."""
+
+VIT_TORCHVISION = Naming(
+    (
+        ("class_token", "class_token"),
+        ("positions", "encoder.pos_embedding"),
+        ("patches", "conv_proj"),
+        ("norm", "encoder.ln"),
+        (
+            _NUMBERED + "/attention/(query|key|value)",
+            "encoder.layers.encoder_layer_{}.self_attention.{}",
+        ),
+        (
+            _NUMBERED + "/attention/out",
+            "encoder.layers.encoder_layer_{}.self_attention.out_proj",
+        ),
+        (_NUMBERED + "/norm(1|2)", "encoder.layers.encoder_layer_{}.ln_{}"),
+        (_NUMBERED + "/expand", "encoder.layers.encoder_layer_{}.mlp.0"),
+        (_NUMBERED + "/project", "encoder.layers.encoder_layer_{}.mlp.3"),
+    )
+)
+"""Names of torchvision's vision transformer, with query, key and value apart."""
 
 
 def checkpoint_slots(

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from drifa_jax.interop.pretrained.branches import stage_maps
 from drifa_jax.interop.torch_weights import to_torch, torch_twin
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription
@@ -93,6 +94,31 @@ def jax_values(
     return {name: np.asarray(x, np.float32) for name, x in _in_order(network, logits, seen)}
 
 
+def branch_values(
+    network: NetworkDescription,
+    params: Parameters,
+    statistics: BatchStatistics,
+    images: Mapping[str, np.ndarray],
+    *,
+    precision: str = "highest",
+) -> Values:
+    """`<modality>/stem` and `<modality>/stage_<k>` of the backbones alone, without any fusion."""
+    if precision == "bfloat16":
+        options = dataclasses.replace(network.options, compute_dtype="bfloat16")
+        network = dataclasses.replace(network, options=options)
+
+    seen = {}
+    with jax.default_matmul_precision("highest" if precision == "highest" else None):
+        for name, pixels in images.items():
+            normalised = network.modalities[name].normalisation(pixels)
+            trees = params["branches"][name], statistics.get("branches", {}).get(name, {})
+            maps = jax.jit(stage_maps, static_argnums=(0, 1))(
+                network.backbone_of(name), network.options, *trees, normalised
+            )
+            seen |= {f"{name}/{place}": np.asarray(x, np.float32) for place, x in maps.items()}
+    return seen
+
+
 def torch_values(
     network: NetworkDescription,
     params: Parameters,
@@ -104,6 +130,7 @@ def torch_values(
 
     twin = torch_twin(network)
     twin.load_state_dict(to_torch(network, params, statistics))
+    images = {m: np.asarray(network.modalities[m].normalisation(x)) for m, x in images.items()}
     with torch.no_grad():
         logits, seen = twin(
             {m: torch.from_numpy(x.transpose(0, 3, 1, 2).copy()) for m, x in images.items()}

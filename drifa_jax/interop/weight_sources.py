@@ -18,7 +18,8 @@ FORMATS = {
     "keras": "a .keras or .weights.h5 file of the authors' notebooks",
     "torch": "a state dict of the PyTorch twin (.pth)",
     "safetensors": "the same names, or ours, in a .safetensors file",
-    "imagenet": "a ResNet state dict of torchvision, timm or transformers, into every branch",
+    "pretrained": "weights of a backbone into every branch of images: a folder of Hugging Face or "
+    "timm, a state dict, or package (see docs/backbones.md)",
     "network": "a directory that `drifa convert` wrote",
 }
 
@@ -70,7 +71,7 @@ def read_weights(
             raise UserError("--fresh-head needs a --config with the new number of classes.")
         _, params, statistics, network = load_network(path)
         return network, params, statistics, []
-    if not path.is_file():
+    if kind != "pretrained" and not path.is_file():
         raise UserError(f"--input: there is no file {str(path)!r}.")
     if not options.config:
         raise UserError(f"--config is needed with --from {kind}: a {NETWORK_FILE} or FILE.py.")
@@ -87,17 +88,16 @@ def read_weights(
         from drifa_jax.interop.keras import read_keras
 
         tensors = read_keras(path, network, fresh)
-    elif kind == "imagenet":
-        from drifa_jax.interop.imagenet import read_imagenet
+    elif kind == "pretrained":
+        from drifa_jax.interop.pretrained.networks import filled
 
-        tensors = read_imagenet(path, network)
+        images = [m for m, described in network.modalities.items() if described.kind != "table"]
+        network, tensors, notes = filled(network, {m: (options.input, "--input") for m in images})
         key = root_key(options.seed)
-        notes = [
-            f"{len(tensors)} tensors of the branches come from the file; attention and heads are "
-            "fresh and must be trained"
-        ]
-        if any(channels != 3 for channels in network.channels.values()):
-            notes.append("first convolutions were adapted to the number of channels")
+        notes.append(
+            f"{len(tensors)} tensors of the branches come from {options.input}; attention and "
+            "heads are fresh and must be trained"
+        )
     else:
         from drifa_jax.interop.torch_weights import read_torch
 

@@ -18,7 +18,6 @@ from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
 from drifa_jax.models.parameter_roles import parameter_roles
-from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.registry import (
     BACKBONES,
     FUSIONS,
@@ -70,7 +69,7 @@ def build_module(description: NetworkDescription, rngs: nnx.Rngs) -> DRIFANet:
         options=options,
         rngs=rngs,
         normalisations={
-            name: Normalisation(m.mean, m.std) for name, m in description.modalities.items()
+            m: described.normalisation for m, described in description.modalities.items()
         },
     )
 

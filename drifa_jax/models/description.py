@@ -63,6 +63,11 @@ class ModalityDescription:
         if self.slice_attention and self.kind != "volume":
             raise ValueError(f"slice_attention is for volumes, and the kind is {self.kind!r}.")
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its images go through before the backbone."""
+        return Normalisation(self.mean, self.std)
+
 
 @dataclass(frozen=True)
 class NetworkDescription:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from drifa_jax.config import Config, ModalityConfig
-from drifa_jax.errors import UserError
-from drifa_jax.models.description import NetworkDescription
+from drifa_jax.config import Config
+from drifa_jax.data.record import ModalitySpec, VolumeSpec
+from drifa_jax.models.description import (
+    NETWORK_FILE,
+    ModalityDescription,
+    NetworkDescription,
+    describe_network,
+    load_description,
+)
 
 AFRESH = "none"
-PRETRAINED = "train.pretrained"
 
 
 def pretrained_of(config: Config) -> dict[str, tuple[str, str]]:
@@ -21,7 +27,7 @@ def pretrained_of(config: Config) -> dict[str, tuple[str, str]]:
     kept = config.data.only_modalities or tuple(config.data.modalities)
     found = {}
     for name, modality in config.data.modalities.items():
-        field = f"data.modalities.{name}.pretrained" if modality.pretrained else PRETRAINED
+        field = f"data.modalities.{name}.pretrained" if modality.pretrained else "train.pretrained"
         where = modality.pretrained or config.train.pretrained
         if name in kept and where not in ("", AFRESH):
             found[name] = (where, field)
@@ -41,97 +47,60 @@ def with_checkpoint_pixels(config: Config, saved: Config | None) -> tuple[Config
       UserError: when weights cannot be read or belong to another network.
     """
     pretrained = pretrained_of(config)
-    if not pretrained:
-        return config, []
-    modalities, notes = dict(config.data.modalities), []
-    for name, (where, field) in pretrained.items():
-        if saved is not None and pretrained_of(saved).get(name) == (where, field):
-            before = saved.data.modalities[name]
-            change = {} if modalities[name].mean else {"mean": before.mean, "std": before.std}
-        else:
-            change, said = _checked(config, name, modalities[name], where, field)
-            notes += said
-        modalities[name] = dataclasses.replace(modalities[name], **change)
+    if saved is not None:
+        asked = {m: at for m, at in pretrained.items() if pretrained_of(saved).get(m) == at}
+        stated, notes = {m: saved.data.modalities[m] for m in asked}, []
+    elif pretrained:
+        stated, notes = _read(config, pretrained)
+    else:
+        stated, notes = _of_folder(config.train.initial_weights), []
+    modalities = {
+        name: dataclasses.replace(modality, mean=stated[name].mean, std=stated[name].std)
+        if name in stated and not modality.mean
+        else modality
+        for name, modality in config.data.modalities.items()
+    }
     data = dataclasses.replace(config.data, modalities=modalities)
     return dataclasses.replace(config, data=data), notes
 
 
-def _checked(
-    config: Config, name: str, modality: ModalityConfig, where: str, field: str
-) -> tuple[dict[str, tuple[float, ...]], list[str]]:
-    """Mean and deviation for a modality whose weights were read and fit; and what to say."""
-    from drifa_jax.interop.pretrained.branches import (
-        branch_tensors,
-        normalisation_for,
-        stated_normalisation,
-    )
-    from drifa_jax.interop.pretrained.checkpoint import open_checkpoint
+def _read(config: Config, pretrained: Mapping[str, tuple[str, str]]):
+    """The pretrained modalities as their weights expect them, and what to say; all is checked."""
+    # Imported here: only runs that bring weights along need the interop extra.
+    from drifa_jax.interop.pretrained.networks import filled
 
-    backbone = modality.backbone or config.model.backbone
-    checkpoint = open_checkpoint(where, backbone, field)
-    branch_tensors(checkpoint, backbone, modality.channels, config.model, name)
-    pixels = normalisation_for(stated_normalisation(checkpoint), modality.channels)
-    notes = []
-    size = (modality.height, modality.width)
-    if checkpoint.size and checkpoint.size != size:
-        notes.append(
-            f"{name}: {checkpoint.source} was trained on {_by(checkpoint.size)} pixels; "
-            f"data.modalities.{name} reads {_by(size)}."
-        )
-    if checkpoint.normalisation is None and not modality.mean:
-        notes.append(
-            f"{name}: {checkpoint.source} does not say what its pixels went through; the usual "
-            f"mean {_few(pixels.mean)} and std {_few(pixels.std)} of its family are taken. Set "
-            f"data.modalities.{name}.mean and .std where it was trained otherwise."
-        )
-    if modality.channels != 3:
-        notes.append(f"{name}: the first convolution was adapted to {modality.channels} channels.")
-    if modality.mean:
-        if (modality.mean, modality.std) != (pixels.mean, pixels.std):
-            notes.append(
-                f"{name}: data.modalities.{name}.mean {_few(modality.mean)} and std "
-                f"{_few(modality.std)} are kept; {checkpoint.source} was trained with "
-                f"{_few(pixels.mean)} and {_few(pixels.std)}."
-            )
-        return {}, notes
-    return {"mean": pixels.mean, "std": pixels.std}, notes
+    specs = []
+    for name in pretrained:
+        at = config.data.modalities[name]
+        sides = (at.height, at.width, at.channels)
+        specs.append(VolumeSpec(name, at.depth, *sides) if at.depth else ModalitySpec(name, *sides))
+    # Of the tasks nothing is known yet, and branches do not depend on them.
+    network, _, notes = filled(describe_network(config, specs, {"any": 1}), pretrained)
+    return network.modalities, notes
 
 
-def pretrained_tensors(config: Config, description: NetworkDescription) -> dict[str, np.ndarray]:
+def _of_folder(initial_weights: str) -> Mapping[str, ModalityDescription]:
+    """The modalities of the network that a run starts from, if any."""
+    if not initial_weights or not (Path(initial_weights) / NETWORK_FILE).is_file():
+        return {}
+    return load_description(initial_weights).modalities
+
+
+def pretrained_tensors(config: Config, network: NetworkDescription) -> dict[str, np.ndarray]:
     """Path -> array of every branch that starts from weights trained elsewhere."""
-    from drifa_jax.interop.pretrained.branches import branch_tensors
-    from drifa_jax.interop.pretrained.checkpoint import open_checkpoint
+    sources = {m: at for m, at in pretrained_of(config).items() if m in network.modalities}
+    if not sources:
+        return {}
+    from drifa_jax.interop.pretrained.networks import filled
 
-    tensors: dict[str, np.ndarray] = {}
-    for name, (where, field) in pretrained_of(config).items():
-        modality = description.modalities.get(name)
-        if modality is None:
-            continue
-        if modality.kind != "image":
-            raise UserError(
-                f"config: {field} is {where!r}, but {name} is a {modality.kind}, and the weights "
-                f"are those of images. Set data.modalities.{name}.pretrained={AFRESH}."
-            )
-        backbone = description.backbone_of(name)
-        checkpoint = open_checkpoint(where, backbone, field)
-        branch = branch_tensors(checkpoint, backbone, modality.channels, description.options, name)
-        tensors |= {f"branches/{name}/{path}": array for path, array in branch.items()}
-    return tensors
+    return filled(network, sources)[1]
 
 
-def replaced(trees: tuple, tensors: Mapping[str, np.ndarray]) -> tuple:
-    """Parameters and statistics with some leaves replaced; members `[e, ...]` get the same."""
+def replaced(tree, tensors: Mapping[str, np.ndarray]):
+    """A tree of parameters or statistics with some leaves replaced; members `[e, ...]` alike."""
 
     def leaf_of(path, leaf):
         name = "/".join(str(key.key) for key in path)
         return np.broadcast_to(tensors[name], leaf.shape) if name in tensors else leaf
 
-    return jax.tree_util.tree_map_with_path(leaf_of, trees)
-
-
-def _by(size) -> str:
-    return " x ".join(map(str, size))
-
-
-def _few(values) -> str:
-    return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"
+    return jax.tree_util.tree_map_with_path(leaf_of, tree)

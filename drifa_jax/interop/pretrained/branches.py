@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,11 +13,13 @@ from drifa_jax.errors import UserError
 from drifa_jax.interop.checkpoint_names import checkpoint_slots
 from drifa_jax.interop.pretrained.checkpoint import Checkpoint
 from drifa_jax.interop.pretrained.dialects import Dialect, dialect_of
-from drifa_jax.interop.tensors import Tensors, flatten, read_slots
-from drifa_jax.models.functional import Functional
+from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots
+from drifa_jax.models.backbones.contract import TokenBackbone
+from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.registry import BACKBONES, registered
 from drifa_jax.network_options import NetworkOptions
+from drifa_jax.typing import FeatureMap, Images
 
 
 def branch_tensors(
@@ -38,22 +42,22 @@ def branch_tensors(
     _check_options(checkpoint, dialect, options)
     state = dialect.prepare(dialect.strip(checkpoint.tensors))
     shapes = backbone_shapes(backbone, num_channels, options)
-    colours = {**shapes, dialect.first: (*shapes[dialect.first][:-2], 3, shapes[dialect.first][-1])}
-    slots = checkpoint_slots(colours, dialect.naming, state)
+    slots = _slots(shapes, dialect, state)
     try:
         tensors = read_slots(state, slots, f"{checkpoint.source} (branch {modality})")
     except UserError as error:
-        fitting = [name for name in _family(dialect) if _fits(name, state, dialect, options)]
-        cure = (
-            f"\nIt fits model.backbone={fitting[0]} (of one modality: data.modalities.{modality}"
-            ".backbone)."
-            if fitting and fitting[0] != backbone
-            else ""
+        raise UserError(f"{error}{_cure(backbone, state, dialect, options, modality)}") from error
+    kernel = tensors[dialect.first]
+    if kernel.shape[-2] not in (3, num_channels):
+        raise UserError(
+            f"{checkpoint.source}: its first convolution reads {kernel.shape[-2]} channels, and "
+            f"data.modalities.{modality}.channels is {num_channels}; only colour weights (3) can "
+            "be adapted to another number."
         )
-        raise UserError(f"{error}{cure}") from error
-    statistics = stated_normalisation(checkpoint)
-    tensors[dialect.first] = adapted(tensors[dialect.first], num_channels, statistics)
-    return tensors
+    statistics = normalisation_for(stated_normalisation(checkpoint), kernel.shape[-2])
+    tensors[dialect.first] = adapted(kernel, num_channels, statistics)
+    zeros = [path for path in shapes if re.fullmatch(dialect.zero, path)]
+    return tensors | {path: np.zeros(shapes[path], np.float32) for path in zeros}
 
 
 def stated_normalisation(checkpoint: Checkpoint) -> Normalisation:
@@ -101,6 +105,39 @@ def backbone_shapes(
     return {path: tuple(leaf.shape) for tree in trees for path, leaf in tree.items()}
 
 
+def stage_maps(
+    backbone: str,
+    options: NetworkOptions,
+    params: Parameters,
+    statistics: BatchStatistics,
+    images: Images,
+) -> dict[str, FeatureMap]:
+    """`stem` and `stage_<k>` `[b, *space, c]` of a backbone alone, from normalised images."""
+    make, built = registered(BACKBONES, "model.backbone", backbone), []
+
+    def build(rngs):
+        built.append(make(images.shape[-1], options=options, rngs=rngs))
+        return built[-1]
+
+    branch = Functional(build)
+
+    def call(method: str, *arguments):
+        return branch.apply(params, statistics, *arguments, train=False, method=method)[0]
+
+    stages = range(len(built[0].plan))
+    if isinstance(built[0], TokenBackbone):
+        states = [call("stem_with_tokens", images)]
+        for number in stages:
+            states.append(call("stage_with_tokens", number, *states[-1]))
+        stem, *maps = (placed for placed, _ in states)
+    else:
+        stem = call("stem", images)
+        maps = [call("stage", 0, stem)]
+        for number in stages[1:]:
+            maps.append(call("stage", number, maps[-1]))
+    return {"stem": stem, **{f"stage_{k}": x for k, x in enumerate(maps)}}
+
+
 def _family(dialect: Dialect) -> list[str]:
     return [name for name in BACKBONES if re.fullmatch(dialect.backbones, name)]
 
@@ -116,10 +153,7 @@ def _check_family(checkpoint: Checkpoint, dialect: Dialect, backbone: str, modal
 
 
 def _check_options(checkpoint: Checkpoint, dialect: Dialect, options: NetworkOptions) -> None:
-    needed = dict(dialect.options)
-    if "batch_norm_epsilon" in needed and "batch_norm_eps" in checkpoint.declared:
-        needed["batch_norm_epsilon"] = checkpoint.declared["batch_norm_eps"]
-    for name, value in needed.items():
+    for name, value in dialect.options(checkpoint.declared).items():
         if getattr(options, name) != value:
             raise UserError(
                 f"{checkpoint.source}: {dialect.name} was trained with {name} {value!r}, but "
@@ -128,6 +162,40 @@ def _check_options(checkpoint: Checkpoint, dialect: Dialect, options: NetworkOpt
             )
 
 
-def _fits(name: str, state: Mapping[str, np.ndarray], dialect: Dialect, options) -> bool:
-    slots = checkpoint_slots(backbone_shapes(name, 3, options), dialect.naming, state)
-    return {slot.name: slot.shape for slot in slots} == {k: x.shape for k, x in state.items()}
+def _slots(shapes: Mapping[str, Sequence[int]], dialect: Dialect, state: Tensors) -> list[Slot]:
+    """Slots of all that a file holds; the first convolution has as many channels as the file's."""
+    absent = f"{dialect.drawn}|{dialect.zero}"
+    read = {path: shape for path, shape in shapes.items() if not re.fullmatch(absent, path)}
+    *window, _, num_out = read[dialect.first]
+    (first,) = checkpoint_slots({dialect.first: read[dialect.first]}, dialect.naming, state)
+    num_channels = state[first.name].shape[1] if np.ndim(state.get(first.name, 0)) > 1 else 3
+    read[dialect.first] = (*window, num_channels, num_out)
+    return checkpoint_slots(read, dialect.naming, state)
+
+
+def _cure(
+    backbone: str, state: Tensors, dialect: Dialect, options: NetworkOptions, modality: str
+) -> str:
+    """Which backbone the tensors fit, or why their positions do not; empty where none is known."""
+    shapes = {name: array.shape for name, array in state.items()}
+    widths = sorted({options.width, NetworkOptions().width})
+    for width, name in itertools.product(widths, _family(dialect)):
+        other = dataclasses.replace(options, width=width)
+        slots = _slots(backbone_shapes(name, 3, other), dialect, state)
+        if {slot.name: slot.shape for slot in slots} == shapes:
+            if name == backbone and width == options.width:
+                break
+            wider = f" and model.width={width}" if width != options.width else ""
+            return (
+                f"\nIt fits model.backbone={name}{wider} (of one modality: data.modalities."
+                f"{modality}.backbone)."
+            )
+    for slot in _slots(backbone_shapes(backbone, 3, options), dialect, state):
+        found = shapes.get(slot.name)
+        if slot.path == "positions" and found not in (None, slot.shape):
+            return (
+                f"\n{slot.name} has {found[-2]} places and {backbone} has {slot.shape[-2]}: the "
+                "file was trained on pictures of another size, or with other patches. Use the "
+                "checkpoint of the size that the backbone's paper names."
+            )
+    return ""

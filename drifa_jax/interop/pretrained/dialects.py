@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from drifa_jax.errors import UserError
 from drifa_jax.interop import checkpoint_names as names
 from drifa_jax.interop.checkpoint_names import Naming
+from drifa_jax.interop.pretrained import renaming
 from drifa_jax.interop.pretrained.checkpoint import LITE_PIXELS, Checkpoint
 from drifa_jax.interop.tensors import Tensors
 from drifa_jax.models.pixels import Normalisation
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTRED = Normalisation((0.5,) * 3, (0.5,) * 3)
-_TENSORFLOW = {"padding": "same", "batch_norm_epsilon": 1e-3}
-_PYTORCH = {"padding": "symmetric", "batch_norm_epsilon": 1e-5}
+
+Declared = Mapping[str, Any]
+
+
+def _nothing(declared: Declared) -> dict[str, Any]:
+    return {}
+
+
+def _pytorch(declared: Declared) -> dict[str, Any]:
+    return {"padding": "symmetric", "batch_norm_epsilon": 1e-5}
+
+
+def _tensorflow(declared: Declared) -> dict[str, Any]:
+    return {"padding": "same", "batch_norm_epsilon": declared.get("batch_norm_eps", 1e-3)}
+
+
+def _timm_efficientnet(declared: Declared) -> dict[str, Any]:
+    """Timm has the weights of TensorFlow, called tf_..., and its own; a file alone is silent."""
+    architecture = declared.get("architecture")
+    if architecture is None:
+        return {}
+    return (_tensorflow if architecture.startswith("tf_") else _pytorch)({})
 
 
 @dataclass(frozen=True)
@@ -35,10 +56,12 @@ class Dialect:
       naming: our paths in its words.
       first: our path of the first convolution.
       model_types: what a `config.json` of `transformers` may declare.
-      prefix: before every tensor of the backbone where a head is beside it.
+      prefix: before every tensor of the backbone where a head is beside it, a regular expression.
       unread: tensors that features do not depend on, a regular expression.
       prepare: tensors under the names that `naming` gives.
-      options: fields of the network's options that its weights were trained with.
+      drawn: of our paths, those that no file has (attention); they stay drawn.
+      zero: of our paths, biases that its layers do not have.
+      options: from the `config.json`, fields of the network's options that it was trained with.
       activations: that a declared `hidden_act` may name.
       normalisation: where the checkpoint does not say.
     """
@@ -49,50 +72,168 @@ class Dialect:
     naming: Naming
     first: str
     model_types: tuple[str, ...] = ()
-    prefix: str = ""
+    prefix: str = "(?!)"
     unread: str = r"classifier\."
     prepare: Callable[[Tensors], Tensors] = dict
-    options: Mapping[str, Any] = field(default_factory=dict)
+    drawn: str = r"(?!)"
+    zero: str = r"(?!)"
+    options: Callable[[Declared], dict[str, Any]] = _nothing
     activations: tuple[str, ...] = ("gelu",)
     normalisation: Normalisation = IMAGENET
 
     def strip(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of the backbone, without the prefix and what is not read."""
-        bare = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        bare = {re.sub(f"^{self.prefix}", "", name): x for name, x in tensors.items()}
         return {name: x for name, x in bare.items() if not re.match(self.unread, name)}
 
 
+_RESNET = {
+    "backbones": r"resnet(18|34|50)",
+    "naming": names.RESNET,
+    "first": "stem/conv/kernel",
+    "drawn": r"(.*/)?mfa\d?/.*",
+    "zero": r".*(conv\d?|projection)/bias",
+    "options": _pytorch,
+    "activations": ("relu",),
+}
+_EFFICIENTNET = {"first": "entry/conv/kernel", "activations": ("swish", "silu")}
+_CONVNEXT = {"backbones": r"convnext(v2)?_\w+", "first": "stem/conv/kernel"}
+_TRANSFORMER = {"first": "patches/kernel"}
+
 DIALECTS = (
+    Dialect(
+        "ResNet (transformers)",
+        mark="embedder.embedder.convolution.weight",
+        model_types=("resnet",),
+        prefix=r"resnet\.",
+        prepare=renaming.huggingface_resnet,
+        **_RESNET,
+    ),
+    Dialect(
+        "ResNet (torchvision, timm)",
+        mark="layer1.0.conv1.weight",
+        unread=r"fc\.",
+        prepare=renaming.resnet,
+        **_RESNET,
+    ),
     Dialect(
         "EfficientNet-Lite (PyTorch)",
         r"efficientnet_lite\d",
         "_blocks.0._depthwise_conv.weight",
         names.EFFICIENTNET_LITE,
-        "entry/conv/kernel",
         unread=r"_fc\.",
-        options=_TENSORFLOW,
+        options=_tensorflow,
         normalisation=LITE_PIXELS,
+        **_EFFICIENTNET,
     ),
     Dialect(
         "EfficientNet (transformers)",
         r"efficientnet_b\d",
         "encoder.blocks.0.depthwise_conv.depthwise_conv.weight",
         names.EFFICIENTNET,
-        "entry/conv/kernel",
         model_types=("efficientnet",),
-        prefix="efficientnet.",
-        options=_TENSORFLOW,
-        activations=("swish", "silu"),
+        prefix=r"efficientnet\.",
+        options=_tensorflow,
+        **_EFFICIENTNET,
+    ),
+    Dialect(
+        "EfficientNet (timm)",
+        r"efficientnet_(b|lite)\d",
+        "blocks.0.0.conv_dw.weight",
+        names.EFFICIENTNET_PARTS,
+        prepare=renaming.timm_efficientnet,
+        options=_timm_efficientnet,
+        **_EFFICIENTNET,
+    ),
+    Dialect(
+        "EfficientNet (torchvision)",
+        r"efficientnet_b\d",
+        "features.1.0.block.0.0.weight",
+        names.EFFICIENTNET_PARTS,
+        prepare=renaming.torchvision_efficientnet,
+        options=_pytorch,
+        **_EFFICIENTNET,
     ),
     Dialect(
         "ConvNeXt (transformers)",
-        r"convnext(v2)?_\w+",
-        "encoder.stages.0.layers.0.dwconv.weight",
-        names.CONVNEXT,
-        "stem/conv/kernel",
-        model_types=("convnext",),
-        prefix="convnext.",
+        mark="encoder.stages.0.layers.0.dwconv.weight",
+        naming=names.CONVNEXT,
+        model_types=("convnext", "convnextv2"),
+        prefix=r"convnext(v2)?\.",
         unread=r"(classifier|layernorm)\.",
+        **_CONVNEXT,
+    ),
+    Dialect(
+        "ConvNeXt (timm)",
+        mark="stages.0.blocks.0.conv_dw.weight",
+        naming=names.CONVNEXT_TIMM,
+        unread=r"(head|norm_pre)\.",
+        **_CONVNEXT,
+    ),
+    Dialect(
+        "ConvNeXt (torchvision)",
+        mark="features.1.0.block.5.weight",
+        naming=names.CONVNEXT_TORCHVISION,
+        prepare=renaming.torchvision_convnext,
+        **_CONVNEXT,
+    ),
+    Dialect(
+        "DenseNet (torchvision, timm)",
+        r"densenet\d+",
+        "features.conv0.weight",
+        names.DENSENET,
+        "conv/kernel",
+        prepare=renaming.densenet,
+        options=_pytorch,
+        activations=("relu",),
+    ),
+    Dialect(
+        "ViT or DeiT (transformers)",
+        r"(vit|deit)_\w+",
+        "encoder.layer.0.layernorm_before.weight",
+        names.VIT,
+        model_types=("vit", "deit"),
+        prefix=r"(vit|deit)\.",
+        unread=r"((cls_|distillation_)?classifier|pooler|embeddings\.mask_token)(\.|$)",
+        normalisation=CENTRED,
+        **_TRANSFORMER,
+    ),
+    Dialect(
+        "DINOv2 (transformers)",
+        r"dinov2_\w+",
+        "encoder.layer.0.layer_scale1.lambda1",
+        names.DINOV2,
+        model_types=("dinov2", "dinov2_with_registers"),
+        prefix=r"dinov2(_with_registers)?\.",
+        unread=r"(classifier|embeddings\.mask_token)(\.|$)",
+        **_TRANSFORMER,
+    ),
+    Dialect(
+        "DINOv3 (transformers)",
+        r"dinov3_\w+",
+        "layer.0.attention.q_proj.weight",
+        names.DINOV3,
+        model_types=("dinov3_vit",),
+        unread=r"(classifier|embeddings\.mask_token)(\.|$)",
+        **_TRANSFORMER,
+    ),
+    Dialect(
+        "ViT, DeiT or DINOv2 (timm, torch.hub)",
+        r"(vit|deit|dinov2)_\w+",
+        "blocks.0.attn.qkv.weight",
+        names.VIT_TIMM,
+        unread=r"(head|head_dist|fc_norm|mask_token)(\.|$)",
+        prepare=renaming.timm_transformer,
+        **_TRANSFORMER,
+    ),
+    Dialect(
+        "ViT (torchvision)",
+        r"vit_\w+",
+        "encoder.layers.encoder_layer_0.ln_1.weight",
+        names.VIT_TORCHVISION,
+        unread=r"heads\.",
+        prepare=renaming.torchvision_transformer,
+        **_TRANSFORMER,
     ),
 )
 """Every dialect that is read."""
