@@ -126,6 +126,7 @@ class TrainConfig:
     warmup_steps: int = 0
     rate_scales: RateScales = field(default_factory=RateScales)
     layer_decay: float = 1.0  # the rate of a backbone's layer over that of the layer after it
+    stochastic_depth: float = 0.0  # rate at which a record skips a branch's last residual block
     weight_decay: float = 0.0  # of matrices and kernels; not of biases, norms and embeddings
     clip_norm: float = 0.0  # 0 switches gradient clipping off
     task_weights: Mapping[str, float] = field(default_factory=dict)  # missing tasks weigh 1
@@ -311,7 +312,8 @@ def _problems(config: Config) -> list[str]:
     for part, scale in dataclasses.asdict(train.rate_scales).items():
         rule = "above 0 (train.frozen keeps branches as they are)"
         require(scale > 0, f"train.rate_scales.{part}", scale, rule)
-    require(0 <= train.average_decay < 1, "train.average_decay", train.average_decay, "in [0, 1)")
+    for name in ("average_decay", "stochastic_depth"):
+        require(0 <= getattr(train, name) < 1, f"train.{name}", getattr(train, name), "in [0, 1)")
     require(0 < train.layer_decay <= 1, "train.layer_decay", train.layer_decay, "in (0, 1]")
     one_of("train.schedule", train.schedule, ("plateau", "cosine", "constant"))
     one_of("train.mixing", train.mixing, ("none", "mixup", "cutmix"))

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from drifa_jax.errors import UserError
-from drifa_jax.models.backbones.contract import Backbone, Stage
+from drifa_jax.models.backbones.contract import Backbone, SkippingBackbone, Stage
 from drifa_jax.models.backbones.slice_attention import over_slices
 from drifa_jax.models.backbones.table import TabularBranch
 from drifa_jax.models.description import ModalityDescription, NetworkDescription
@@ -148,6 +148,17 @@ def _check_width(options: NetworkOptions, branches: Mapping[str, Backbone]) -> N
             f"model.width is {options.width}, but the backbone has a width of its own; set "
             f"model.width to {PAPER.width}, the default, or choose a ResNet."
         )
+
+
+def branches_that_skip(description: NetworkDescription) -> frozenset[str]:
+    """The modalities whose backbones can skip blocks in training; nothing is computed."""
+    return _declared(
+        lambda rngs: frozenset(
+            name
+            for name, branch in build_module(description, rngs).branches.items()
+            if isinstance(branch, SkippingBackbone)
+        )
+    )
 
 
 def _plan(options: NetworkOptions) -> tuple[Stage, ...]:

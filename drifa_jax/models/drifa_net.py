@@ -12,6 +12,7 @@ from flax import nnx
 from drifa_jax.models.backbones.contract import (
     Backbone,
     GatedBackbone,
+    SkippingBackbone,
     TokenBackbone,
 )
 from drifa_jax.models.dropout import monte_carlo_dropout
@@ -22,6 +23,7 @@ from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.pooling import average_pool
 from drifa_jax.models.readouts.contract import ExpertReadout
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
+from drifa_jax.models.stochastic_depth import StochasticDepth
 from drifa_jax.network_options import PAPER, NetworkOptions
 from drifa_jax.rng import stream
 from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits
@@ -99,6 +101,7 @@ class DRIFANet(nnx.Module):
         train: bool | Mapping[str, bool],
         dropout_key: DropoutKey | None = None,
         present: PresentModalities | None = None,
+        depth: StochasticDepth | None = None,
     ) -> tuple[dict[str, Logits], Intermediates]:
         """Logits by task and named intermediates.
 
@@ -110,9 +113,13 @@ class DRIFANet(nnx.Module):
             or one per record; None switches dropout off.
           present: modality -> `[b]` bool, or None when every record holds every modality. The
             images of absent modalities have no effect, whatever they hold.
+          depth: of branches in training that can skip blocks; None skips none.
         """
-        features = self.before_dropout(images, train=train, present=present)
-        return self.from_dropout(features, train=train, dropout_key=dropout_key, present=present)
+        seen: Intermediates = {}
+        features = self._first_stages(images, train, present, depth=depth)
+        stages = range(self.num_stages)
+        features = self._stages(stages, features, train, dropout_key, present, seen, depth=depth)
+        return self._read(features, dropout_key, present, seen), seen
 
     def before_dropout(
         self,
@@ -197,13 +204,23 @@ class DRIFANet(nnx.Module):
         return found
 
     def _stages(
-        self, stages, features, train, dropout_key, present, seen: Intermediates, found=None
+        self,
+        stages,
+        features,
+        train,
+        dropout_key,
+        present,
+        seen: Intermediates,
+        found=None,
+        depth=None,
     ):
         for number in stages:
             name, row = f"stage_{number}", self.rows[number]
             # The first stages of all branches were run together, before any dropout.
             later = {m: (k,) for m, k in row.stages if k > 0}
-            features = self._branches("stage", later, number, features, train, present, found)
+            features = self._branches(
+                "stage", later, number, features, train, present, found, depth
+            )
             seen |= {f"{name}/rra/{m}": features[m] for m, _ in row.stages}
             drops = {m for m, k in row.stages if self.plans[m][k].dropout}
             features = self._drop(features, dropout_key, name, drops)
@@ -233,7 +250,9 @@ class DRIFANet(nnx.Module):
             seen |= {f"evidence/{task}/{name}": x for name, x in said.evidence.items()}
         return logits
 
-    def _first_stages(self, images, train, present, found: list[PlacedGate] | None = None):
+    def _first_stages(
+        self, images, train, present, found: list[PlacedGate] | None = None, depth=None
+    ):
         """From pixels to the features after each branch's stem and first stage."""
         if set(images) != set(self.modalities):
             raise ValueError(
@@ -246,10 +265,12 @@ class DRIFANet(nnx.Module):
         features = self._branches("stem", stems, STEM, images, train, present, found)
         for number, row in enumerate(self.rows):
             first = {m: (k,) for m, k in row.stages if k == 0}
-            features = self._branches("stage", first, number, features, train, present, found)
+            features = self._branches(
+                "stage", first, number, features, train, present, found, depth
+            )
         return features
 
-    def _branches(self, method, calls, number, features, train, present, found):
+    def _branches(self, method, calls, number, features, train, present, found, depth=None):
         """`stem` or `stage` of branches, with their gates where `found` collects them.
 
         Args:
@@ -266,6 +287,9 @@ class DRIFANet(nnx.Module):
                 "train": train if isinstance(train, bool) else train[m],
                 "present": None if present is None else present[m],
             }
+            skips = method == "stage" and isinstance(branch, SkippingBackbone)
+            if skips and options["train"] and depth is not None:
+                options["depth"] = depth.of(m)
             if isinstance(branch, TokenBackbone):
                 tokens = f"{m}/tokens"
                 carried = (features[tokens],) if tokens in features else ()

@@ -13,6 +13,7 @@ from typing import Any
 from flax import nnx
 
 from drifa_jax.models.backbones.contract import LayeredBackbone
+from drifa_jax.models.backbones.slice_attention import SlicePooling
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.embedding import Embedding
 from drifa_jax.models.mfa import MFA
@@ -25,7 +26,7 @@ class Role:
     """The role of one parameter.
 
     Attributes:
-      part: of `PARTS`. MFA is attention inside a branch as well.
+      part: of `PARTS`. MFA and the attention to slices are attention inside a branch as well.
       modality: whose branch it is in; empty outside branches.
       above: layers of its backbone from its own to the heads, itself included: 1 in the last
         layer. 0 outside backbones, and in those that declare no layers.
@@ -48,7 +49,7 @@ def parameter_roles(network: DRIFANet) -> dict[str, Any]:
         attention = {
             id(parameter)
             for _, module in nnx.iter_graph(branch)
-            if isinstance(module, MFA)
+            if isinstance(module, MFA | SlicePooling)
             for parameter in _parameters((module,))
         }
         above = {}

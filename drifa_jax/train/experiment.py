@@ -16,7 +16,7 @@ from drifa_jax.data.mixing import cutmix, mixup
 from drifa_jax.data.pipeline import PairsOnTheFly, class_balanced_weights, steps_per_epoch
 from drifa_jax.data.record import TaskSpec
 from drifa_jax.errors import UserError
-from drifa_jax.models.building import build_network
+from drifa_jax.models.building import branches_that_skip, build_network
 from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.train.evaluated import IN_TRAINING, Evaluation
@@ -108,6 +108,12 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
     except UserError as error:
         raise UserError(f"config: {error}") from error
     groups = parameter_groups(description, train)
+    if train.stochastic_depth and not branches_that_skip(description) - groups.frozen:
+        raise UserError(
+            f"config: train.stochastic_depth is {train.stochastic_depth}, but no branch in "
+            "training can skip blocks (ConvNeXt, EfficientNet and vision transformers can); leave "
+            "it at 0."
+        )
     if train.statistics_batches and not _has_batch_norm(network, groups):
         raise UserError(
             f"config: train.statistics_batches is {train.statistics_batches}, but no branch in "

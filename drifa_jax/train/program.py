@@ -160,6 +160,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         masks_absent=experiment.dataset.may_lack_modalities,
         groups=experiment.groups,
         evaluation=experiment.evaluation,
+        stochastic_depth=experiment.config.train.stochastic_depth,
     )
     of_members = jax.vmap(step) if layout.is_ensemble else step
 

@@ -11,6 +11,7 @@ import optax
 
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.models.stochastic_depth import StochasticDepth
 from drifa_jax.rng import stream
 from drifa_jax.train.evaluated import IN_TRAINING, Evaluation
 from drifa_jax.train.losses import TaskLoss, total_loss
@@ -33,6 +34,7 @@ def make_train_step(
     masks_absent: bool = False,
     groups: ParameterGroups = ALL_ALIKE,
     evaluation: Evaluation = IN_TRAINING,
+    stochastic_depth: float = 0.0,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -46,12 +48,13 @@ def make_train_step(
       groups: which parameters are trained. Of the others no gradient is computed, and nothing is
         differentiated but what leads from the trained ones to the loss.
       evaluation: whether a moving average of the parameters goes along.
+      stochastic_depth: rate at which a record skips the last residual block of a branch.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
-    Randomness: dropout draws from `stream(root_key, "dropout", step)` and mixing from
-    `stream(root_key, "mix", step)`, so that a resumed run draws what an uninterrupted one would
-    have drawn.
+    Randomness: dropout draws from `stream(root_key, "dropout", step)`, mixing and stochastic depth
+    from the streams "mix" and "stochastic_depth", so that a resumed run draws what an uninterrupted
+    one would have drawn.
     """
 
     def train_step(state: TrainState, batch: Batch, root_key: jax.Array):
@@ -62,6 +65,11 @@ def make_train_step(
                 images, batch["labels"], stream(root_key, "mix", state.step), present=present
             )
 
+        options = {}
+        if stochastic_depth:
+            key = stream(root_key, "stochastic_depth", state.step)
+            options["depth"] = StochasticDepth(key, stochastic_depth)
+
         def objective(trained):
             (logits, seen), statistics = network.apply(
                 completed(trained, state.params),
@@ -70,6 +78,7 @@ def make_train_step(
                 train=groups.trains_branches(images),
                 dropout_key=stream(root_key, "dropout", state.step),
                 present=present,
+                **options,
             )
             total, sums = total_loss(
                 logits, batch["labels"], losses, targets, seen=seen, present=present

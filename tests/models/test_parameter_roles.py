@@ -26,7 +26,7 @@ LAYERS = {
 
 
 def roles_of(backbone, **modalities):
-    options = NetworkOptions(width=2, backbone=backbone, mifa_parts=("mgifa",))
+    options = NetworkOptions(backbone=backbone, mifa_parts=("mgifa",))
     described = {"mri": ModalityDescription(1)} | modalities
     return declared_roles(NetworkDescription(described, {"tumour": 3}, options))
 

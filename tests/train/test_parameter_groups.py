@@ -13,6 +13,7 @@ import pytest
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
 from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.models.registry import BACKBONES
 from drifa_jax.rng import stream
 from drifa_jax.sharding import layout_of
 from drifa_jax.train.experiment import build_experiment
@@ -149,15 +150,15 @@ def constant_of(tree):
     return value
 
 
-def tiny(backbone, **train):
+def tiny(backbone, model=None, **train):
     """An experiment whose network is only looked at and never run."""
-    config = toy.toy_config(model={"backbone": backbone, "width": 2}, train=train)
+    config = toy.toy_config(model={"backbone": backbone, **(model or {})}, train=train)
     return build_experiment(config, open_dataset(config.data))
 
 
 def test_rates_fall_from_the_heads_to_the_pixels_and_attention_has_its_own():
     scales = {"backbone": 0.5, "attention": 2.0, "heads": 3.0}
-    experiment = tiny("resnet10", rate_scales=scales, layer_decay=0.8, frozen=["ct"])
+    experiment = tiny("resnet10", {"width": 2}, rate_scales=scales, layer_decay=0.8, frozen=["ct"])
     # Adam's first step is the learning rate, 0.01, against the gradient.
     steps = updates(experiment, -1.0)
     branch = steps["branches"]["mri"]
@@ -194,6 +195,7 @@ def test_layers_that_a_backbone_does_not_declare_cannot_decay():
     [
         ("layer_decay", 0.0),
         ("layer_decay", 1.5),
+        ("stochastic_depth", 1.0),
         ("rate_scales", {"backbone": 0.0}),
         ("rate_scales", {"heads": -1.0}),
     ],
@@ -201,3 +203,48 @@ def test_layers_that_a_backbone_does_not_declare_cannot_decay():
 def test_scales_out_of_range_name_their_field(field, value):
     with pytest.raises(UserError, match=rf"train\.{field}[.a-z]* is -?\d\.\d; it must be"):
         toy.toy_config(train={field: value})
+
+
+def test_stochastic_depth_needs_a_branch_in_training_that_can_skip():
+    with pytest.raises(UserError, match=r"train\.stochastic_depth is 0\.1, but no branch"):
+        experiment_of(stochastic_depth=0.1)
+    with pytest.raises(UserError, match=r"train\.stochastic_depth is 0\.1"):
+        tiny("deit_tiny", stochastic_depth=0.1, frozen=["branches"])
+
+
+def test_stochastic_depth_is_drawn_in_training_from_the_step_and_never_in_evaluation(monkeypatch):
+    seen = []
+
+    class Skipping(toy.ToyBackbone):
+        num_blocks = 2
+
+        def stage(self, number, x, *, train, present, depth=None):
+            seen.append((train, depth))
+            return x if depth is None else x * jax.random.uniform(depth.key)
+
+    monkeypatch.setitem(BACKBONES, "toy", Skipping)
+    experiment = experiment_of(stochastic_depth=0.25, frozen=["ct"])
+    network, state = experiment.network, first_step(experiment)[0]
+    step = make_train_step(
+        network,
+        experiment.optimizer,
+        experiment.losses,
+        groups=experiment.groups,
+        stochastic_depth=0.25,
+    )
+    seen.clear()
+    sums = [
+        jax.jit(step)(dataclasses.replace(state, step=np.int32(number)), batch_of(experiment), KEY)
+        for number in (0, 0, 1)
+    ]
+    assert [(train, depth and depth.rate) for train, depth in seen[:2]] == [
+        (True, 0.25),
+        (False, None),
+    ]
+    totals = [float(of_step[1]["total"]) for of_step in sums]
+    assert totals[0] == totals[1] != totals[2]
+    seen.clear()
+    images = scale_pixels(batch_of(experiment)["images"])
+    for key in (None, KEY):
+        network.apply(state.params, state.statistics, images, train=False, dropout_key=key)
+    assert {depth for _, depth in seen} == {None}

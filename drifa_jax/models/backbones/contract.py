@@ -114,6 +114,20 @@ class LayeredBackbone(Protocol):
 
 
 @runtime_checkable
+class SkippingBackbone(Protocol):
+    """A backbone whose residual blocks can be skipped in training; to offer this is voluntary.
+
+    Its `stage` or `stage_with_tokens` also takes the keyword `depth`, a
+    `models.stochastic_depth.StochasticDepth` or None.
+
+    Attributes:
+      num_blocks: residual blocks of all stages, along which the rate rises.
+    """
+
+    num_blocks: int
+
+
+@runtime_checkable
 class TokenBackbone(Protocol):
     """A backbone whose stages also read tokens without a place in the map, as transformers do.
 

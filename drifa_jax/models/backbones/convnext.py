@@ -23,6 +23,7 @@ from drifa_jax.models.backbones.layers import (
 )
 from drifa_jax.models.initial import ones, zeros
 from drifa_jax.models.pooling import at_least_float32, spatial_axes
+from drifa_jax.models.stochastic_depth import StochasticDepth, residual
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Images, Present
 
@@ -96,8 +97,14 @@ class ConvNeXtBlock(nnx.Module):
         self.project = Dense(num_inside, num_channels, options=options, rngs=rngs)
         self.layer_scale = nnx.Param(LAYER_SCALE * ones(num_channels)) if version == 1 else None
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
-        """`[b, *space, c] -> [b, *space, c]`."""
+    def __call__(
+        self,
+        x: FeatureMap,
+        depth: StochasticDepth | None = None,
+        number: int = 0,
+        num_blocks: int = 1,
+    ) -> FeatureMap:
+        """`[b, *space, c] -> [b, *space, c]`; the block is `number` of `num_blocks`."""
         y = self.expand(self.norm(self.depthwise(x)))
         y = jax.nn.gelu(y, approximate=False)
         if self.response_norm is not None:
@@ -105,7 +112,7 @@ class ConvNeXtBlock(nnx.Module):
         y = self.project(y)
         if self.layer_scale is not None:
             y = y * per_channel(self.layer_scale, y)
-        return x + y
+        return x + residual(y, depth, number, num_blocks)
 
 
 class GlobalResponseNorm(nnx.Module):
@@ -159,11 +166,14 @@ class ConvNeXtResolution(nnx.Module):
             {f"block_{k}": ConvNeXtBlock(num_out, version, **shared) for k in range(num_blocks)}
         )
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(
+        self, x: FeatureMap, depth: StochasticDepth | None, first: int, num_blocks: int
+    ) -> FeatureMap:
+        """The map after its blocks, which are numbered from `first` of `num_blocks`."""
         if self.reduction is not None:
             x = self.reduction(self.reduction_norm(x))
         for number in range(len(self.blocks)):
-            x = self.blocks[f"block_{number}"](x)
+            x = self.blocks[f"block_{number}"](x, depth, first + number, num_blocks)
         return x
 
 
@@ -200,6 +210,8 @@ class ConvNeXt(nnx.Module):
                 num_in, num_out, num_blocks, plan.version, **shared
             )
             num_in = num_out
+        self.depths = plan.depths
+        self.num_blocks = sum(plan.depths)
         last = len(plan.widths) - 1
         self.plan = tuple(
             Stage(f"stage_{number}", num_out, 4 * 2**number, dropout=number < last)
@@ -212,7 +224,14 @@ class ConvNeXt(nnx.Module):
         return [(self.stem,), *((resolution,) for resolution in resolutions)]
 
     def stage(
-        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+        self,
+        number: int,
+        x: FeatureMap,
+        *,
+        train: bool,
+        present: Present | None = None,
+        depth: StochasticDepth | None = None,
     ) -> FeatureMap:
         """Features after resolution `number`, counted from 0."""
-        return self.resolutions[f"resolution_{number}"](x)
+        first = sum(self.depths[:number])
+        return self.resolutions[f"resolution_{number}"](x, depth, first, self.num_blocks)

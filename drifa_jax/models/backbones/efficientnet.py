@@ -20,6 +20,7 @@ from drifa_jax.models.batch_norm import batch_norm
 from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.pointwise import Pointwise
 from drifa_jax.models.pooling import average_pool, over_space
+from drifa_jax.models.stochastic_depth import StochasticDepth, residual
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Images, Present
 
@@ -172,14 +173,26 @@ class InvertedResidual(nnx.Module):
         self.project = pointwise(num_inside, num_out, None)
         self.adds = stride == 1 and num_in == num_out
 
-    def __call__(self, x: FeatureMap, *, train: bool, present: Present | None) -> FeatureMap:
-        """`[b, *space, num_in] -> [b, *(space / stride), num_out]`."""
+    def __call__(
+        self,
+        x: FeatureMap,
+        *,
+        train: bool,
+        present: Present | None,
+        depth: StochasticDepth | None = None,
+        number: int = 0,
+        num_blocks: int = 1,
+    ) -> FeatureMap:
+        """`[b, *space, num_in] -> [b, *(space / stride), num_out]`.
+
+        The block is `number` of `num_blocks`; without a shortcut it cannot be skipped.
+        """
         y = x if self.expand is None else self.expand(x, train=train, present=present)
         y = self.depthwise(y, train=train, present=present)
         if self.squeeze is not None:
             y = self.squeeze(y)
         y = self.project(y, train=train, present=present)
-        return x + y if self.adds else y
+        return x + residual(y, depth, number, num_blocks) if self.adds else y
 
 
 class EfficientNet(nnx.Module):
@@ -233,6 +246,7 @@ class EfficientNet(nnx.Module):
             channels[-1], ends[-1] = num_in, len(self.blocks)
         channels[-1] = plan.top
         self.ends = tuple(ends)
+        self.num_blocks = len(self.blocks)
         self.top = NormalisedConvolution(
             Dense(num_in, plan.top, bias=False, options=options, rngs=rngs),
             plan.top,
@@ -263,11 +277,24 @@ class EfficientNet(nnx.Module):
         return self.entry(images, train=train, present=present)
 
     def stage(
-        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+        self,
+        number: int,
+        x: FeatureMap,
+        *,
+        train: bool,
+        present: Present | None = None,
+        depth: StochasticDepth | None = None,
     ) -> FeatureMap:
         """Features after resolution `number`, counted from 0; the last ends with the top."""
         for k in self._blocks_of(number):
-            x = self.blocks[f"block_{k}"](x, train=train, present=present)
+            x = self.blocks[f"block_{k}"](
+                x,
+                train=train,
+                present=present,
+                depth=depth,
+                number=k,
+                num_blocks=self.num_blocks,
+            )
         if number == len(self.plan) - 1:
             x = self.top(x, train=train, present=present)
         return x

@@ -11,6 +11,8 @@ learning", ICML 2018, equation 9.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +20,7 @@ from flax import nnx
 from drifa_jax.models.backbones.contract import (
     Backbone,
     GatedBackbone,
+    LayeredBackbone,
     ScaledGate,
     TokenBackbone,
     Tokens,
@@ -76,6 +79,10 @@ class SliceAttention(nnx.Module):
         self.plan = backbone.plan
         self.takes_width = getattr(backbone, "takes_width", False)
 
+    def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
+        """The layers of the backbone of slices; the pooling is attention."""
+        return self.slices.parts_in_order() if isinstance(self.slices, LayeredBackbone) else ()
+
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """From voxels to the first maps, `[b, depth, *plane, c]`."""
         return self.attend_stem(images, train=train, present=present)[0]
@@ -125,6 +132,10 @@ class SliceAttentionOfTokens(nnx.Module):
         self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
         self.plan = backbone.plan
         self.takes_width = getattr(backbone, "takes_width", False)
+
+    def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
+        """The layers of the backbone of slices; the pooling is attention."""
+        return self.slices.parts_in_order() if isinstance(self.slices, LayeredBackbone) else ()
 
     def stem_with_tokens(
         self, images: Images, *, train: bool, present: Present | None = None

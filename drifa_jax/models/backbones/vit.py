@@ -24,6 +24,7 @@ from drifa_jax.models.backbones.positions import resized_grid, rotary_angles, ro
 from drifa_jax.models.embedding import Embedding
 from drifa_jax.models.initial import glorot_uniform, ones
 from drifa_jax.models.pooling import at_least_float32
+from drifa_jax.models.stochastic_depth import StochasticDepth, residual
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Images, Present
 
@@ -146,12 +147,21 @@ class Block(nnx.Module):
         self.project = Dense(num_inside, plan.width, **shared)
         self.scale2 = nnx.Param(scale * ones(plan.width)) if scale else None
 
-    def __call__(self, x: Tokens, angles: np.ndarray | None) -> Tokens:
-        """`[b, n, c] -> [b, n, c]`."""
+    def __call__(
+        self,
+        x: Tokens,
+        angles: np.ndarray | None,
+        depth: StochasticDepth | None = None,
+        number: int = 0,
+        num_blocks: int = 1,
+    ) -> Tokens:
+        """`[b, n, c] -> [b, n, c]`; the block is `number` of `num_blocks`."""
         y = self.attention(self.norm1(x), angles)
-        x = x + (y if self.scale1 is None else y * per_channel(self.scale1, y))
+        y = y if self.scale1 is None else y * per_channel(self.scale1, y)
+        x = x + residual(y, depth, number, num_blocks, "attention")
         y = self.project(jax.nn.gelu(self.expand(self.norm2(x)), approximate=False))
-        return x + (y if self.scale2 is None else y * per_channel(self.scale2, y))
+        y = y if self.scale2 is None else y * per_channel(self.scale2, y)
+        return x + residual(y, depth, number, num_blocks, "dense")
 
 
 class ViT(nnx.Module):
@@ -179,6 +189,7 @@ class ViT(nnx.Module):
             return Embedding(glorot_uniform(rngs.params(), (number, plan.width)))
 
         self.shape = plan
+        self.num_blocks = plan.depth
         self.dtype = options.dtype
         self.patches = PatchConvolution(
             num_channels, plan.width, plan.patch, options=options, rngs=rngs
@@ -233,6 +244,7 @@ class ViT(nnx.Module):
         *,
         train: bool,
         present: Present | None = None,
+        depth: StochasticDepth | None = None,
     ) -> tuple[FeatureMap, Tokens]:
         """Patches and other tokens after group `number` of blocks, counted from 0."""
         grid, num_tokens = x.shape[1:3], tokens.shape[1]
@@ -242,7 +254,7 @@ class ViT(nnx.Module):
         y = jnp.concatenate([tokens, x.reshape(x.shape[0], math.prod(grid), -1)], 1)
         first, after = (self.shape.depth * k // NUM_STAGES for k in (number, number + 1))
         for k in range(first, after):
-            y = self.blocks[f"block_{k}"](y, angles)
+            y = self.blocks[f"block_{k}"](y, angles, depth, k, self.num_blocks)
         if number == NUM_STAGES - 1:
             y = self.norm(y)
         return y[:, num_tokens:].reshape(x.shape), y[:, :num_tokens]
