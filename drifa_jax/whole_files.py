@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from drifa_jax.errors import UserError
 
 LONGEST_NAME = 255
 """Bytes that file systems allow."""
@@ -42,25 +45,52 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def folder_replaced(folder: str | Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` and all that is in it, in one step.
 
-    When the block raises, what it wrote is removed and an older `folder` stays as it was. One
-    process at a time: what a killed one left behind is removed here, or put back in its place.
+    When the block raises, what it wrote is removed and an older `folder` stays as it was. What a
+    killed process left behind is removed here, or put back in its place. Of processes that do it
+    at once the last one stays.
     """
     folder = Path(folder)
-    fresh = folder.with_name(f".{_short(folder.name)}.new")
+    for left in _left_behind(folder):
+        _remove(left)
+    fresh = folder.with_name(f".{os.getpid()}-{_short(folder.name)}")
     old = folder.with_name(f".{_short(folder.name)}.old")
     _put_back(old, folder)
-    _remove(fresh)
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        if not folder.exists():
-            os.replace(fresh, folder)
-        elif not _exchanged(fresh, folder):
-            os.replace(folder, old)
-            os.replace(fresh, folder)
+        while not _exchanged(fresh, folder):
+            if folder.exists():
+                os.replace(folder, old)
+            try:
+                os.replace(fresh, folder)
+                break
+            except OSError:
+                # Another process may have put its own there just now.
+                if not folder.exists():
+                    raise
     finally:
         _put_back(old, folder)
         _remove(fresh)
+
+
+@contextmanager
+def only_one(lock: Path, taken: str) -> Iterator[None]:
+    """Keeps other processes out while the block runs.
+
+    Args:
+      lock: a file, which stays.
+      taken: what to tell the user when another process is in.
+
+    Raises:
+      UserError: when another process is in.
+      OSError: when the file cannot be written or locked.
+    """
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(taken) from error
+        yield
 
 
 def _put_back(old: Path, folder: Path) -> None:

@@ -54,12 +54,29 @@ def test_a_folder_takes_the_place_of_an_older_one_or_leaves_it(tmp_path):
         with folder_replaced(path) as fresh:
             (fresh / text).write_text(text)
         assert [one.name for one in path.iterdir()] == [text]
-    (tmp_path / ".evaluation.new").mkdir()  # of a killed process
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".{gone.pid}-evaluation").mkdir()
     with pytest.raises(KeyboardInterrupt), folder_replaced(path) as fresh:
         assert not list(fresh.iterdir())
         (fresh / "third").write_text("half")
         raise KeyboardInterrupt
     assert [one.name for one in path.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_processes_that_replace_a_folder_the_last_one_stays_whole(tmp_path):
+    path = tmp_path / "evaluation"
+    with folder_replaced(path) as fresh:
+        (fresh / "first").write_text("whole")
+        script = f"""
+from drifa_jax.whole_files import folder_replaced
+with folder_replaced({str(path)!r}) as fresh:
+    (fresh / "other").write_text("whole")
+"""
+        subprocess.run([sys.executable, "-c", script], check=True)
+        assert [one.name for one in path.iterdir()] == ["other"]
+    assert [one.name for one in path.iterdir()] == ["first"]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
-from pyarrow import parquet
 
 from drifa_jax.data.problems import Problems
 from drifa_jax.data.record import Record, Source
 from drifa_jax.data.records import notes_of
 from drifa_jax.data.sources import prepared
-from drifa_jax.digests import sealed
 from drifa_jax.errors import UserError
+from drifa_jax.sealed_files import write_sealed
+from drifa_jax.whole_files import only_one, written_whole
 
 PLAN_FILE = "plan.json"
 QUARANTINE_FILE = "quarantine.csv"
@@ -67,7 +67,19 @@ def prepare(
     if on_problem not in POLICIES:
         raise ValueError(f"on_problem is {on_problem!r}; choose one of {POLICIES}.")
     output = Path(output)
-    _claim(output, _plan(splits, shard_size, on_problem))
+    plan = _plan(splits, shard_size, on_problem)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(output)
+        taken = f"{output} is being prepared by another process; wait for it."
+        with only_one(output / ".lock", taken):
+            _claim(output, plan)
+            return _prepare(splits, output, on_problem, shard_size, num_threads, progress)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror or error}).") from error
+
+
+def _prepare(splits, output: Path, on_problem, shard_size, num_threads, progress) -> Outcome:
     problems = Problems(f"the records prepared for {output}")
     sizes: dict[str, list[int]] = {}
     written = resumed = 0
@@ -77,11 +89,10 @@ def prepare(
             for number, start in enumerate(range(0, len(source), shard_size)):
                 indices = range(start, min(start + shard_size, len(source)))
                 name = f"{split}-{number:05d}"
-                if (output / f"{name}.parquet").is_file():
-                    done = parquet.read_metadata(output / f"{name}.parquet")
-                    sizes[split].append(done.num_rows)
+                if (done := _finished(output, name)) is not None:
+                    sizes[split].append(len(done))
                     problems.found += _remembered(done, indices)
-                    resumed += done.num_rows
+                    resumed += len(done)
                     progress(len(indices))
                     continue
                 count = _write_shard(
@@ -132,11 +143,7 @@ def _write_shard(source, indices, path: Path, pool, problems, on_problem, progre
         for task in source.tasks
     }
     partial.rename(pixels)
-    found = json.dumps(problems.found[before:])
-    table = pa.table(columns).replace_schema_metadata({"problems": found, "shard": path.name})
-    temporary = path.with_suffix(".parquet.partial")
-    parquet.write_table(table, temporary)
-    temporary.rename(path.with_suffix(".parquet"))
+    prepared.write_index(path, pa.table(columns), problems.found[before:])
     return len(rows)
 
 
@@ -160,11 +167,21 @@ def _read(source: Source, index: int) -> Record | str:
         return str(error)
 
 
-def _remembered(done: parquet.FileMetaData, indices: range) -> list[tuple[str, str]]:
+def _finished(output: Path, name: str) -> pa.Table | None:
+    """The index of a shard that an earlier attempt finished; a damaged one is made again."""
+    if not all((output / f"{name}{suffix}").is_file() for suffix in (".parquet", ".array_record")):
+        return None
+    try:
+        return prepared.read_index(output, name)
+    except UserError:
+        return None
+
+
+def _remembered(done: pa.Table, indices: range) -> list[tuple[str, str]]:
     """The problems that a finished shard was written with."""
-    if done.num_rows == len(indices):
+    if len(done) == len(indices):
         return []
-    return [tuple(pair) for pair in json.loads((done.metadata or {}).get(b"problems", b"[]"))]
+    return [tuple(pair) for pair in json.loads(done.schema.metadata.get(b"problems", b"[]"))]
 
 
 def _plan(splits: Mapping[str, Source], shard_size: int, on_problem: str) -> dict:
@@ -184,27 +201,31 @@ def _plan(splits: Mapping[str, Source], shard_size: int, on_problem: str) -> dic
     return plan
 
 
+def _refuse_foreign(output: Path) -> None:
+    """An error where a folder holds something else; hidden files may be what a kill left."""
+    held = any(not found.name.startswith(".") for found in output.iterdir())
+    if held and not (output / PLAN_FILE).is_file():
+        raise UserError(f"{output} is not empty and holds no preparation; choose another.")
+
+
 def _claim(output: Path, plan: dict) -> None:
-    """Make the folder ours, or go on in it; refuse one that holds something else."""
+    """Make the folder ours, or go on in it; refuse one of another plan."""
     path = output / PLAN_FILE
-    if output.is_dir() and any(output.iterdir()):
-        if not path.is_file():
-            raise UserError(f"{output} is not empty and holds no preparation; choose another.")
+    if path.is_file():
         try:
             there = json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is damaged ({error}); choose another folder.") from error
         if there != json.loads(json.dumps(plan)):
+            there = there if isinstance(there, dict) else {}
             different = sorted(k for k in {*plan, *there} if plan.get(k) != there.get(k))
             raise UserError(
                 f"{output} holds a set prepared from another plan (different: "
                 f"{', '.join(different)}); versions are not mixed. Choose an empty folder."
             )
         return
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = output / "plan.json.partial"
-    temporary.write_text(json.dumps(plan, indent=1))
-    temporary.rename(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(plan, indent=1))
 
 
 def _finish(
@@ -220,6 +241,4 @@ def _finish(
         notes.append(f"{output}: left out: {what}")
     content = {"format": prepared.FORMAT, "description": first.description, "notes": notes}
     content |= prepared.describe(first) | {"splits": dict(sizes)}
-    temporary = output / "prepared.json.partial"
-    temporary.write_text(json.dumps(sealed(content), indent=1))
-    temporary.rename(output / prepared.DESCRIPTION_FILE)
+    write_sealed(output / prepared.DESCRIPTION_FILE, content)

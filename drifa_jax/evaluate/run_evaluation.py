@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from drifa_jax.predict.predictor import Predictor, load
 from drifa_jax.predictions.table import Predictions, joined
 from drifa_jax.train.metrics_log import read_metrics
 from drifa_jax.train.run_directory import saved_config
-from drifa_jax.whole_files import folder_replaced
+from drifa_jax.whole_files import folder_replaced, only_one
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,10 @@ def _evaluated(runs, folds, parts, predictions, *, columns, num_resamples, seed)
 @contextmanager
 def _only_one(out: Path) -> Iterator[None]:
     """Keeps a second evaluation of the same folder out."""
-    path = out.with_name(f".{out.name}.lock")
-    try:
-        lock = path.open("w")
-    except OSError as error:
-        raise UserError(f"{out.parent} cannot be written ({error.strerror}).") from error
-    with lock:
+    with ExitStack() as held:
+        taken = f"{out} is being written by another evaluation; wait for it."
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(only_one(out.with_name(f".{out.name}.lock"), taken))
         except OSError as error:
-            raise UserError(
-                f"{out} is being written by another evaluation; wait for it."
-            ) from error
+            raise UserError(f"{out.parent} cannot be written ({error.strerror}).") from error
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -20,7 +19,7 @@ import jax
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
-from drifa_jax.whole_files import written_whole
+from drifa_jax.whole_files import only_one, written_whole
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -93,16 +92,11 @@ def _claim(workdir: Path, config: Config, held: ExitStack) -> None:
     """Locks the directory until `held` closes, and writes configuration and environment."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((workdir / ".lock").open("w"))
+        taken = f"--workdir {workdir} is in use by another process; wait for it or choose another."
+        held.enter_context(only_one(workdir / ".lock", taken))
     except OSError as error:
         raise UserError(
             f"--workdir {workdir} cannot be written ({error.strerror}); choose another."
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir} is in use by another process; wait for it or choose another."
         ) from error
     try:
         _write_identity(workdir, config)
@@ -113,7 +107,8 @@ def _claim(workdir: Path, config: Config, held: ExitStack) -> None:
 def _write_identity(workdir: Path, config: Config) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
-        if any(p.name != ".lock" for p in workdir.iterdir()):
+        # A killed process may have left a hidden file behind, and the lock is one.
+        if any(not p.name.startswith(".") for p in workdir.iterdir()):
             raise UserError(
                 f"--workdir {workdir} holds files but no run; choose an empty or a new directory."
             )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from drifa_jax.data import prepare as prepare_module
 from drifa_jax.data.pairing import combine
@@ -14,12 +17,14 @@ from drifa_jax.data.pipeline import training_batches
 from drifa_jax.data.prepare import prepare
 from drifa_jax.data.record import ModalitySpec, Source
 from drifa_jax.data.records import as_records
+from drifa_jax.data.sources import prepared as prepared_module
 from drifa_jax.data.sources.folders import folder_records, scan_folders
 from drifa_jax.data.sources.phantoms import PhantomSource
 from drifa_jax.data.sources.prepared import open_prepared
 from drifa_jax.data.splits import shares, split_records
 from drifa_jax.data.table import TableColumns, add_table
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import only_one
 
 
 def phantoms(size=16):
@@ -218,3 +223,58 @@ def test_exchanged_files_and_edited_descriptions_are_noticed(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="was changed after it was written"):
         open_prepared(folder)
+
+
+def test_what_a_process_killed_at_its_start_left_is_no_other_preparation(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for left in (".lock", ".2000000000-plan.json"):
+        (folder / left).touch()
+    prepare(phantoms(), folder)
+    assert not (folder / ".2000000000-plan.json").exists()
+    (folder / "plan.json").unlink()
+    with pytest.raises(UserError, match="is not empty and holds no preparation"):
+        prepare(phantoms(), folder)
+
+
+def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
+    taken = "set is being prepared by another process; wait for it"
+    (tmp_path / "set").mkdir()
+    with only_one(tmp_path / "set" / ".lock", "-"), pytest.raises(UserError, match=taken):
+        prepare(phantoms(), tmp_path / "set")
+
+
+def test_a_full_disk_ends_a_preparation_with_a_word_and_it_goes_on_later(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"set cannot be written"):
+        patch.setattr(prepared_module.parquet, "write_table", full)
+        prepare(phantoms(), tmp_path / "set", shard_size=4)
+    prepare(phantoms(), tmp_path / "set", shard_size=4)
+    assert_same_records(open_prepared(tmp_path / "set")["train"], phantoms()["train"])
+
+
+def test_an_edited_label_in_an_index_is_noticed_and_its_shard_made_again(tmp_path):
+    prepare(phantoms(), tmp_path / "set", shard_size=4)
+    path = tmp_path / "set" / "train-00001.parquet"
+    table = parquet.read_table(path)
+    place = table.column_names.index("label:tumour")
+    flipped = pa.array([(y + 1) % 2 for y in table["label:tumour"].to_pylist()], pa.int32())
+    parquet.write_table(table.set_column(place, table.schema.field(place), flipped), path)
+    with pytest.raises(UserError, match=r"train-00001\.parquet: is not what was written"):
+        open_prepared(tmp_path / "set")
+    outcome = prepare(phantoms(), tmp_path / "set", shard_size=4)
+    assert outcome.written == 4
+    assert_same_records(open_prepared(tmp_path / "set")["train"], phantoms()["train"])
+
+
+def test_a_damaged_shard_is_named_when_it_is_read(tmp_path):
+    prepare(phantoms(), tmp_path / "set", shard_size=4)
+    path = tmp_path / "set" / "train-00001.array_record"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    records = open_prepared(tmp_path / "set")["train"]
+    with pytest.raises(UserError, match="set: holds a shard that is damaged"):
+        [records[i] for i in range(len(records))]

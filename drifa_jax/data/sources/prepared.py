@@ -22,7 +22,9 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from pyarrow import parquet
 
 from drifa_jax.config import ModalityConfig
+from drifa_jax.data.problems import reading
 from drifa_jax.data.record import (
+    MISSING_LABEL,
     ModalitySpec,
     Record,
     Source,
@@ -33,14 +35,16 @@ from drifa_jax.data.record import (
     pixel_spec,
 )
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, Remembered, at, concatenate
-from drifa_jax.digests import is_whole
+from drifa_jax.digests import digest, is_whole
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 FORMAT = 2
 OLDEST_FORMAT = 1
 """Sets of format 1 are read as well; they carry no digests."""
 
 DESCRIPTION_FILE = "prepared.json"
+CURE = "Prepare the set again in an empty folder."
 SPECS = {"image": ModalitySpec, "table": TabularSpec, "volume": VolumeSpec}
 
 
@@ -108,11 +112,13 @@ class _Shards:
     pixels: ArrayRecordDataSource
     modalities: tuple[Spec, ...]
     ids: pa.Array | None
+    folder: Path
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        data = self.pixels[number]
-        if self.ids is None:
-            return decode_record(data, self.modalities, start=0)
+        with reading(self.folder, "holds a shard that is damaged"):
+            data = self.pixels[number]
+            if self.ids is None:
+                return decode_record(data, self.modalities, start=0)
         record_id = self.ids[number].as_py()
         if data[:8] != name_digest(record_id):
             raise UserError(
@@ -130,17 +136,17 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
     shards = content["splits"][split]
     names = [f"{split}-{number:05d}" for number in range(len(shards))]
     try:
-        table = pa.concat_tables(
-            [parquet.read_table(folder / f"{name}.parquet") for name in names],
-            promote_options="default",  # older sets have no attributes
-        )
-    except (OSError, pa.ArrowInvalid) as error:
+        indexes = [read_index(folder, name) for name in names]
+        # Older sets have no attributes.
+        table = pa.concat_tables(indexes, promote_options="default")
+        tasks = [TaskSpec(t["name"], tuple(t["classes"])) for t in content["tasks"]]
+        _check_columns(table, tasks)
+    except (ValueError, KeyError, pa.ArrowException) as error:
         raise UserError(
-            f"{folder}: the index of the {split} split cannot be read ({error}). Prepare the "
-            "set again in an empty folder."
+            f"{folder}: the index of the {split} split cannot be read ({error}). {CURE}"
         ) from error
     if content["format"] != OLDEST_FORMAT:
-        _check_places(folder, names)
+        _check_places(folder, names, indexes)
     missing = [n for n in names if not (folder / f"{n}.array_record").is_file()]
     if missing or len(table) != sum(shards):
         raise UserError(
@@ -157,7 +163,7 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
     # Records of several modalities are stored in one piece, which is read once for all.
     checked = content["format"] != OLDEST_FORMAT
     ids = table["record_id"].combine_chunks() if checked else None
-    images = Remembered(_Shards(pixels, modalities, ids))
+    images = Remembered(_Shards(pixels, modalities, ids, folder))
     table = _with_attributes(table).append_column(SPLIT, pa.array([split] * len(table)))
     for spec in modalities:
         table = table.append_column(at(spec.name), pa.array(np.arange(len(table))))
@@ -165,16 +171,62 @@ def _open_split(folder: Path, split: str, content: Mapping[str, Any]) -> Records
         table,
         {spec.name: _Stored(images, spec.name) for spec in modalities},
         modalities,
-        [TaskSpec(t["name"], tuple(t["classes"])) for t in content["tasks"]],
+        tasks,
         description=f"{content['description']} ({split} split, prepared in {folder})",
         synthetic=bool(content["synthetic"]),
         notes=content.get("notes", ()),
     )
 
 
-def _check_places(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        said = (parquet.read_schema(folder / f"{name}.parquet").metadata or {}).get(b"shard", b"")
+def write_index(path: Path, table: pa.Table, problems: Sequence[tuple[str, str]]) -> None:
+    """Writes the index of a shard beside it, whole or not at all.
+
+    Args:
+      path: of the shard, without suffix.
+      table: ids, groups, attributes and labels of its records.
+      problems: (where, what) of the records that were left out of it.
+    """
+    facts = {"problems": json.dumps(problems), "shard": path.name}
+    facts["digest"] = _digest(table, facts)
+    with written_whole(path.with_name(f"{path.name}.parquet")) as partial:
+        parquet.write_table(table.replace_schema_metadata(facts), partial)
+
+
+def read_index(folder: Path, name: str) -> pa.Table:
+    """What `write_index` wrote.
+
+    Raises:
+      UserError: when it cannot be read or is not what was written.
+    """
+    path = folder / f"{name}.parquet"
+    with reading(path, "cannot be read"):
+        table = parquet.read_table(path)
+    metadata = table.schema.metadata or {}
+    facts = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in metadata.items()}
+    # Those of earlier releases have none.
+    if facts.pop("digest", None) not in (None, _digest(table, facts)):
+        raise UserError(f"{path}: is not what was written. {CURE}")
+    return table.replace_schema_metadata(metadata)
+
+
+def _digest(table: pa.Table, facts: Mapping[str, str]) -> str:
+    cells = {name: table[name].to_pylist() for name in table.column_names}
+    return digest([cells, facts.get("shard"), facts.get("problems")])
+
+
+def _check_columns(table: pa.Table, tasks: Sequence[TaskSpec]) -> None:
+    """Raises `ValueError` where there is a column too few, or a label that is no class."""
+    if table["record_id"].null_count or table["group_id"].null_count:
+        raise ValueError("it lacks ids")
+    for task in tasks:
+        labels = table[f"label:{task.name}"].to_numpy()
+        if not ((labels >= MISSING_LABEL) & (labels < task.num_classes)).all():
+            raise ValueError(f"it holds labels of {task.name!r} that are none of its classes")
+
+
+def _check_places(folder: Path, names: Sequence[str], indexes: Sequence[pa.Table]) -> None:
+    for name, index in zip(names, indexes, strict=True):
+        said = (index.schema.metadata or {}).get(b"shard", b"")
         if said.decode() != name:
             raise UserError(
                 f"{folder / name}.parquet is the index of {said.decode() or 'another set'}; files "
@@ -231,14 +283,16 @@ def open_prepared(folder: str | Path) -> dict[str, Records]:
     try:
         content = json.loads(path.read_text())
         version = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not the description of a prepared set ({error}).") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: is not the description of a prepared set ({error}). {CURE}"
+        ) from error
     if version not in (OLDEST_FORMAT, FORMAT):
         raise UserError(
             f"{folder}: was prepared in the format {version}, this version reads {FORMAT}. "
             "Prepare the set again in an empty folder."
         )
-    if version != OLDEST_FORMAT and not is_whole(content):
+    if (version != OLDEST_FORMAT or "digest" in content) and not is_whole(content):
         raise UserError(f"{path}: was changed after it was written. Prepare the set again.")
     if odd := [split for split in content["splits"] if not split.isidentifier()]:
         raise UserError(f"{path}: names the splits {odd}, which are no names of files.")
