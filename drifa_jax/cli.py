@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from drifa_jax.console import say
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import UNWRITABLE
 
 SUBCOMMANDS: dict[str, str] = {
     "demo": "train and test a small network on embedded SYNTHETIC phantoms",
@@ -80,6 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         say(f"drifa {options.command}: {error}")
+        return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        say(
+            f"drifa {options.command}: {error.filename or 'a file'} cannot be read or written: "
+            f"{error.strerror}. What was there is as it was; free some space or choose another "
+            "place."
+        )
         return 1
     except KeyboardInterrupt:
         print(f"drifa {options.command}: interrupted", file=sys.stderr)

@@ -18,6 +18,7 @@ from drifa_jax.cpu.memory import (
     run_programs_in_the_calling_thread,
 )
 from drifa_jax.cpu.options import compiler_options, training_options
+from drifa_jax.whole_files import cache_folder
 
 __all__ = [
     "KeptMemory",
@@ -36,10 +37,8 @@ def use_compilation_cache() -> Path:
 
     `JAX_COMPILATION_CACHE_DIR` chooses another folder. Called by commands, never at import.
     """
-    folder = Path(
-        os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifa_jax" / "xla"
-    )
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = Path(chosen) if chosen else cache_folder() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

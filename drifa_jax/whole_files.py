@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from drifa_jax.errors import UserError
+
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
+"""Errors of the system that say that a disk is full or must not be written."""
 
 LONGEST_NAME = 255
 """Bytes that file systems allow."""
@@ -91,6 +103,16 @@ def only_one(lock: Path, taken: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(taken) from error
         yield
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        # In a container a user may have no home.
+        cache = Path(tempfile.gettempdir()) / f"cache-of-user-{os.getuid()}"
+    return cache / "drifa_jax"
 
 
 def _put_back(old: Path, folder: Path) -> None:

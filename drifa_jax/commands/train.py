@@ -100,7 +100,8 @@ def train_and_test(config: Config, workdir: Path) -> int:
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         try:
-            state = train(experiment, predict, workdir, description=description.to_json())
+            trained = description.to_json() | {"network": experiment.description.to_json()}
+            state = train(experiment, predict, workdir, description=trained)
         except Interrupted as interruption:
             _say(f"{interruption}: state saved. The same command again goes on from here.")
             return 128 + interruption.number

@@ -81,7 +81,12 @@ def _unzip(path: Path, into: Path, problems: Problems) -> None:
 
 def _untar(path: Path, into: Path, problems: Problems) -> None:
     with tarfile.open(path) as archive:
-        members = archive.getmembers()
+        members, total = [], 0
+        for member in archive:
+            members.append(member)
+            total += member.size
+            # Going on would decompress all of it, only to find the next name.
+            _check_size(path, total)
         names = [member.name for member in members]
         for member in members:
             member.name = _plain(member.name)
@@ -104,11 +109,18 @@ def _check(names: list[str], total: int, path: Path, problems: Problems) -> None
             problems.add(name, "points outside the archive")
         elif spelt.setdefault(str(pure), name.rstrip("/")) != name.rstrip("/"):
             problems.add(name, "is there twice, in two spellings")
-    if total > MAX_UNPACKED_BYTES or total > max(BOMB_BYTES, MAX_RATIO * path.stat().st_size):
-        problems.add("all files", f"would take {total / 2**30:.1f} GiB unpacked")
+    _check_size(path, total)
     problems.raise_any("It may be malicious; nothing was unpacked.")
     free = shutil.disk_usage(path.parent).free
     if total > free:
         raise UserError(
             f"{path}: takes {total / 2**30:.1f} GiB unpacked, and {free / 2**30:.1f} GiB are free."
+        )
+
+
+def _check_size(path: Path, total: int) -> None:
+    if total > MAX_UNPACKED_BYTES or total > max(BOMB_BYTES, MAX_RATIO * path.stat().st_size):
+        raise UserError(
+            f"{path}: would take {total / 2**30:.1f} GiB unpacked, or more. It may be malicious; "
+            "nothing was unpacked."
         )

@@ -15,6 +15,7 @@ from drifa_jax.config import DataConfig
 from drifa_jax.data.dataset import Dataset
 from drifa_jax.data.splits import class_counts, group_ids, leaking_groups
 from drifa_jax.predict.predictor import Predictor
+from drifa_jax.sealed_files import unsealed
 from drifa_jax.train.run_directory import environment
 from drifa_jax.train.step_times import PERFORMANCE_FILE, process_peak_bytes
 
@@ -252,10 +253,9 @@ def training_environment(run: Path) -> dict[str, Any]:
 def _logged(path: Path) -> dict[str, Any]:
     """A JSON object; empty where the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return unsealed(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _shared_records(splits: Mapping[str, Any]) -> int:

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from drifa_jax.data.problems import reading
+from drifa_jax.data.readers.containers import DAMAGED, check_zip, read_hdf5
 from drifa_jax.errors import UserError
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.keras_graph import KerasGraph, place_layers
@@ -69,11 +69,12 @@ def read_keras(
         )
     if zipfile.is_zipfile(path):
         config, weights = _open_archive(path)
-        graph = KerasGraph(config, str(path))
-        _check_constants(graph, network, str(path))
-        places = place_layers(graph, len(network.modalities))
-        groups = _groups_of_graph(graph)
-        places = {place: groups[layer] for place, layer in places.items()}
+        with reading(path, "holds a graph of layers that is damaged or no network of the authors'"):
+            graph = KerasGraph(config, str(path))
+            _check_constants(graph, network, str(path))
+            places = place_layers(graph, len(network.modalities))
+            groups = _groups_of_graph(graph)
+            places = {place: groups[layer] for place, layer in places.items()}
     else:
         weights = path
         places = _canonical_places(network)
@@ -89,41 +90,23 @@ def read_keras(
 
 
 def _open_archive(path: Path) -> tuple[dict[str, Any], io.BytesIO]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            return config, io.BytesIO(archive.read("model.weights.h5"))
-    except KeyError as error:
-        raise UserError(f"{path} is no Keras archive: {error.args[0]}.") from error
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
+    missing = {"config.json", "model.weights.h5"} - set(check_zip(path))
+    if missing:
+        raise UserError(f"{path} is no Keras archive: it holds no {' and no '.join(missing)}.")
+    with reading(path, DAMAGED), zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+        return config, io.BytesIO(archive.read("model.weights.h5"))
 
 
 def _read_datasets(file: Any, path: Path) -> Tensors:
-    """Every dataset of layers by its full name; links out of the file are not followed."""
-    import h5py
-
-    datasets: Tensors = {}
-
-    def visit(name: str, item: Any) -> None:
-        is_data = isinstance(item, h5py.Dataset) and name.startswith("layers/")
-        if is_data and "seed_generator" not in name and not item.external:
-            datasets[name] = np.asarray(item[...])
-
+    """Every dataset of layers by its full name."""
     try:
-        with h5py.File(file, "r") as opened:
-            if "layers" not in opened:
-                raise UserError(
-                    f"{path} holds no group 'layers'; it has {sorted(opened)[:8]}. Only native "
-                    "Keras files are read: save with model.save('F.keras') or "
-                    "model.save_weights('F.weights.h5')."
-                )
-            opened.visititems(visit)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file.") from error
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no whole Keras file: {error}") from error
-    return datasets
+        return read_hdf5(path, file, "layers", without="seed_generator")
+    except KeyError as error:
+        raise UserError(
+            f"{path} holds no group 'layers'; it has {error.args[0]}. Only native Keras files are "
+            "read: save with model.save('F.keras') or model.save_weights('F.weights.h5')."
+        ) from error
 
 
 def _groups_of_graph(graph: KerasGraph) -> dict[str, str]:

@@ -11,6 +11,7 @@ A directory that `save_network` wrote holds no code and depends on no framework.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drifa_jax.data.readers import containers
 from drifa_jax.errors import UserError
 from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots, same_slot, unflatten
 from drifa_jax.models.building import build_network, head_features
@@ -32,7 +34,7 @@ from drifa_jax.models.registry import READOUTS
 from drifa_jax.rng import stream
 from drifa_jax.whole_files import written_whole
 
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE, CHECKSUM = "weights.safetensors", "drifa_sha256"
 
 
 def shapes(network: NetworkDescription) -> dict[str, tuple[int, ...]]:
@@ -101,7 +103,7 @@ def save_network(
 
     def write(folder: Path) -> None:
         save_description(folder, network)
-        save_file(tensors, folder / WEIGHTS_FILE)
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={CHECKSUM: _checksum(tensors)})
 
     write_directory(directory, write)
 
@@ -128,18 +130,24 @@ def described(path: str | Path) -> NetworkDescription:
 
 
 def read_safetensors(path: str | Path) -> Tensors:
-    """Every tensor of a safetensors file, by name; pure data."""
-    import ml_dtypes  # noqa: F401  (numpy learns bfloat16 from it)
-    from safetensors import SafetensorError, safe_open
+    """Every tensor of a safetensors file, by name; pure data.
 
-    path = Path(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file: {error}.") from error
+    Raises:
+      UserError: when it is no whole safetensors file, or one of ours that was changed.
+    """
+    tensors, metadata = containers.read_safetensors(path)
+    if metadata.get(CHECKSUM, wanted := _checksum(tensors)) != wanted:
+        raise UserError(f"{path}: its weights are not what was written; copy or convert it again.")
+    return tensors
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values; files of others have none."""
+    found = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        found.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
 
 
 def write_directory(directory: str | Path, write) -> None:

@@ -10,14 +10,13 @@ needs `NetworkOptions(padding="symmetric")`, one built by `TorchDRIFANet` its `p
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drifa_jax.data.readers import containers
 from drifa_jax.errors import UserError
 from drifa_jax.extras import optional
 from drifa_jax.interop.network_files import (
@@ -129,22 +128,8 @@ def load_state_dict(path: str | Path) -> Tensors:
     path = Path(path)
     if path.suffix == ".safetensors":
         return _plain_names(read_safetensors(path))
-    torch = optional("torch", f"Reading {path}", "interop")
-
-    try:
-        with warnings.catch_warnings():
-            # Of odd pickle protocols, which either load or fail below.
-            warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than tensors, or is damaged, and was not opened: loading such a "
-            "pickle can run code. Save the weights alone: torch.save(model.state_dict(), F)."
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no whole PyTorch file: {str(error).splitlines()[0]}") from error
+    optional("torch", f"Reading {path}", "interop")
+    loaded = containers.read_torch(path)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]

@@ -19,7 +19,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.plain_values import from_plain, unknown_field
-from drifa_jax.whole_files import written_whole
+from drifa_jax.sealed_files import read_sealed, write_sealed
 
 NETWORK_FILE = "network.json"
 FORMAT = 2
@@ -204,8 +204,7 @@ def describe_network(
 
 def save_description(folder: Path, description: NetworkDescription) -> None:
     """Writes `network.json` into a folder, whole or not at all."""
-    with written_whole(folder / NETWORK_FILE) as partial:
-        partial.write_text(json.dumps(description.to_json(), indent=2) + "\n")
+    write_sealed(folder / NETWORK_FILE, description.to_json())
 
 
 def load_description(path: str | Path) -> NetworkDescription:
@@ -217,10 +216,5 @@ def load_description(path: str | Path) -> NetworkDescription:
     path = Path(path)
     if path.is_dir():
         path = path / NETWORK_FILE
-    try:
-        plain = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from error
+    plain = read_sealed(path, "Copy it again; where you edited it yourself, delete its digest.")
     return NetworkDescription.from_json(plain, str(path))

@@ -18,7 +18,7 @@ from drifa_jax.data.problems import LeftOut
 from drifa_jax.data.readers.dicom_files import claims_dicom
 from drifa_jax.data.sources.walking import names_below
 from drifa_jax.errors import UserError
-from drifa_jax.whole_files import written_whole
+from drifa_jax.whole_files import cache_folder, written_whole
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
@@ -166,9 +166,8 @@ def image_headers(
 
 def cache_file(root: Path) -> Path:
     """Where headers of a folder are kept between two plans, in the user's cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    return base / "drifa_jax" / "headers" / f"{name}.json"
+    return cache_folder() / "headers" / f"{name}.json"
 
 
 def _cached(cache: Path | None) -> Mapping[str, list[int] | None]:

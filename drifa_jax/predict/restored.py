@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from drifa_jax.data.record import ModalitySpec, TabularSpec
 from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
-from drifa_jax.models.description import describe_network
+from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
 from drifa_jax.predict.reading import Reading, readings_of
+from drifa_jax.sealed_files import read_sealed, write_sealed
 from drifa_jax.train.checkpoint import best_model
-from drifa_jax.train.run_directory import SPLITS_FOLDER, saved_config, write_whole
+from drifa_jax.train.run_directory import CONFIG_FILE, SPLITS_FOLDER, differences, saved_config
 from drifa_jax.train.state import Model
 
 DESCRIPTION_FILE = "preprocessing.json"
@@ -116,7 +116,7 @@ def describe(config: DataConfig, dataset: Dataset) -> Description:
 
 def save_description(run: Path, description: Description) -> None:
     """Writes what the network reads and answers beside its checkpoints."""
-    write_whole(run / DESCRIPTION_FILE, json.dumps(description.to_json(), indent=2) + "\n")
+    write_sealed(run / DESCRIPTION_FILE, description.to_json())
 
 
 def restore(runs: Sequence[str | Path]) -> Restored:
@@ -179,7 +179,8 @@ def _load(path: Path, config: Config) -> _Run:
 
     def template(described: Mapping[str, Any] | None) -> Model:
         run.description = _description(path, config, described)
-        run.network = _network(config, run.description)
+        network = _network(path, config, run.description, (described or {}).get("network"))
+        run.network = build_network(network)
         weights = run.network.abstract_params, run.network.abstract_statistics
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype),
@@ -192,9 +193,24 @@ def _load(path: Path, config: Config) -> _Run:
     return run
 
 
-def _network(config: Config, description: Description) -> Functional:
+def _network(
+    run: Path, config: Config, description: Description, trained: Mapping[str, Any] | None
+) -> NetworkDescription:
+    """The network that the configuration asks for, which must be the one that was trained.
+
+    Checkpoints of earlier releases do not say which one that was.
+    """
     tasks = {task: len(classes) for task, classes in description.tasks.items()}
-    return build_network(describe_network(config, description.modalities, tasks))
+    network = describe_network(config, description.modalities, tasks)
+    if trained is not None:
+        wanted = NetworkDescription.from_json(trained, f"the checkpoint of {run}")
+        if network != wanted:
+            listed = "\n".join(differences(wanted.to_json(), network.to_json()))
+            raise UserError(
+                f"{run / CONFIG_FILE} was changed since the network was trained:\n{listed}\n"
+                "Copy it again from where the run was made."
+            )
+    return network
 
 
 def _description(run: Path, config: Config, described: Mapping[str, Any] | None) -> Description:
@@ -203,13 +219,11 @@ def _description(run: Path, config: Config, described: Mapping[str, Any] | None)
     A run that is older than both: its data say the same.
     """
     path = run / DESCRIPTION_FILE
+    cure = "Delete it, and what the checkpoint or the run's data say is taken."
     try:
-        beside = Description.from_json(json.loads(path.read_text())) if path.exists() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, and what the checkpoint or the run's data "
-            "say is taken."
-        ) from error
+        beside = Description.from_json(read_sealed(path, cure)) if path.exists() else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged or was changed ({error!r}). {cure}") from error
     if described is None:
         return beside or describe(config.data, open_dataset(config.data))
     description = Description.from_json(described)

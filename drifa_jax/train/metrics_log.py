@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from drifa_jax.errors import UserError
 from drifa_jax.processes import is_first
 from drifa_jax.train.run_directory import METRICS_FILE, write_whole
+
+CHECK = "check"
+"""Field of a line: a checksum (CRC-32) of the rest of it."""
 
 
 class MetricsLog:
@@ -46,9 +51,7 @@ class MetricsLog:
 
         Of an ensemble, the scalars are means over members, and "members" lists each one's own.
         """
-        self._lines.write(
-            json.dumps({"split": split, "step": step, "epoch": epoch, **scalars}) + "\n"
-        )
+        self._lines.write(line_of({"split": split, "step": step, "epoch": epoch, **scalars}))
         for name, value in _flat(scalars):
             self._board.add_scalar(f"{split}/{name}", value, step)
 
@@ -86,17 +89,62 @@ def _flat(scalars: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield f"{name}/member_{number}", value
 
 
+def line_of(entry: Mapping[str, Any]) -> str:
+    """An entry as a line, which ends with a checksum of the rest."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "{CHECK}": "{_check(text)}"}}\n'
+
+
 def read_metrics(workdir: Path) -> list[dict]:
-    """All lines of `metrics.jsonl`, in order; none where there is no file."""
+    """All entries of `metrics.jsonl`, in order; none where there is no file.
+
+    Raises:
+      UserError: naming a line that is not what was written.
+    """
     path = workdir / METRICS_FILE
-    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+    return [entry for entry, _ in _entries(path)] if path.exists() else []
 
 
 def _up_to(path: Path, step: int) -> list[str]:
-    return [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
+    return [line for entry, line in _entries(path) if entry["step"] <= step]
+
+
+def _entries(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Entries and the lines that hold them."""
+    for number, line in enumerate(_complete_lines(path), 1):
+        try:
+            yield _entry(line), line
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path}: line {number} is not what was written ({error}). Delete the line; only "
+                "the learning curves lack its figures then."
+            ) from error
+
+
+def _entry(line: str) -> dict[str, Any]:
+    entry = json.loads(line)
+    if not isinstance(entry, dict):
+        raise TypeError("it is no object")
+    check = entry.pop(CHECK, None)
+    # Lines of earlier releases have none.
+    if check not in (None, _check(json.dumps(entry))):
+        raise ValueError("its checksum is another")
+    if not isinstance(entry.get("split"), str):
+        raise TypeError("split is no name")
+    for name in ("step", "epoch"):
+        if type(entry.get(name)) is not int or entry[name] < 0:
+            raise TypeError(f"{name} is {entry.get(name)!r}, no number")
+    for name, value in _flat(entry):
+        if name != "split" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{name} is {value!r}, no number")
+    return entry
+
+
+def _check(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _complete_lines(path: Path) -> list[str]:
     """Lines that end in a newline; a kill can leave half a line at the end."""
-    text = path.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()
+    text = path.read_text(errors="replace")
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]

@@ -36,6 +36,8 @@ def losses(checkpoint: Path) -> list[float] | None:
         return None
     try:
         found = np.atleast_1d(np.asarray(json.loads(path.read_text())["validation_loss"], float))
+        if not (found.size and np.isfinite(found).all()):
+            raise ValueError(f"the loss is {found.tolist()}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}), so that it is unknown which epoch was the best. "

@@ -19,7 +19,8 @@ import jax
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
-from drifa_jax.whole_files import only_one, written_whole
+from drifa_jax.sealed_files import read_sealed, write_sealed
+from drifa_jax.whole_files import UNWRITABLE, only_one, written_whole
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -27,7 +28,6 @@ RESULTS_FILE = "metrics.json"
 SPLITS_FOLDER = "splits"
 
 DISK_FULL = os.strerror(errno.ENOSPC)
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -71,16 +71,16 @@ def saved_config(workdir: Path) -> Config:
     """The configuration of an existing run.
 
     Raises:
-      UserError: when the directory holds no run.
+      UserError: when the directory holds no run, or a configuration that was changed.
     """
     path = workdir / CONFIG_FILE
+    if not path.exists():
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG_FILE}.")
+    values = read_sealed(path, "Copy it again from where the run was made.")
     try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG_FILE}.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return from_mapping(values)
+        return from_mapping(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def resumed_config(workdir: Path) -> Config | None:
@@ -125,8 +125,8 @@ def _write_identity(workdir: Path, config: Config) -> None:
             "To resume that run, give the configuration that it was started with; "
             "for this configuration, choose another --workdir."
         )
-    write_whole(path, config.to_json())
-    write_whole(workdir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_sealed(path, json.loads(config.to_json()))
+    write_sealed(workdir / "environment.json", environment())
 
 
 def _has_checkpoint(workdir: Path) -> bool:

@@ -95,6 +95,19 @@ def test_archives_that_promise_too_much_are_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "BOMB_BYTES", 2**20)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("1.png", b"\0" * 2**21)
-    with pytest.raises(UserError, match=r"all files: would take 0\.0 GiB unpacked"):
+    with pytest.raises(UserError, match=r"a\.zip: would take 0\.0 GiB unpacked"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_tar_that_promises_too_much_is_left_at_the_first_name_beyond(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "BOMB_BYTES", 2**20)
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = 2**20
+            archive.addfile(info, io.BytesIO(bytes(2**20)))
+    with pytest.raises(UserError, match=r"would take 0\.0 GiB unpacked, or more"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

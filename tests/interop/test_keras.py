@@ -162,7 +162,7 @@ def test_other_classes_need_a_fresh_head(written, described):
 def test_truncated_files_are_named(written, described, tmp_path):
     cut = tmp_path / "cut.weights.h5"
     cut.write_bytes(written[0].read_bytes()[:20000])
-    with pytest.raises(UserError, match=r"cut.weights.h5 is no whole Keras file"):
+    with pytest.raises(UserError, match=r"cut.weights.h5: is damaged or truncated"):
         read_keras(cut, described)
 
 

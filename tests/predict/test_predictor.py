@@ -305,7 +305,7 @@ def test_damaged_files_are_named(run, tmp_path):
     with pytest.raises(UserError, match=r"post_processing-.*damaged"):
         load(folder)
     (folder / "preprocessing.json").write_text("[]")
-    with pytest.raises(UserError, match=r"preprocessing\.json is damaged"):
+    with pytest.raises(UserError, match=r"preprocessing\.json: is damaged"):
         load(folder)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from drifa_jax.commands.train import train_and_test
-from drifa_jax.config import from_mapping
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
 from drifa_jax.train import feed, loop
@@ -21,7 +20,7 @@ from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
-from drifa_jax.train.run_directory import opened
+from drifa_jax.train.run_directory import opened, saved_config
 from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import abstract_state
 from tests.train import toy
@@ -53,7 +52,7 @@ def assert_same_run(one, other, config):
 
 
 def test_run_leaves_its_configuration_environment_metrics_and_picture(finished_run, tiny_config):
-    assert from_mapping(json.loads((finished_run / "config.json").read_text())) == tiny_config()
+    assert saved_config(finished_run) == tiny_config()
     environment = json.loads((finished_run / "environment.json").read_text())
     assert {"command", "git_commit", "packages", "devices"} <= set(environment)
     steps = [line["step"] for line in read_metrics(finished_run) if line["split"] == "train_step"]

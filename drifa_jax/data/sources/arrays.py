@@ -6,17 +6,15 @@ notebooks read one `.npy` of images and one of labels for each modality and spli
 
 from __future__ import annotations
 
-import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from drifa_jax.config import ModalityConfig
-from drifa_jax.data.archive import BOMB_BYTES, MAX_RATIO
 from drifa_jax.data.decode import FITS, fit_image
-from drifa_jax.data.problems import FileError, Problems, reading
+from drifa_jax.data.problems import Problems, reading
+from drifa_jax.data.readers.containers import read_npz
 from drifa_jax.data.record import MISSING_LABEL, PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.data.volumes import fit_volume
@@ -112,40 +110,19 @@ def scan_npz(name: str, at: ModalityConfig, quarantine: str | None = None) -> Re
         raise UserError(f"The file {path} does not exist.")
     problems = Problems(str(path))
     parts = []
-    with reading(path, "is not a readable .npz file"):
-        _refuse_false_sizes(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            for prefix, split in NPZ_SPLITS.items():
-                keys = (f"{prefix}_images", f"{prefix}_labels")
-                missing = [key for key in keys if key not in arrays]
-                if missing:
-                    problems.add(prefix, f"lacks {missing}; the file has {sorted(arrays)}")
-                    continue
-                images, labels = (arrays[key] for key in keys)
-                called = f"{path.stem}/{split}"
-                parts.append(
-                    array_records(called, images, labels, modality, task, split=split, fit=at.fit)
-                )
+    names = [f"{prefix}_{kind}" for prefix in NPZ_SPLITS for kind in ("images", "labels")]
+    arrays = read_npz(path, names)
+    for prefix, split in NPZ_SPLITS.items():
+        keys = (f"{prefix}_images", f"{prefix}_labels")
+        missing = [key for key in keys if key not in arrays]
+        if missing:
+            problems.add(prefix, f"lacks {missing}; of those needed it has {sorted(arrays)}")
+            continue
+        images, labels = (arrays[key] for key in keys)
+        called = f"{path.stem}/{split}"
+        parts.append(array_records(called, images, labels, modality, task, split=split, fit=at.fit))
     problems.raise_any("Give a file in the layout of MedMNIST.")
     return concatenate(parts, f"{name} images of {path}")
-
-
-def _refuse_false_sizes(path: Path) -> None:
-    """An error where an array says that it is larger than what is stored of it, or unpacks to."""
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if total > max(BOMB_BYTES, MAX_RATIO * size):
-            raise FileError(path, f"would take {total / 2**30:.1f} GiB unpacked from {size} bytes")
-        for member in members:
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0
-                read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                if math.prod(shape) * dtype.itemsize > member.file_size:
-                    raise FileError(path, f"holds less of {member.filename} than its header says")
 
 
 def scan_npy(name: str, at: ModalityConfig, quarantine: str | None = None) -> Records:
