@@ -88,7 +88,7 @@ class Place:
         for number, name in enumerate(classes):
             (folder / "skin" / name).mkdir(parents=True)
             for i in range(90):
-                pixels = draw.integers(0, 160, (16, 16), np.uint8) + np.uint8(90 * number)
+                pixels = draw.integers(0, 160, (16, 16), np.uint8) + np.uint8(90 * number % 96)
                 Image.fromarray(pixels).save(folder / "skin" / name / f"{i}.png")
         self._number = 0
 
@@ -493,7 +493,7 @@ def _made_for_flips(at: Place) -> dict[str, tuple]:
         ".keras": ([others["keras"]], keras_archive),
         ".weights.h5, which has no checksums": (
             [others["h5"]],
-            lambda: numbers(containers.read_hdf5(others["h5"], others["h5"], "layers")),
+            lambda: numbers(keras._read_datasets(others["h5"], others["h5"])),
         ),
     }
     for item in ("model", "training"):

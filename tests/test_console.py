@@ -58,7 +58,7 @@ def test_a_cell_is_no_formula(start):
     assert harmless("-1.5") == "-1.5" and harmless("plain") == "plain" and harmless(3) == 3
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.filterwarnings("error:Glyph")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_figures_draw_names_as_they_are(name, tmp_path):
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
@@ -82,6 +82,7 @@ def test_a_page_escapes_names():
     table = Table("names", ("name",), [(name,) for name in HOSTILE])
     page = render("t", "s", [Section("a", "A", [table])], synthetic=False, made="now")
     assert "<script>alert(1)" not in page
+    assert page == printable(page)
 
 
 def test_a_reader_that_leaves_a_pipe_sees_no_traceback():

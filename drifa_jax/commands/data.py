@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from drifa_jax.console import progress, say
+from drifa_jax.console import printable, progress, say
 from drifa_jax.errors import UserError
 
 TAKES_OVERRIDES = True
@@ -234,7 +234,7 @@ def _verify(options: argparse.Namespace) -> int:
     checks = verify(splits, facts, require_all_modalities=options.paired)
     _note_synthetic(splits)
     for check in checks:
-        print(f"{STATUS_SIGNS[check.status]} {check.name}: {check.finding}")
+        print(printable(f"{STATUS_SIGNS[check.status]} {check.name}: {check.finding}"))
     if options.json:
         rows = [check.__dict__ for check in checks]
         content = {"synthetic": _synthetic(splits), "checks": rows}

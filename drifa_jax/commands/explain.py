@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from drifa_jax.console import RESEARCH_NOTE, say
+from drifa_jax.console import RESEARCH_NOTE, printable, say
 from drifa_jax.errors import UserError
 
 EPILOG = """\
@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
     )
     for case in found:
         shares = ", ".join(f"{m} {share:+.2f}" for m, share in case.shapley.items())
-        print(f"{case.record_id}  {case.task}: {case.predicted} {case.probability:.2f}  ({shares})")
+        told = f"{case.task}: {case.predicted} {case.probability:.2f}  ({shares})"
+        print(printable(f"{case.record_id}  {told}"))
     if not found[0].trained_without:
         say("Never trained without a modality: what one adds is an extrapolation.")
     say(f"Written: {out}. {RESEARCH_NOTE}")

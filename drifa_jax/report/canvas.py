@@ -131,7 +131,13 @@ class Canvas:
 def plain_text(figure: Any) -> None:
     """Has all words of a figure drawn as they are: a class may be called `$x$`."""
     from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
 
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            # Names of ticks are put there while drawing, by a formatter of this kind.
+            if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
+                axis.set_major_formatter(lambda *tick, of=formatter: printable(of(*tick)))
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from drifa_jax.console import RESEARCH_NOTE
+from drifa_jax.console import RESEARCH_NOTE, printable
 from drifa_jax.report.blocks import Section
 from drifa_jax.train.run_directory import write_whole
 
@@ -28,7 +28,7 @@ def render(
     """
     from markupsafe import Markup
 
-    return _template().render(
+    page = _template().render(
         title=title,
         subtitle=subtitle,
         sections=[section for section in sections if section.blocks],
@@ -37,6 +37,8 @@ def render(
         research_note=RESEARCH_NOTE,
         style=Markup((TEMPLATES / "report.css").read_text()),
     )
+    # Escaping leaves control characters and changes of direction as they are.
+    return printable(page)
 
 
 def write_report(path: Path, page: str) -> None:

@@ -206,3 +206,17 @@ def test_an_archive_that_names_a_file_twice_is_refused(tmp_path):
             archive.writestr("x.npy", b"2")
     with pytest.raises(FileError, match="holds a name twice"):
         containers.read_npz(tmp_path / "a.npz")
+
+
+def test_an_archive_whose_directory_swallows_an_array_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **ARRAYS)
+    content = bytearray(path.read_bytes())
+    # The first entry of the directory says that its comment reaches over the second.
+    first = content.index(b"PK\x01\x02")
+    second = content.index(b"PK\x01\x02", first + 4)
+    length = content.index(b"PK\x05\x06") - second
+    content[first + 32 : first + 34] = length.to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="its directory lacks entries"):
+        containers.read_npz(path)

@@ -28,6 +28,10 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+END_OF_ZIP, LONGEST_COMMENT, ZIP64 = 22, 2**16 - 1, 2**16 - 1
+"""Bytes of the record that ends an archive, of the comment behind it, and the number of entries
+of one that counts them elsewhere."""
+
 DAMAGED = "is damaged or truncated, so that it must be copied or downloaded again"
 
 
@@ -62,9 +66,20 @@ def check_zip(path: Path, *, whole: bool = False) -> list[str]:
         names = [entry.filename for entry in entries]
         if len(set(names)) != len(names):
             raise FileError(path, f"holds a name twice, so that {DAMAGED.partition(', ')[2]}")
+        if _number_of_entries(path) not in (len(entries), ZIP64):
+            raise ValueError("its directory lacks entries")
         if whole and (damaged := archive.testzip()) is not None:
             raise ValueError(f"{damaged} is not what was written")
     return names
+
+
+def _number_of_entries(path: Path) -> int:
+    """As the end of an archive says it: a damaged directory may swallow entries in silence."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_OF_ZIP - LONGEST_COMMENT))
+        tail = file.read()
+    end = tail[tail.rfind(b"PK\x05\x06") :]
+    return int.from_bytes(end[10:12], "little")
 
 
 def read_npz(path: str | Path, wanted: Iterable[str] | None = None) -> dict[str, np.ndarray]:
