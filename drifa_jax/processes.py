@@ -1,15 +1,14 @@
 """Several processes that train as one: joining, agreeing, and noticing that one is lost.
 
-JAX's distributed runtime does the work: it introduces the processes to each other, and its
-key-value store carries the few words said here. One process is the trivial case: it joins
-nobody, agrees with itself and watches nothing.
+JAX's distributed runtime does the work: it introduces the processes to each other, gathers the few
+words said here, and knows who is alive. What it does not do is done here: it names the process
+that is lost, and tells the others the error that ended one. One process is the trivial case: it
+joins nobody, agrees with itself and watches nothing.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import itertools
 import json
 import os
 import signal
@@ -19,12 +18,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from drifa_jax.config import Config, DistributedConfig
+from drifa_jax.digests import sha256
 from drifa_jax.errors import UserError
 
 EXIT_LOST = 75
@@ -33,11 +36,9 @@ EXIT_LOST = 75
 SKEW_WORTH_A_WARNING = 5.0
 """Seconds between the clocks of two machines above which the user is told."""
 
-PATIENCE_MS = 24 * 3600 * 1000
-"""For a process that the watch sees alive, and which is therefore at work."""
 
-_turns = itertools.count()
-_watch: _Watch | None = None
+class SaidByAll(UserError):
+    """An error that every process raises, since it was told to all."""
 
 
 def is_first() -> bool:
@@ -46,29 +47,35 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined(config: Config) -> Iterator[None]:
+def joined(config: Config, workdir: Path) -> Iterator[None]:
     """Runs the block as one of the processes that the configuration names.
 
     An error inside ends this process and, through their watch, the others; an orderly shutdown
     would wait for processes that wait for this one.
 
+    Args:
+      config: the same in all of them.
+      workdir: a folder that all of them see; there an error of one is told to the others.
+
     Raises:
       UserError: when the others do not come, or come with another configuration.
     """
-    global _watch
     if not _connected(config.distributed) or jax.process_count() == 1:
         yield
         return
+    _last_words(workdir, jax.process_index()).unlink(missing_ok=True)
     _agree(config)
-    _watch = _Watch(config.distributed.lost_seconds)
+    watch = _Watch(config.distributed.lost_seconds, workdir)
     try:
         yield
         # Nobody leaves before all are through, so that the watch covers the last report as well.
-        _client().wait_at_barrier(f"drifa/through/{next(_turns)}", PATIENCE_MS)
+        _gathered(None)
+    except SaidByAll:
+        watch.stop()
+        raise
     except BaseException as error:
-        _watch.give_up(error)
-    _watch.stop()
-    _watch = None
+        watch.give_up(error)
+    watch.stop()
 
 
 def on_first(function: Callable[[], None]) -> None:
@@ -80,31 +87,29 @@ def on_first(function: Callable[[], None]) -> None:
     if jax.process_count() == 1:
         function()
         return
-    key = f"drifa/turn/{next(_turns)}"
+    problem = ""
     if is_first():
         try:
             function()
         except UserError as error:
-            _client().key_value_set(key, f"error:{error}")
-            raise
-        _client().key_value_set(key, "done")
-        return
-    answer = _client().blocking_key_value_get(key, PATIENCE_MS)
-    if answer.startswith("error:"):
-        raise UserError(answer.removeprefix("error:"))
+            problem = str(error)
+    if told := _gathered(problem)[0]:
+        raise SaidByAll(told)
 
 
 def all_say(yes: bool) -> bool:
     """Whether all processes say yes."""
-    if jax.process_count() == 1:
-        return yes
-    folder = f"drifa/vote/{next(_turns)}"
-    _client().key_value_set(f"{folder}/{jax.process_index()}", str(yes))
-    votes = [
-        _client().blocking_key_value_get(f"{folder}/{i}", PATIENCE_MS)
-        for i in range(jax.process_count())
-    ]
-    return all(vote == "True" for vote in votes)
+    return all(_gathered(yes)) if jax.process_count() > 1 else yes
+
+
+def _gathered(said: Any) -> list[Any]:
+    """What each process says, plain JSON values."""
+    words = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(words), np.int32))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(words)] = words
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def _connected(config: DistributedConfig) -> bool:
@@ -152,8 +157,7 @@ def _connected(config: DistributedConfig) -> bool:
         jax.distributed.initialize(
             **known,
             initialization_timeout=config.connect_seconds,
-            # JAX's own alarm kills without naming anybody: it comes after the one here.
-            heartbeat_timeout_seconds=2 * config.lost_seconds + 10,
+            heartbeat_timeout_seconds=config.lost_seconds,
             shutdown_timeout_seconds=config.lost_seconds,
         )
     except (RuntimeError, ValueError) as error:
@@ -222,15 +226,8 @@ def _agree(config: Config) -> None:
     Raises:
       UserError: naming the process that was started with another configuration.
     """
-    turn, client = next(_turns), _client()
-    client.wait_at_barrier(f"drifa/hello/{turn}", config.distributed.connect_seconds * 1000)
     mine = {"host": socket.gethostname(), "time": time.time(), "config": _digest(config)}
-    client.key_value_set(f"drifa/hello/{turn}/{jax.process_index()}", json.dumps(mine))
-    timeout = config.distributed.connect_seconds * 1000
-    said = [
-        json.loads(client.blocking_key_value_get(f"drifa/hello/{turn}/{i}", timeout))
-        for i in range(jax.process_count())
-    ]
+    said = _gathered(mine)
     for number, other in enumerate(said):
         if other["config"] != said[0]["config"]:
             raise UserError(
@@ -259,31 +256,26 @@ def clock_warnings(said: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _digest(config: Config) -> str:
-    text = json.dumps([config.essence().to_json(), repr(config.mesh), repr(config.profile)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256([config.essence().to_json(), repr(config.mesh), repr(config.profile)])
 
 
 class _Watch:
-    """A thread that shows others that this process lives, and looks whether they do.
+    """A thread that names a process which JAX no longer hears, or which says that it failed.
 
-    Only intervals on this machine's own clock are measured, so clocks need not agree.
+    JAX's own alarm ends processes without naming anybody, and what a failing one has to say
+    reaches nobody who waits in a collective for it.
     """
 
-    def __init__(self, lost_seconds: float):
-        self._me, self._count = jax.process_index(), jax.process_count()
-        self._lost_seconds = lost_seconds
-        self._folder = f"drifa/alive/{next(_turns)}"
+    def __init__(self, lost_seconds: float, workdir: Path):
+        self._lost_seconds, self._workdir = lost_seconds, workdir
+        self._me, self._everyone = jax.process_index(), set(range(jax.process_count()))
         self._stopping = threading.Event()
-        self._failing = False
-        _speak_when_aborted(self._lost_coordinator)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        _speak_when_aborted(self._aborted)
+        threading.Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
-        """Tells the others that this process is through."""
+        """From now on the others may leave."""
         self._stopping.set()
-        self._thread.join()
-        self._tell("through")
         _speak_when_aborted(None)
 
     def give_up(self, error: BaseException) -> None:
@@ -292,9 +284,12 @@ class _Watch:
             # A collective fails as soon as a peer is gone; the watch knows a little later which.
             time.sleep(self._lost_seconds + 2 * self._beat)
             traceback.print_exception(error)
-        self._failing = True
         print(f"drifa train: {error}", file=sys.stderr, flush=True)
-        self._tell(f"failed:{_first_line(error)}")
+        if self._workdir.is_dir():
+            written = _last_words(self._workdir, self._me)
+            with suppress(OSError):
+                written.write_text(_first_line(error))
+        # The others hear it from the thread, which lives as long as this process.
         time.sleep(2 * self._beat)
         os._exit(1)
 
@@ -302,57 +297,54 @@ class _Watch:
     def _beat(self) -> float:
         return min(self._lost_seconds / 10, 2.0)
 
-    def _tell(self, words: str) -> None:
-        _client().key_value_set(f"{self._folder}/{self._me}", words, allow_overwrite=True)
-
     def _run(self) -> None:
-        seen: dict[int, tuple[str, float]] = {}
-        for beat in itertools.count():
+        while not self._stopping.wait(self._beat):
+            self._hear(self._everyone)
             try:
-                self._tell(str(beat))
-                said = dict(_client().key_value_dir_get(self._folder))
+                with multihost_utils.live_devices(jax.devices()) as devices:
+                    lost = self._everyone - {device.process_index for device in devices}
+            except multihost_utils.ProcessFailureError as error:
+                lost = {device.process_index for device in error.failed_devices}
             except Exception:
-                if not self._stopping.is_set():
-                    self._lost_coordinator()
+                # The coordinator is gone, and `_aborted` is about to say so.
                 return
-            now = time.monotonic()
-            for other in set(range(self._count)) - {self._me}:
-                words = said.get(f"{self._folder}/{other}", "")
-                if words != seen.get(other, (None,))[0]:
-                    seen[other] = (words, now)
-                if words.startswith("failed:") and not self._failing:
-                    _end(
-                        1, f"Process {other} stopped with an error: {words.removeprefix('failed:')}"
-                    )
-                if words != "through" and now - seen[other][1] > self._lost_seconds:
-                    _end(
-                        EXIT_LOST,
-                        f"Process {other} of {self._count} is lost: no sign of life for "
-                        f"{self._lost_seconds} s. {_RESTART}",
-                    )
-            if self._stopping.wait(self._beat):
-                return
+            if lost:
+                self._lose(lost)
 
-    def _lost_coordinator(self) -> None:
-        if self._failing or self._stopping.is_set():
-            os._exit(1)
+    def _hear(self, processes: set[int]) -> None:
+        for other in processes - {self._me}:
+            with suppress(OSError):
+                words = _last_words(self._workdir, other).read_text()
+                _end(1, f"Process {other} stopped with an error: {words}")
+
+    def _lose(self, processes: set[int]) -> None:
+        if self._stopping.is_set():
+            return
+        self._hear(processes)
+        names = " and ".join(map(str, sorted(processes)))
         _end(
             EXIT_LOST,
-            f"Process 0 of {self._count} is lost: it was the coordinator, and the connection to "
-            f"it broke. {_RESTART}",
+            f"Process {names} of {len(self._everyone)} is lost: its connection broke, or no "
+            f"sign of life came for {self._lost_seconds} s. This process stops too. The same "
+            "command, started again in all processes, goes on from the last checkpoint.",
         )
+
+    def _aborted(self) -> None:
+        """JAX ends this process for the loss of another, or of the coordinator, process 0."""
+        # The thread may be about to name who it was.
+        time.sleep(self._beat)
+        self._lose({0} - {self._me})
+        os._exit(1)
+
+
+def _last_words(workdir: Path, process: int) -> Path:
+    return workdir / f"failed-{process}.txt"
 
 
 def _end(code: int, message: str) -> None:
     """Ends the process from any thread; the main one may wait in a collective for ever."""
     print(f"drifa train: {message}", file=sys.stderr, flush=True)
     os._exit(code)
-
-
-_RESTART = (
-    "This process stops too. The same command, started again in all processes, goes on from the "
-    "last checkpoint."
-)
 
 
 def _speak_when_aborted(speak: Callable[[], None] | None) -> None:
@@ -368,13 +360,6 @@ def _speak_when_aborted(speak: Callable[[], None] | None) -> None:
 
 
 _handler: Any = None
-
-
-def _client() -> Any:
-    # The store has no public name; orbax and JAX's own multihost helpers reach it in this way.
-    from jax._src import distributed
-
-    return distributed.global_state.client
 
 
 def _first_line(error: BaseException) -> str:

@@ -52,9 +52,7 @@ LONG: set[str] = {
 }
 UPWARD: set[str] = set()
 CIRCLES: set[str] = set()
-PRIVATE: set[str] = {
-    "drifa_jax.processes",
-}
+PRIVATE: set[str] = set()
 
 
 def modules() -> dict[str, Path]:

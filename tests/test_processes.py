@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_clocks_that_differ_are_reported_with_their_machines():
 
 def test_one_process_joins_nobody_and_agrees_with_itself(monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    with processes.joined(toy_config()):
+    with processes.joined(toy_config(), Path("none")):
         assert processes.is_first()
         assert processes.all_say(True) and not processes.all_say(False)
         done = []
@@ -50,7 +51,7 @@ def test_incomplete_settings_are_named(distributed, message, monkeypatch):
         monkeypatch.delenv(f"JAX_{name}", raising=False)
     with (
         pytest.raises(UserError, match=message),
-        processes.joined(toy_config(distributed=distributed)),
+        processes.joined(toy_config(distributed=distributed), Path("none")),
     ):
         pass
 
@@ -61,6 +62,6 @@ def test_a_port_that_another_program_uses_is_named():
         distributed = {"coordinator": address, "num_processes": 2, "process_id": 0}
         with (
             pytest.raises(UserError, match=f"{address}, but process 0 cannot listen"),
-            processes.joined(toy_config(distributed=distributed)),
+            processes.joined(toy_config(distributed=distributed), Path("none")),
         ):
             pass

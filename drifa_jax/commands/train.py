@@ -72,7 +72,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
         own = True
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, split_folder=""))
     config, notes = with_checkpoint_pixels(config, run_directory.resumed_config(workdir))
-    with processes.joined(config), run_directory.opened(workdir, config):
+    with processes.joined(config, workdir), run_directory.opened(workdir, config):
         for note in notes:
             _say(note)
         layout = layout_of(config)
