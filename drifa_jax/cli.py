@@ -17,6 +17,7 @@ SUBCOMMANDS: dict[str, str] = {
     "demo": "train and test a small network on embedded SYNTHETIC phantoms",
     "configs": "list, show and copy the config files that the package brings along",
     "plan": "look at data as they lie, and write the configuration that fits them",
+    "run": "verify, train, evaluate, explain, report and export, over all folds",
     "train": "train and evaluate a network from a config file",
     "ablate": "measure what each part of a network is worth by taking it away",
     "data": "prepare, verify, count and show the data of a configuration",

@@ -60,12 +60,13 @@ def run(options: argparse.Namespace) -> int:
     from drifa_jax.evaluate.run_evaluation import evaluate_run
     from drifa_jax.report.evaluation_report import write_all
     from drifa_jax.report.explanations import explanation_sections
+    from drifa_jax.train.run_directory import runs_in
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
     try:
         folder = evaluate_run(
-            options.runs,
+            [run for path in options.runs for run in runs_in(path) or [path]],
             options.out,
             num_samples=options.samples,
             seed=options.seed,

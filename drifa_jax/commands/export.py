@@ -41,10 +41,11 @@ def run(options: argparse.Namespace) -> int:
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.predict.export import export
     from drifa_jax.predict.predictor import load
+    from drifa_jax.train.run_directory import runs_in
 
     use_compilation_cache()
     predictor = load(
-        *options.runs,
+        *[run for path in options.runs for run in runs_in(path) or [path]],
         num_samples=options.samples,
         seed=options.seed,
         post_processing=not options.no_post_processing,

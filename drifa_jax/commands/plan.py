@@ -77,8 +77,7 @@ def write_plan(options: argparse.Namespace) -> Path:
     grey = {m.name: looks_grey(m.root, m.images) for m in found if headers.get(m.name)}
     plan = make_plan(found, headers, grey, jax.default_backend(), answers)
     plan.config()  # whatever is out of its range is told now
-    command = shlex.join(["drifa", "plan", *options.paths, *_answered(options)])
-    write_config(options.out, config_text(plan, command))
+    write_config(options.out, config_text(plan, command_line(options)))
     page = options.out.with_suffix(".html")
     following = [f"drifa run {options.out}", f"drifa train --config {options.out}"]
     write_page(page, plan, found, headers, following)
@@ -87,6 +86,11 @@ def write_plan(options: argparse.Namespace) -> Path:
         say(f"Note: {warning}.")
     say(f"Written: {options.out}, to be read and edited, and {page}. Next: {following[0]}")
     return options.out
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that plans the same, as the config file quotes it."""
+    return shlex.join(["drifa", "plan", *options.paths, *_answered(options)])
 
 
 def _place(text: str) -> tuple[str, Path]:

@@ -15,7 +15,8 @@ name belong together), one FOLDER with a subfolder for each modality, or a table
 (CSV, TSV, Parquet) with the columns record_id and one for each modality. Where the run was trained
 on DICOM or NIfTI, the files are those (a volume stands for its slices, scan.nii.gz:43 for one);
 a tabular modality is a table with its columns (mri=a.png mri_table=patient.csv).
-Several run directories before the images are one deep ensemble.
+Several run directories before the images are one deep ensemble, and so are the folds in the folder
+of a `drifa run --folds`.
 In the place of runs, a file that `drifa export` wrote (brain.drifa) answers as it was exported.
 Calibration, prediction sets, the referral threshold and the distance that tells records out of
 distribution come from the validation split of the run's data. Training saves them in the run; for
@@ -149,15 +150,19 @@ def split_paths(paths: list[str]) -> tuple[list[str], list[str]]:
     """
     if is_export(paths[0]):
         return paths[:1], paths[1:]
+    from drifa_jax.train.run_directory import runs_in
+
+    runs: list[str] = []
     count = 0
-    while count < len(paths) and (Path(paths[count]) / "config.json").is_file():
+    while count < len(paths) and (found := runs_in(paths[count])):
+        runs += map(str, found)
         count += 1
     if not count:
         raise UserError(
             f"{paths[0]} is not a run directory: it has no config.json, nor is it an exported file "
             "(.drifa)."
         )
-    return paths[:count], paths[count:]
+    return runs, paths[count:]
 
 
 class _Shown:

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains, tests and reports; 128 + the signal's number when interrupted."""
     with signals.end_at_once():
         config = load_config(options.config, options.overrides)
-        return train_and_test(config, options.workdir or Path("runs") / _run_name(options.config))
+        return train_and_test(config, options.workdir or Path("runs") / run_name(options.config))
 
 
 def train_and_test(config: Config, workdir: Path) -> int:
@@ -141,7 +141,7 @@ def _say(text: str) -> None:
         say(text)
 
 
-def _run_name(config: str) -> str:
+def run_name(config: str) -> str:
     """`configs/brain.py:quick` -> `brain-quick`."""
     file, _, variant = config.partition(":")
     return Path(file).stem + (f"-{variant}" if variant else "")

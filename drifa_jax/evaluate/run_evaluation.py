@@ -23,7 +23,7 @@ from drifa_jax.evaluate.facts import (
 from drifa_jax.evaluate.folders import EVALUATION_FOLDER, check_replaceable
 from drifa_jax.evaluate.intervals import NUM_RESAMPLES
 from drifa_jax.evaluate.records import answer_records
-from drifa_jax.evaluate.splits import folds_of
+from drifa_jax.predict.kept_apart import folds_of
 from drifa_jax.predict.predictor import Predictor, load
 from drifa_jax.predictions.table import Predictions, joined
 from drifa_jax.train.metrics_log import read_metrics

@@ -50,7 +50,7 @@ def fit(
     uncertainty: Mapping[str, Uncertainty],
     labels: Mapping[str, np.ndarray],
     classes: Mapping[str, Sequence[str]],
-    features: np.ndarray,
+    features: np.ndarray | None,
     present: Mapping[str, np.ndarray],
     groups: Sequence[Sequence[str]],
     options: PostProcessingOptions,
@@ -62,7 +62,7 @@ def fit(
 
     Args:
       uncertainty, labels, classes: by task.
-      features: fused features `[e, n, d]`.
+      features: fused features `[e, n, d]`; None tells nothing out of distribution.
       present: modality -> `[n]` bool.
       groups: of each record, those that it belongs to.
       options: how.
@@ -80,7 +80,8 @@ def fit(
                 f"The post-processing of {task!r} cannot be fitted on the validation split: "
                 f"{error} Predict without it by --no-post-processing."
             ) from error
-    return PostProcessing(tasks, fit_detector(features, present, groups), fitted_on, identity)
+    detector = None if features is None else fit_detector(features, present, groups)
+    return PostProcessing(tasks, detector, fitted_on, identity)
 
 
 def path_in(

@@ -23,6 +23,7 @@ from drifa_jax.post_processing import saved
 from drifa_jax.post_processing.out_of_distribution import DistanceDetector
 from drifa_jax.post_processing.saved import PostProcessing
 from drifa_jax.post_processing.task import PostProcessingOptions
+from drifa_jax.predict.kept_apart import check_apart, folds_of
 from drifa_jax.predict.restored import Description, Restored, restore
 from drifa_jax.predict.streaming import Arrays, Images, read_blocks, read_images, stream
 from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
@@ -208,7 +209,8 @@ def load(
       seed: of the samples.
       post_processing: whether to calibrate, refer and make prediction sets. What that takes is
         read from the first run or, at the first time, fitted on the validation split of its data
-        and saved there; what was fitted for other weights is never used.
+        and saved there; what was fitted for other weights is never used. Of the folds of one
+        cross-validation each answers its own validation records, which no other may.
       options: how it is fitted, when it is.
 
     Raises:
@@ -245,37 +247,62 @@ def _post_process(
     path = saved.path_in(run, predictor.identity, predictor.num_samples, predictor.seed, options)
     found = saved.read(path, tasks, predictor.identity)
     if found is None:
-        if validation is None:
-            validation = predictor.restored.open_dataset().validation
-        saved.save(fit_post_processing(predictor, validation, options), path)
+        parts = _kept_apart(predictor) if validation is None else [(predictor, validation)]
+        saved.save(fit_post_processing(predictor, parts, options), path)
         # Read back: the first answer is then that of every later one, to the last bit.
         found = saved.read(path, tasks, predictor.identity)
     predictor.post_processing = found
 
 
+def _kept_apart(predictor: Predictor) -> list[tuple[Predictor, Source]]:
+    """Who answers which validation records without having been trained on any of them."""
+    runs = predictor.restored.runs
+    folds = folds_of(runs)
+    if len(folds) == 1:
+        check_apart(runs, "validation")
+        members = {0: predictor}
+    else:
+        members = {
+            fold: Predictor(restore(own), num_samples=predictor.num_samples, seed=predictor.seed)
+            for fold, own in folds.items()
+        }
+    return [(member, member.restored.open_dataset().validation) for member in members.values()]
+
+
 def fit_post_processing(
-    predictor: Predictor, validation: Source, options: PostProcessingOptions
+    predictor: Predictor,
+    parts: Sequence[tuple[Predictor, Source]],
+    options: PostProcessingOptions,
 ) -> PostProcessing:
     """The post-processing of a network from records that it was not trained on.
+
+    Args:
+      predictor: the network.
+      parts: validation records, each with the members that were not trained on them: the whole
+        network and one split or, of folds, each its own. Folds share no feature space, so that
+        nothing is told out of distribution then.
+      options: how it is fitted.
 
     Raises:
       UserError: where they say too little.
     """
     tasks = predictor.description.tasks
     found = []
-    for pixels, present, labels, names in read_blocks(predictor.description, validation):
-        uncertainty = predictor.uncertainty(pixels, present, names)
-        found.append((uncertainty, labels, predictor.features(pixels, present), present))
+    for member, validation in parts:
+        for pixels, present, labels, names in read_blocks(predictor.description, validation):
+            uncertainty = member.uncertainty(pixels, present, names)
+            found.append((uncertainty, labels, member.features(pixels, present), present))
     uncertainties, labels, features, present = zip(*found, strict=True)
     return saved.fit(
         {task: concatenated([part[task] for part in uncertainties]) for task in tasks},
         {task: np.concatenate([part[task] for part in labels]) for task in tasks},
         tasks,
-        np.concatenate(features, 1),
+        np.concatenate(features, 1) if len(parts) == 1 else None,
         {name: np.concatenate([part[name] for part in present]) for name in present[0]},
-        [groups_of(validation, row) for row in range(len(validation))],
+        [groups_of(source, row) for _, source in parts for row in range(len(source))],
         options,
-        fitted_on=f"validation split of {validation.description}",
+        fitted_on="validation split of "
+        + "; ".join(dict.fromkeys(source.description for _, source in parts)),
         identity=predictor.identity,
     )
 

@@ -83,6 +83,15 @@ def saved_config(workdir: Path) -> Config:
         raise UserError(f"{path}: {error}") from error
 
 
+def runs_in(path: str | Path) -> list[Path]:
+    """The run at a path, or the folds of a cross-validation below it; none where it is neither."""
+    path = Path(path)
+    if (path / CONFIG_FILE).is_file():
+        return [path]
+    folds = [fold for fold in path.glob("fold-*") if (fold / CONFIG_FILE).is_file()]
+    return sorted(folds, key=lambda fold: int(fold.name.removeprefix("fold-")))
+
+
 def resumed_config(workdir: Path) -> Config | None:
     """The configuration of a run that has saved something to go on from; None of any other."""
     return saved_config(workdir) if _has_checkpoint(workdir) else None

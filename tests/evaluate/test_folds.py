@@ -12,6 +12,7 @@ from PIL import Image
 from drifa_jax.cli import main
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
+from drifa_jax.data.split_manifest import load_split
 from drifa_jax.predict import predictor as predictor_module
 from drifa_jax.predictions.files import read_predictions
 from tests.predict.conftest import write_run
@@ -71,3 +72,19 @@ def test_folds_are_pooled_out_of_fold_and_the_report_says_so(folds, tmp_path, ca
         place = {name: i for i, name in enumerate(pooled.record_ids)}
         both = pooled.take([place[name] for name in own.record_ids])
         np.testing.assert_array_equal(both["dx"].probabilities, own["dx"].probabilities)
+
+
+def test_folds_below_a_folder_are_an_ensemble(folds, tmp_path, capsys):
+    image = tmp_path / "data" / "benign" / "benign0.png"
+    assert main(["predict", str(tmp_path), f"ct={image}", "--no-post-processing"]) == 0
+    assert "2 member(s)" in capsys.readouterr().out
+
+
+def test_what_calibrates_an_ensemble_of_folds_was_answered_by_who_never_saw_it(folds):
+    both = predictor_module.load(*folds, post_processing=False)
+    parts = predictor_module._kept_apart(both)
+    assert [member.restored.runs for member, _ in parts] == [(run,) for run in folds]
+    for member, validation in parts:
+        (run,) = member.restored.runs
+        trained_on = load_split(run / "splits" / "ct.json").splits["train"]
+        assert len(validation) and not set(validation.ids) & {e.record_id for e in trained_on}

@@ -319,7 +319,7 @@ def test_a_validation_split_of_one_class_is_refused(predictor):
     one_class = np.flatnonzero(validation.labels("tumour") == validation.labels("tumour")[0])[:4]
     source = as_records(validation).take(one_class, "one class")
     with pytest.raises(UserError, match=r"'tumour' cannot be fitted .* two classes"):
-        fit_post_processing(predictor, source, PostProcessingOptions())
+        fit_post_processing(predictor, [(predictor, source)], PostProcessingOptions())
 
 
 def test_a_modality_may_be_missing_where_training_allowed_it(predictor, arrays):

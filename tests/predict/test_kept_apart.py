@@ -7,7 +7,7 @@ import pytest
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.split_manifest import Entry, SplitManifest
 from drifa_jax.errors import UserError
-from drifa_jax.evaluate.splits import folds_of
+from drifa_jax.predict.kept_apart import check_apart, folds_of
 
 IDS = [f"r{i}" for i in range(20)]
 
@@ -66,3 +66,12 @@ def test_folds_of_one_cross_validation_are_told_apart(make):
     other = make("other", IDS[4:8], num_folds=4, fold=1)
     with pytest.raises(UserError, match="r0, r1, r2, r3, of mri"):
         folds_of([runs[0], other])
+
+
+def test_validation_records_of_one_that_another_trained_on_calibrate_nothing(make):
+    runs = [make("a", IDS[:4]), make("b", IDS[:4])]
+    check_apart(runs, "validation")
+    manifest = SplitManifest(0, {"validation": (Entry("r9", "r9", ""),)})
+    manifest.save(runs[0] / "splits" / "mri.json")
+    with pytest.raises(UserError, match=r"trained or tuned on validation records .*: r9, of mri"):
+        check_apart(runs, "validation")
