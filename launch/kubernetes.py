@@ -97,7 +97,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:cut])
-    options.arguments = given[cut + 1 :]
+    # Whoever writes --dry-run, wherever, wants nothing to be run.
+    options.dry_run |= "--dry-run" in given
+    options.arguments = [word for word in given[cut + 1 :] if word != "--dry-run"]
     if not options.arguments:
         parser.error("it needs -- and the arguments of drifa train")
     return options

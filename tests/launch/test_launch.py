@@ -66,42 +66,152 @@ def test_local_gives_the_exit_code_of_a_process_that_failed(tmp_path):
         assert f"[{number}] drifa train: --config: there is no file 'nowhere.py'" in result.stdout
 
 
-def test_tpu_watch_creates_copies_and_trains_on_all_workers():
+GCLOUD = """#!/bin/bash
+# A stand-in for gcloud compute tpus: notes what it is asked, does what the lines of its plan say.
+echo "$3 $4" >>"$STUB/asked"
+[ "$4" = describe ] && { cat "$STUB/state"; exit 0; }
+[ "$4" = ssh ] && [[ "$*" == *tail* ]] && set -- follow
+read -r word code <<<"$(grep -m1 "^${1/compute/$4} " "$STUB/plan")"
+sed -i "0,/^$word $code$/{//d}" "$STUB/plan"
+exit "${code:-0}"
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    """A function that plays `watch` against a stand-in of gcloud; answers (code, what was asked).
+
+    Its plan has lines such as "follow 255": the next time the trainer is followed, ssh ends so.
+    """
+    stub = tmp_path / "gcloud"
+    stub.write_text(GCLOUD)
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("STUB", str(tmp_path))
     tpu = load("tpu")
-    options = tpu.parse(["watch", *TPU, "--type", "v5litepod-16", "--spot", *TRAIN])
-    create, folder, copy, install, train = tpu.commands(options)
-    for command in (create, folder, copy, install, train):
-        assert command[:4] == ["gcloud", "compute", "tpus", "tpu-vm"]
-        assert "--zone=us-west4-a" in command
-    assert {"create", "drifa", "--accelerator-type=v5litepod-16", "--spot"} <= set(create)
-    assert all((LAUNCH.parent / source).exists() for source in tpu.SOURCES)
-    assert all("--worker=all" in command for command in (folder, copy, install, train))
-    (command,) = (word for word in train if word.startswith("--command="))
-    words = shlex.split(command.removeprefix("--command="))
-    assert words[:3] == ["cd", "~/drifa", "&&"]
-    assert_trains(words)
-    assert words[-1] == "--config.distributed.coordinator=auto"
-
-
-def test_tpu_is_made_anew_only_after_a_preemption_or_a_loss(monkeypatch):
-    tpu = load("tpu")
-    codes, ran = iter([0, 0, 0, 0, 75, 0, 0, 0, 0, 0, 1]), []
-
-    def call(command):
-        ran.append(command[4])
-        return next(codes)
-
-    monkeypatch.setattr(tpu.subprocess, "call", call)
     monkeypatch.setattr(tpu.time, "sleep", lambda seconds: None)
-    assert tpu.watch(tpu.parse(["watch", *TPU, *TRAIN])) == 1
-    one_round = ["create", "ssh", "scp", "ssh", "ssh"]
-    assert ran == [*one_round, "delete", *one_round]
+
+    def watch(plan, *flags, state="ACTIVE"):
+        (tmp_path / "plan").write_text(plan)
+        (tmp_path / "state").write_text(state)
+        code = tpu.watch(tpu.parse(["watch", *TPU, *flags, *TRAIN]))
+        asked = (tmp_path / "asked").read_text().splitlines()
+        return code, [line for line in asked if "describe" not in line]
+
+    return watch
+
+
+CREATE, DELETE = "queued-resources create", "queued-resources delete"
+SSH, SCP = "tpu-vm ssh", "tpu-vm scp"
+ROUND = [CREATE, SSH, SCP, SSH, SSH, SSH]
+
+
+def test_tpu_watch_queues_copies_trains_and_deletes(cloud):
+    assert cloud("") == (0, [*ROUND, DELETE])
+
+
+def test_tpu_slice_is_kept_after_success_where_that_is_asked_for(cloud):
+    assert cloud("", "--keep") == (0, ROUND)
+
+
+@pytest.mark.parametrize("code", (75, 137, 143))
+def test_tpu_is_made_anew_after_a_preemption_or_a_loss(cloud, code):
+    assert cloud(f"follow {code}\n") == (0, [*ROUND, DELETE, *ROUND, DELETE])
+
+
+def test_tpu_run_that_fails_by_its_own_fault_is_left_to_be_looked_at(cloud, capsys):
+    assert cloud("follow 1\n") == (1, ROUND)
+    assert "costs until: python launch/tpu.py delete --name drifa" in capsys.readouterr().out
+
+
+def test_tpu_connection_that_drops_starts_no_second_trainer(cloud):
+    """It is followed again; only the preparation before it is not repeated."""
+    assert cloud("follow 255\nfollow 255\n") == (0, [*ROUND, SSH, SSH, DELETE])
+
+
+def test_tpu_commands_that_fail_are_tried_again_but_not_for_ever(cloud):
+    assert cloud("create 1\nscp 1\n")[0] == 0
+    code, asked = cloud("create 1\n" * 9)
+    assert code == 1 and asked[-5:] == [CREATE] * 5
+
+
+def test_tpu_trainer_outlives_its_connection_and_is_never_started_twice(tmp_path):
+    """The shell commands of a worker, run by a shell, with a trainer that takes a moment."""
+    tpu = load("tpu")
+    start, follow = (
+        line[-2].removeprefix("--command=") for line in tpu.run(tpu.parse(["run", *TPU, *TRAIN]))
+    )
+    python = tmp_path / "drifa" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\necho started "$@"\nsleep 0.5\necho ended\nexit 75\n')
+    python.chmod(0o755)
+
+    def shell(command):
+        return subprocess.run(
+            ["bash", "-c", command],
+            env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+        )
+
+    for _ in range(2):
+        assert shell(start).returncode == 0
+    for _ in range(2):
+        followed = shell(follow)
+        assert followed.returncode == 75
+        assert followed.stdout.count("started") == followed.stdout.count("ended") == 1
+    assert "--workdir /runs/a run --config.distributed.coordinator=auto" in followed.stdout
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "software"),
+    [
+        ("v6e-8", "v2-alpha-tpuv6e"),
+        ("v5p-16", "v2-alpha-tpuv5"),
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v4-8", "tpu-ubuntu2204-base"),
+    ],
+)
+def test_tpu_software_follows_the_generation(accelerator, software):
+    tpu = load("tpu")
+    (create,) = tpu.create(tpu.parse(["create", *TPU, "--type", accelerator]))
+    assert f"--runtime-version={software}" in create
+
+
+def test_tpu_flags_of_gcloud_are_passed_on():
+    tpu = load("tpu")
+    given = ["--labels=who=me", "--service-account=a@b", "--data-disk=source=d", "--network=n"]
+    (create,) = tpu.create(tpu.parse(["create", *TPU, "--max-run-duration", "4h", *given]))
+    assert {*given, "--provisioning-model=flex-start", "--max-run-duration=4h"} <= set(create)
+
+
+@pytest.mark.parametrize("accelerator", ("tpu7x-8", "v9-8"))
+def test_tpu_generation_that_cannot_be_had_so_is_named(accelerator):
+    tpu = load("tpu")
+    with pytest.raises(SystemExit, match=accelerator):
+        tpu.create(tpu.parse(["create", *TPU, "--type", accelerator]))
+
+
+@pytest.mark.parametrize("workdir", ("runs/a", "~/run", "/tmp/run", "/home/me/run", ""))
+def test_tpu_run_directory_that_dies_with_the_slice_is_refused(workdir, capsys):
+    with pytest.raises(SystemExit):
+        load("tpu").parse(["run", *TPU, "--", "--config", "a.py", "--workdir", workdir])
+    assert "dies with the slice" in capsys.readouterr().err
+
+
+FIRST = {"tpu": ["run", *TPU], "slurm": [], "kubernetes": ["--image", "a", "--claim", "b"]}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_dry_run_anywhere_runs_nothing(name):
+    options = load(name).parse([*FIRST[name], *TRAIN, "--dry-run"])
+    assert options.dry_run and options.arguments == TRAIN[1:]
 
 
 def test_tpu_prints_what_it_would_run():
     assert shlex.split(printed("tpu", "delete", *TPU)) == [
-        *["+", "gcloud", "compute", "tpus", "tpu-vm", "delete", "drifa", "--quiet"],
-        "--zone=us-west4-a",
+        *["+", "gcloud", "compute", "tpus", "queued-resources", "delete", "drifa", "--force"],
+        *["--quiet", "--zone=us-west4-a"],
     ]
 
 
@@ -122,12 +232,48 @@ def test_slurm_script_is_bash_and_starts_a_process_for_each_gpu(tmp_path):
     )
     assert flags["nodes"] == "2"
     assert flags["ntasks-per-node"] == flags["gpus-per-node"] == "4"
-    assert flags["partition"] == "gpu"
+    assert flags["partition"] == '"gpu"'
     (srun,) = (line for line in text.splitlines() if line.startswith("srun"))
     assert_trains(shlex.split(srun))
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (75, True), (143, True)])
+def test_slurm_folds_are_an_array_of_jobs(tmp_path):
+    text = printed("slurm", "--folds", "5", "--name", "a study", "--mem", "64G")
+    assert '--job-name="a study"' in text and '--mem="64G"' in text
+    assert "#SBATCH --array=0-4" in text
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "3"}
+    words = subprocess.run(
+        ["bash"], input=text, env=environment, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert words[-2:] == ["--workdir", "/runs/a run/fold-3"]
+    assert {"--config.data.num_folds=5", "--config.data.fold=3"} <= set(words)
+    assert words.count("--workdir") == 1
+
+
+@pytest.mark.parametrize("restarts", (0, 20))
+def test_slurm_job_is_requeued_a_limited_number_of_times(restarts, tmp_path):
+    (tmp_path / "srun").write_text("#!/bin/bash\nexit 137\n")
+    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@"\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    result = subprocess.run(
+        ["bash"], input=printed("slurm"), env=environment, capture_output=True, text=True
+    )
+    assert ("requeue 7" in result.stdout) == (restarts < 20)
+    assert ("given up" in result.stderr) == (restarts == 20)
+
+
+@pytest.mark.parametrize(
+    ("code", "requeued"),
+    [(0, False), (1, False), (75, True), (134, True), (137, True), (143, True)],
+)
 def test_slurm_job_goes_back_into_the_queue_after_a_preemption(code, requeued, tmp_path):
     (tmp_path / "srun").write_text(f"#!/bin/bash\nexit {code}\n")
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@"\n')
