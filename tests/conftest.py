@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 from pathlib import Path
@@ -76,12 +77,22 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_config, tmp_path_factory) -> Path:
-    """The directory of a run that nothing disturbed; to be copied, not changed."""
+def finished_run(tiny_config, tmp_path_factory, worker_id) -> Path:
+    """The directory of a run that nothing disturbed; to be copied, not changed.
+
+    The first of several test workers trains it for all.
+    """
     from drifa_jax.commands.train import train_and_test
 
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    # Optax raises a float to an integer power, which strict dtypes forbid.
-    with jax.numpy_dtype_promotion("standard"):
-        assert train_and_test(tiny_config(), workdir) == 0
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        folder = folder.parent
+    workdir = folder / "finished_run"
+    with (folder / "finished_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "finished_run.done").exists():
+            # Optax raises a float to an integer power, which strict dtypes forbid.
+            with jax.numpy_dtype_promotion("standard"):
+                assert train_and_test(tiny_config(), workdir) == 0
+            (folder / "finished_run.done").touch()
     return workdir
