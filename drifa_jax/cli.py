@@ -20,6 +20,7 @@ SUBCOMMANDS: dict[str, str] = {
     "run": "verify, train, evaluate, explain, report and export, over all folds",
     "train": "train and evaluate a network from a config file",
     "ablate": "measure what each part of a network is worth by taking it away",
+    "benchmark": "compare ways to fuse on published folds of truly paired records",
     "data": "prepare, verify, count and show the data of a configuration",
     "convert": "bring weights from Keras, PyTorch or safetensors, and back",
     "parity": "compare a network with its PyTorch twin, intermediate by intermediate",

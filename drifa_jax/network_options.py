@@ -45,7 +45,8 @@ class NetworkOptions:
       readout: how heads read the branches, a name in `models.registry.READOUTS`: "concatenate"
         gives each head the features of all modalities, as in the paper; "average" gives each
         modality its own head and averages their probabilities; "experts" multiplies the
-        probabilities of a head a modality and a fused one, over the prior.
+        probabilities of a head a modality and a fused one, over the prior; "auxiliary" trains
+        those heads and answers by the fused one.
       compute_dtype: of convolutions and activations; parameters and statistics stay float32.
       padding: "same" pads strided convolutions at the end, as TensorFlow and JAX do;
         "symmetric" pads both sides alike, as PyTorch does. They differ where the stride is 2,

@@ -37,6 +37,7 @@ LAYERS = (
     ("explain",),
     ("report",),
     ("plan",),
+    ("benchmark",),
     ("commands",),
     ("cli",),
     ("main",),

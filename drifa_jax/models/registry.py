@@ -19,6 +19,7 @@ from drifa_jax.models.backbones.vit import VIT_PLANS, ViT
 from drifa_jax.models.fusions.contract import Fusion
 from drifa_jax.models.fusions.drifa import DRIFAFusion
 from drifa_jax.models.fusions.identity_gates import IdentityGates
+from drifa_jax.models.readouts.auxiliary import AuxiliaryHeads
 from drifa_jax.models.readouts.average import AveragedHeads
 from drifa_jax.models.readouts.concatenate import ConcatenatedHead
 from drifa_jax.models.readouts.contract import Readout
@@ -50,6 +51,7 @@ READOUTS: dict[str, Callable[..., Readout]] = {
     "concatenate": ConcatenatedHead,
     "average": AveragedHeads,
     "experts": ExpertHeads,
+    "auxiliary": AuxiliaryHeads,
 }
 """`(num_features, num_classes, *, options, rngs) -> Readout`, of models/readouts/contract.py."""
 

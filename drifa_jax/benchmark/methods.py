@@ -1,0 +1,63 @@
+"""What a benchmark compares: ways to fuse, on the same branches, under the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from drifa_jax.ablate.variants import Variant
+from drifa_jax.errors import UserError
+
+REFERENCE = "concatenation"
+"""Concatenation with the same auxiliary heads: what the best method must beat."""
+
+BEST = "best"
+
+_APART: dict[str, Any] = {"model.fusion": "drifa", "model.mfa_parts": (),
+                          "model.stage_mfa_parts": (), "model.mifa_parts": ()}  # fmt: skip
+
+
+def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
+    """All methods over given modalities; each is a change of the set's configuration."""
+    return (
+        Variant(
+            BEST,
+            "product of experts behind identity gates",
+            {**_APART, "model.fusion": "identity_gates", "model.readout": "experts"},
+        ),
+        Variant(
+            REFERENCE,
+            "concatenation, with the same auxiliary heads",
+            {**_APART, "model.readout": "auxiliary"},
+        ),
+        Variant("drifa", "the paper's attention and readout", {}),
+        Variant("plain_concatenation", "concatenation, one head", _APART),
+        Variant(
+            "late_average",
+            "mean of the probabilities of a head a modality",
+            {**_APART, "model.readout": "average"},
+        ),
+        Variant(
+            "experts",
+            "product of experts without attention",
+            {**_APART, "model.readout": "experts"},
+        ),
+        *(
+            Variant(f"only_{m}", f"{m} alone", {**_APART, "data.only_modalities": (m,)})
+            for m in modalities
+        ),
+    )
+
+
+def chosen(modalities: Sequence[str], names: Sequence[str]) -> tuple[Variant, ...]:
+    """The methods of these names, all when there are none, the reference always among them.
+
+    Raises:
+      UserError: for a name that no method has.
+    """
+    known = {method.name: method for method in methods(modalities)}
+    for name in names:
+        # A single modality of another set is no mistake.
+        if name not in known and not name.startswith("only_"):
+            raise UserError(f"--methods: there is no {name!r}; choose among {', '.join(known)}.")
+    return tuple(m for m in known.values() if not names or m.name in (REFERENCE, *names))
