@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ RESEARCH_NOTE = "Research use only. Not a medical device."
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """How cells begin that a spreadsheet would run."""
+OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys in a cell: controls but tabs and ends of lines, changes of direction."""
 
 
 def printable(text: str) -> str:
@@ -30,8 +33,15 @@ def printable(text: str) -> str:
 
 
 def harmless(cell: Any) -> Any:
-    """A cell that spreadsheets do not take for a formula: such names get a quote before them."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+    """A cell that neither a spreadsheet nor a terminal obeys.
+
+    What would be a formula gets a quote before it. Control characters and changes of direction
+    are replaced; Parquet files beside keep them.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = OBEYED.sub("\N{REPLACEMENT CHARACTER}", cell)
+    if not cell.startswith(FORMULA_STARTS):
         return cell
     try:
         float(cell)

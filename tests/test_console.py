@@ -58,6 +58,13 @@ def test_a_cell_is_no_formula(start):
     assert harmless("-1.5") == "-1.5" and harmless("plain") == "plain" and harmless(3) == 3
 
 
+def test_cells_hold_nothing_that_a_terminal_obeys():
+    assert harmless("\x1b[31mred\u202egnp.exe") == "\N{REPLACEMENT CHARACTER}[31mred" + (
+        "\N{REPLACEMENT CHARACTER}gnp.exe"
+    )
+    assert harmless("n\u00e9vus, \u05d0\u05d1\n2") == "n\u00e9vus, \u05d0\u05d1\n2"
+
+
 @pytest.mark.filterwarnings("error:Glyph")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_figures_draw_names_as_they_are(name, tmp_path):

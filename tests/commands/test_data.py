@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 
 import numpy as np
 import pytest
@@ -130,3 +131,51 @@ def test_wrong_flags_are_named(arguments, words):
 def test_overrides_need_a_configuration(scans):
     with pytest.raises(UserError, match="give --config as well"):
         drifa_data("stats", *flags(scans), overrides=[("data.split_seed", "1")])
+
+
+@pytest.fixture
+def folders(tmp_path):
+    def write(counts):
+        generator = np.random.Generator(np.random.Philox(1))
+        for folder, count in counts.items():
+            (tmp_path / "drawn" / folder).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (16, 16), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "drawn" / folder / f"{number}.png")
+        return tmp_path / "drawn"
+
+    return write
+
+
+def test_verify_shows_names_as_text_that_a_terminal_does_not_obey(folders, capsys):
+    root = folders({"\x1b[31mred": 6, "nor\u202emal": 6})
+    drifa_data("verify", "--root", root, "--size", 16, "--channels", 1)
+    told = capsys.readouterr()
+    assert "[31mred" in told.out
+    assert not {"\x1b", "\u202e"} & set(told.out + told.err)
+
+
+def test_what_is_left_out_or_guessed_is_told_by_verify_and_prepare(folders, tmp_path, capsys):
+    root = folders({"scans": 12})
+    rows = "".join(f"r{k},scans/{k}.png,{('x', 'X', 'y')[k % 3]}\n" for k in range(12))
+    (root / "t.csv").write_text("id,image,label\n" + rows + "r12,,y\n")
+    given = ["--root", root, "--format", "manifest", "--table", "t.csv", "--size", 16]
+    given += ["--id-column", "id", "--image-column", "image", "--channels", 1]
+    assert drifa_data("verify", *given) == 0
+    assert drifa_data("prepare", *given, "--output", tmp_path / "set") == 0
+    told = capsys.readouterr()
+    for line in ("left out: 1 rows without image", "'x' and 'X' of label are one class"):
+        assert line in told.out
+        assert f"NOTE: {root / 't.csv'}: {line}" in told.err
+    assert drifa_data("verify", "--root", tmp_path / "set", "--format", "prepared") == 0
+    assert "left out: 1 rows without image" in capsys.readouterr().out
+
+
+def test_one_class_is_refused_by_verify_and_prepare_as_by_train(folders, tmp_path, capsys):
+    given = ["--root", folders({"all": 12}), "--size", 16, "--channels", 1]
+    words = r"has one class only \(all\), so there is nothing to tell apart"
+    assert drifa_data("verify", *given) == 1
+    assert re.search(words, capsys.readouterr().out)
+    with pytest.raises(UserError, match=words):
+        drifa_data("prepare", *given, "--output", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
