@@ -8,6 +8,7 @@ import pytest
 from drifa_jax.errors import UserError
 from drifa_jax.predict.predictor import load
 from drifa_jax.train.metrics_log import read_metrics
+from tests.train import toy  # noqa: F401  (it enters its parts into the registry)
 from tests.train.attempts import Attempts
 
 TRAIN = {"checkpoint_every_steps": 1, "num_epochs": 6}
