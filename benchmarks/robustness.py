@@ -285,8 +285,10 @@ class Training(_Kind):
         found = {n: digest(run / n) for n in ("metrics.jsonl", "metrics.json", "predictions.csv")}
         for path in sorted((run / "checkpoints").iterdir()):
             for item in ("model", "training"):
-                index = json.loads((path / f"{item}_index" / "metadata").read_text())
-                found[f"{path.name}/{item}"] = index["identity"], index["checksums"]
+                # A kill may leave half of one that was being deleted.
+                if (written := path / f"{item}_index" / "metadata").is_file():
+                    index = json.loads(written.read_text())
+                    found[f"{path.name}/{item}"] = index["identity"], index["checksums"]
         return found | {"names": names_in(run)}
 
 

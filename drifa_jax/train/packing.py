@@ -16,6 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from drifa_jax.sharding import ENSEMBLE_AXIS, is_large, put
 
+BLOCK = 4096
+"""Words that checksums weigh together."""
+
 Packed = dict[str, dict[str, Any]]
 """`large`: name -> array; `small`: dtype -> the small arrays of that dtype, `[n]` or `[e, n]`."""
 
@@ -137,10 +140,23 @@ def _sum_of_pieces(leaf: Any) -> int:
 
 
 def _sum(array: np.ndarray, first_column: int) -> int:
-    rows = np.ascontiguousarray(array).reshape(-1, *array.shape[-1:] or (1,))
-    columns = np.add.reduce(rows.view(np.uint32), axis=0, dtype=np.uint32)
-    weights = 2 * np.arange(first_column, first_column + len(columns), dtype=np.uint32) + 1
-    return int(np.add.reduce(columns * weights, dtype=np.uint32))
+    rows = np.ascontiguousarray(array).reshape(-1, *array.shape[-1:] or (1,)).view(np.uint32)
+    columns = rows[0] if len(rows) == 1 else _added(rows)
+    # The weight of a column, 2 place + 1, is that within its block and that of the block: products
+    # of long arrays take many times as long as sums.
+    end = len(columns) // BLOCK * BLOCK
+    blocks, rest = columns[:end].reshape(-1, BLOCK), columns[end:]
+    weights = 2 * np.arange(BLOCK, dtype=np.uint32) + 1
+    of_blocks = np.add.reduce(blocks, axis=1, dtype=np.uint32)
+    starts = np.arange(len(blocks), dtype=np.uint32) * (2 * BLOCK)
+    total = int(_added(_added(blocks) * weights)) + int(_added(of_blocks * starts))
+    total += int(_added(rest * (weights[: len(rest)] + 2 * end)))
+    all_columns = int(_added(of_blocks)) + int(_added(rest))
+    return (total + 2 * first_column * all_columns) % 2**32
+
+
+def _added(values: np.ndarray) -> np.ndarray:
+    return np.add.reduce(values, axis=0, dtype=np.uint32)
 
 
 def _is_whole(leaf: Any) -> bool:

@@ -11,7 +11,7 @@ from drifa_jax.train.metrics_log import read_metrics
 from tests.train import toy  # noqa: F401  (it enters its parts into the registry)
 from tests.train.attempts import Attempts
 
-TRAIN = {"checkpoint_every_steps": 1, "num_epochs": 6}
+TRAIN = {"checkpoint_every_steps": 1, "num_epochs": 3}
 
 
 @pytest.fixture(scope="module")
