@@ -388,7 +388,7 @@ def _volume_problems(name: str, modality: ModalityConfig) -> list[str]:
             problems.append(f"{where}.{option} is {value}, which is for volumes; set {where}.depth")
     if spacing and (len(spacing) != 3 or min(spacing) <= 0):
         problems.append(f"{where}.spacing is {spacing}; give three lengths in mm, above 0")
-    elif spacing and modality.format not in ("nifti", "dicom"):
+    elif spacing and modality.format not in ("nifti", "dicom", "manifest"):
         problems.append(
             f"{where}.spacing is {spacing}, and {modality.format!r} does not say how far voxels "
             "are apart; leave it empty"

@@ -43,6 +43,7 @@ FLAGS = {
     "format": "folders, manifest, npz, npy, prepared, dicom, nifti or tfds",
     "task": "name of the task",
     "classes": "class names, separated by commas",
+    "depth": "npz, npy, dicom, nifti, manifest: slices of a volume; 0 reads pictures",
     "channels": "of the images: 1 (grey) or 3 (colour)",
     "fit": "how another aspect ratio is fitted: stretch, pad or crop",
     "group_pattern": "regular expression for the patient",

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from drifa_jax.data.pipeline import Transform
-from drifa_jax.data.record import ModalitySpec, Source
+from drifa_jax.data.record import Source, TabularSpec
 
 TILE = 96
 GAP = 4
+SHOWN_SLICES = 3
+"""Of each volume, without the first and the last slice."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def strips(
     """
     rows = []
     for split, source in sources.items():
-        pictures = [spec.name for spec in source.modalities if isinstance(spec, ModalitySpec)]
+        pictures = [s.name for s in source.modalities if not isinstance(s, TabularSpec)]
         for task in source.tasks:
             labels = source.labels(task.name)
             for label, kind in enumerate(task.classes):
@@ -60,7 +62,7 @@ def strips(
                     for picture in shown:
                         for name in pictures:
                             if name in picture.images:
-                                tiles[name].append(_tile(picture.images[name]))
+                                tiles[name] += _tiles(picture.images[name])
                 rows += [
                     Strip(split, task.name, kind, name, tuple(images))
                     for name, images in tiles.items()
@@ -106,6 +108,14 @@ def write_html(path: Path, rows: list[Strip], title: str) -> None:
         "<style>body{font-family:sans-serif}td{padding:2px 8px}img{margin:1px}</style>"
         f"<h1>{safe}</h1><table><tr>{head}</tr>{''.join(lines)}</table></html>\n"
     )
+
+
+def _tiles(image: np.ndarray) -> list[np.ndarray]:
+    """One tile of a picture; of a volume one of each of a few slices, evenly spaced."""
+    if image.ndim == 3:
+        return [_tile(image)]
+    numbers = np.linspace(0, len(image) - 1, SHOWN_SLICES + 2)[1:-1].round().astype(int)
+    return [_tile(image[number]) for number in numbers]
 
 
 def _tile(image: np.ndarray) -> np.ndarray:

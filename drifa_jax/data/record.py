@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -99,6 +99,17 @@ def image_spec(name: str, at: ModalityConfig) -> ModalitySpec:
             "it to 0."
         )
     return ModalitySpec(name, at.height, at.width, at.channels)
+
+
+def described_spec(fields: Mapping[str, Any]) -> Spec:
+    """A spec from its own fields, as plain values.
+
+    Raises:
+      TypeError: for the fields of none.
+    """
+    if "num_features" in fields:
+        return TabularSpec(**fields)
+    return (VolumeSpec if "depth" in fields else ModalitySpec)(**fields)
 
 
 @dataclass(frozen=True)

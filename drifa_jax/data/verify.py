@@ -16,7 +16,7 @@ import numpy as np
 
 from drifa_jax.data.duplicates import Fingerprints, difference_hash, find_duplicates
 from drifa_jax.data.label_checks import OK, label_findings
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.data.record import MISSING_LABEL, Source, TabularSpec
 from drifa_jax.data.records import notes_of
 from drifa_jax.data.splits import class_counts, leaking_groups
 from drifa_jax.errors import UserError
@@ -54,7 +54,7 @@ def inspect(source: Source, progress: Callable[[int], None] = lambda count: None
     """Read every record of a split once."""
     facts = SplitFacts()
     names = [spec.name for spec in source.modalities]
-    pictures = [spec.name for spec in source.modalities if isinstance(spec, ModalitySpec)]
+    pictures = [spec.name for spec in source.modalities if not isinstance(spec, TabularSpec)]
     sums = {name: np.zeros(3) for name in names}
     lowest = dict.fromkeys(names, np.inf)
     highest = dict.fromkeys(names, -np.inf)

@@ -28,8 +28,9 @@ class RecordMap:
     """Grad-CAM of one modality of one record.
 
     Attributes:
-      mean: `[h, w]` float32 in 0..1, over the members, at the size of the image.
-      spread: `[h, w]`, standard deviation over the members; zero of a single network.
+      mean: `[h, w]` float32 in 0..1, over the members, at the size of the image; `[d, h, w]` of a
+        volume.
+      spread: likewise, standard deviation over the members; zero of a single network.
     """
 
     mean: np.ndarray
@@ -46,7 +47,8 @@ class Explanation:
       predicted: the class that is explained, by name.
       probability: of it, uncalibrated.
       predictive_entropy, mutual_information: of the record, in nats.
-      images: modality -> `[h, w, c]` uint8 at the network's size; absent ones are missing.
+      images: modality -> `[h, w, c]` uint8 at the network's size, of volumes `[d, h, w, c]`; absent
+        ones are missing.
       rows: tabular modality -> column -> value in words; absent ones are missing.
       maps: modality -> Grad-CAM of the class, of images alone: a table has no places to map.
       shapley: modality -> contribution to the probability of the class without dropout, mean over

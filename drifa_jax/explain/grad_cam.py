@@ -31,13 +31,13 @@ SMALLEST_SIDE = 7
 
 @dataclass(frozen=True)
 class Maps:
-    """Grad-CAM of one modality, at the size of its images.
+    """Grad-CAM of one modality, at the size of its images or volumes.
 
     Each member's map is divided by its maximum, so that no member outweighs the others; a map
     without any positive evidence stays zero.
 
     Attributes:
-      members: `[e, b, h, w]` float32 in 0..1.
+      members: `[e, b, h, w]` float32 in 0..1, of volumes `[e, b, d, h, w]`.
       stage: number of the stage whose features were weighed.
     """
 
@@ -46,12 +46,12 @@ class Maps:
 
     @property
     def mean(self) -> np.ndarray:
-        """`[b, h, w]`, over the members."""
+        """`[b, (d,) h, w]`, over the members."""
         return self.members.mean(axis=0)
 
     @property
     def spread(self) -> np.ndarray:
-        """`[b, h, w]`, standard deviation over the members; zero of a single network."""
+        """`[b, (d,) h, w]`, standard deviation over the members; zero of a single network."""
         return self.members.std(axis=0)
 
 
@@ -64,11 +64,11 @@ def grad_cam(
     present: Present | None = None,
     stage: int | None = None,
 ) -> dict[str, Maps]:
-    """Maps of every modality that is an image.
+    """Maps of every modality that is an image or a volume.
 
     Args:
       restored: the members.
-      pixels: modality -> `[b, h, w, c]` uint8 at the network's size.
+      pixels: modality -> `[b, (d,) h, w, c]` uint8 at the network's size.
       task: whose answer is explained.
       classes: `[b]` int, the class of each record whose evidence is shown.
       present: modality -> `[b]` bool; the map of an absent modality is zero.
@@ -86,7 +86,7 @@ def grad_cam(
     classes = np.asarray(classes, np.int32)
     if classes.min() < 0 or classes.max() >= len(names[task]):
         raise ValueError(f"classes holds {classes}; {task!r} has {len(names[task])} classes.")
-    sizes = {m: x.shape[1:3] for m, x in pixels.items() if np.ndim(x) == 4}
+    sizes = {m: x.shape[1:-1] for m, x in pixels.items() if np.ndim(x) > 3}
     sides = _shortest_sides(restored.network, pixels)
     if stage is None:
         stage = max((k for k, side in enumerate(sides) if side >= SMALLEST_SIDE), default=0)
@@ -135,9 +135,9 @@ def class_maps(
     """`[b, h, w]` of every modality that has a map: `relu(sum_c mean(gradient_c) * feature_c)`."""
     maps = {}
     for m, x in features.items():
-        if "/" in m or x.ndim != 4:  # what goes beside a map, and tables
+        if "/" in m or x.ndim < 4:  # what goes beside a map, and tables
             continue
-        weight = jnp.mean(gradients[m], axis=(1, 2), keepdims=True)
+        weight = jnp.mean(gradients[m], axis=tuple(range(1, x.ndim - 1)), keepdims=True)
         maps[m] = jax.nn.relu(jnp.sum(weight * x, axis=-1)).astype(jnp.float32)
     return maps
 
@@ -158,15 +158,23 @@ def _shortest_sides(network: Functional, pixels: Pixels) -> list[int]:
     ]
 
 
-def _normalised(maps: np.ndarray, size: tuple[int, int], held: np.ndarray) -> np.ndarray:
-    """`[e, b, h, w]` at the size of the images, each map with the maximum 1 or all zero."""
-    height, width = size
-    out = np.zeros((*maps.shape[:2], height, width), np.float32)
+def _normalised(maps: np.ndarray, size: tuple[int, ...], held: np.ndarray) -> np.ndarray:
+    """`[e, b, *size]` at the size of the images, each map with the maximum 1 or all zero."""
+    out = np.zeros((*maps.shape[:2], *size), np.float32)
     for member, row in np.ndindex(*maps.shape[:2]):
         if held[row]:
-            out[member, row] = cv2.resize(
-                maps[member, row], (width, height), interpolation=cv2.INTER_LINEAR
-            )
+            out[member, row] = _enlarged(maps[member, row], size)
     # After the resize, which flattens peaks.
-    largest = out.max(axis=(2, 3), keepdims=True)
+    largest = out.max(axis=tuple(range(2, out.ndim)), keepdims=True)
     return np.divide(out, largest, out=out, where=largest > 0)
+
+
+def _enlarged(heat: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A map at the size of its image, by linear sampling along every axis."""
+    *depth, height, width = size
+    if not depth:
+        return cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
+    planes = np.stack([_enlarged(plane, (height, width)) for plane in heat])
+    columns = planes.reshape(len(planes), -1)
+    resized = cv2.resize(columns, (columns.shape[1], *depth), interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(size)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from drifa_jax.console import RESEARCH_NOTE
-from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.record import Spec, TabularSpec, VolumeSpec
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
 from drifa_jax.predict.exported import (
@@ -166,14 +166,16 @@ def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
     return bytes(exported.serialize()), [np.asarray(leaf) for leaf in leaves]
 
 
-def _modality_card(spec: ModalitySpec | TabularSpec, reading: Reading) -> dict[str, Any]:
+def _modality_card(spec: Spec, reading: Reading) -> dict[str, Any]:
     if isinstance(spec, TabularSpec):
         return {
             "num_features": spec.num_features,
             "features": list(reading.encoding.feature_names),
             "encoding": dataclasses.asdict(reading.encoding),
         }
-    card = {"height": spec.height, "width": spec.width, "channels": spec.channels}
+    card = {name: value for name, value in dataclasses.asdict(spec).items() if name != "name"}
+    if isinstance(spec, VolumeSpec):
+        card["spacing"] = list(reading.spacing)
     return card | {"fit": reading.fit, "format": reading.format, "window": reading.window}
 
 
@@ -189,7 +191,8 @@ def _card(predictor: Predictor) -> dict[str, Any]:
             s.name: _modality_card(s, description.readings[s.name]) for s in description.modalities
         },
         "preprocessing": "uint8 0..255 at the size above (area averaging where the image "
-        "shrinks, else linear); the program divides by 255",
+        "shrinks, else linear; volumes run upwards, backwards and to the patient's left); the "
+        "program divides by 255",
         "may_lack_modalities": description.may_lack_modalities,
         "tasks": {
             task: {

@@ -150,7 +150,7 @@ class ExportedNetwork:
         """Answers by task, and how far each record is from those that the network knows.
 
         Args:
-          images: modality -> uint8 `[b, h, w, c]` at the size in the card; of a table, float32
+          images: modality -> uint8 `[b, (d,) h, w, c]` at the size in the card; of a table, float32
             `[b, num_features]`, encoded as the card says. Modalities may be left out where the
             card says so.
           record_ids: names, part of the keys of the samples; "0", "1", ... when None.
@@ -204,8 +204,8 @@ class ExportedNetwork:
         pixels, present = {}, {}
         for name, spec in specs.items():
             is_table = "num_features" in spec
-            rest = ("num_features",) if is_table else ("height", "width", "channels")
-            shape = (count, *(spec[side] for side in rest))
+            rest = ("num_features", "depth", "height", "width", "channels")
+            shape = (count, *(spec[side] for side in rest if side in spec))
             dtype = np.dtype(np.float32 if is_table else np.uint8)
             given = np.asarray(images[name]) if name in images else np.zeros(shape, dtype)
             if given.shape != shape or given.dtype != dtype:

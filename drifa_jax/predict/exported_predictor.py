@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.record import TabularSpec, described_spec
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.post_processing.saved import PostProcessing
@@ -97,8 +97,11 @@ def _description(card: dict[str, Any]) -> Description:
             specs.append(TabularSpec(name, facts["num_features"]))
             readings[name] = Reading.from_json({"format": "table", "encoding": facts["encoding"]})
             continue
-        specs.append(ModalitySpec(name, facts["height"], facts["width"], facts["channels"]))
+        sides = {s: facts[s] for s in ("depth", "height", "width", "channels") if s in facts}
+        specs.append(described_spec({"name": name, **sides}))
         kept = {key: facts[key] for key in ("fit", "format", "window")}
+        if "depth" in facts:
+            kept |= {"volume": True, "spacing": facts["spacing"]}
         readings[name] = Reading.from_json(kept | {"encoding": None})
     return Description(
         tuple(specs),

@@ -57,7 +57,8 @@ def find_cases(arguments: Sequence[str], modalities: Sequence[str] | Readings) -
       each was prepared alone, paired by record id.
 
     A NIfTI volume stands for the slices that training would take from it, each a record with the
-    case's other modalities beside it; `scan.nii.gz:43` is one slice.
+    case's other modalities beside it; `scan.nii.gz:43` is one slice. Of a network of volumes it is
+    one record, and so is a folder that holds a DICOM series.
 
     Args:
       arguments: as above.
@@ -98,7 +99,8 @@ def _unnamed(arguments: Sequence[str], modalities: Readings, left_out: LeftOut) 
             f"This network reads {len(modalities)} modalities, so files must say which they are: "
             f"{_forms(modalities)}."
         )
-    if folders := [path for path in paths if path.is_dir()]:
+    (reading,) = modalities.values()
+    if folders := [path for path in paths if path.is_dir() and not reading.accepts(path)]:
         raise UserError(f"{folders[0]} is a folder; give one folder, or files only.")
     return _cases({next(iter(modalities)): {str(path): path for path in paths}}, modalities)
 
@@ -127,10 +129,12 @@ def _named(named: Sequence[tuple[str, str, str]], modalities: Readings, left_out
         if not split_slice(value)[0].exists():
             raise UserError(f"{name}={value}: there is no such file or folder.")
         (tables if modalities[name].format == TABLE else given)[name] = Path(value)
-    if given and all(path.is_dir() for path in given.values()):
+    # The folder of a series is a case, as a file is.
+    folders = [path.is_dir() and not modalities[n].accepts(path) for n, path in given.items()]
+    if given and all(folders):
         found = {n: _files_below(path, modalities[n], left_out) for n, path in given.items()}
         return _cases(_with_rows(found, tables, modalities, left_out), modalities)
-    if any(path.is_dir() for path in given.values()):
+    if any(folders):
         raise UserError("Some modalities name a file and some a folder; give one or the other.")
     record_id = "+".join(dict.fromkeys(_case_name(path) for path in given.values()))
     found = {name: {record_id: path} for name, path in given.items()}
@@ -164,14 +168,20 @@ def _folder(folder: Path, modalities: Readings, left_out: LeftOut) -> Cases:
 
 
 def _files_below(folder: Path, reading: Reading, left_out: LeftOut) -> dict[str, Item]:
-    """Relative name without suffix -> path."""
+    """Relative name without suffix -> path; of volumes also folders that hold a series."""
     found: dict[str, Item] = {}
-    for path in files_below(folder, left_out):
+    paths = files_below(folder, left_out)
+    if reading.volume:
+        holding = (place for place in sorted({path.parent for path in paths}))
+        series = [place for place in holding if reading.accepts(place)]
+        paths = [*series, *(path for path in paths if path.parent not in series)]
+    for path in paths:
         if not reading.accepts(path):
             kind = path.suffix.lower() or "no suffix"
             left_out.add(f"files that are no images of the modality ({kind})")
         else:
-            name = (path.relative_to(folder).parent / _case_name(path)).as_posix()
+            place = path.relative_to(folder).parent if path != folder else Path()
+            name = (place / _case_name(path)).as_posix()
             if name in found:
                 raise UserError(f"{found[name]} and {path} would be the same case; rename one.")
             found[name] = path
@@ -181,7 +191,9 @@ def _files_below(folder: Path, reading: Reading, left_out: LeftOut) -> dict[str,
 
 
 def _case_name(path: Path) -> str:
-    """The file's name without suffix; a slice number stays."""
+    """The file's name without suffix; a slice number stays, and a folder's name."""
+    if path.is_dir():
+        return path.resolve().name
     file, number = split_slice(path.name)
     name = stem(Path(file.name))
     name = file.stem if name == file.name else name
@@ -266,7 +278,9 @@ def _manifest(table: Path, modalities: Readings) -> Cases:
                 found[name][case] = row
                 continue
             path = table.parent / row[name]
-            if not split_slice(str(path))[0].is_file():
+            if not split_slice(str(path))[0].is_file() and not (
+                path.is_dir() and modalities[name].accepts(path)
+            ):
                 problems.add(f"line {number}", f"names {row[name]!r}, but {path} is no file")
             found[name][case] = path
     problems.raise_any("Correct the table.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drifa_jax.data.prepare import PLAN_FILE
-from drifa_jax.data.record import ModalitySpec
+from drifa_jax.data.record import TabularSpec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.prepared import DESCRIPTION_FILE, open_prepared
 from drifa_jax.errors import UserError
@@ -79,7 +79,7 @@ def _open(folder: Path, split: str | None) -> Records:
 
 def _items(source: Records, name: str, folder: Path) -> dict[str, Item]:
     (spec,) = (spec for spec in source.modalities if spec.name == name)
-    if not isinstance(spec, ModalitySpec):
+    if isinstance(spec, TabularSpec):
         raise UserError(
             f"{folder}: {name} holds no images but encoded rows, which other training rows may "
             f"have encoded otherwise; give the table itself, as {name}=TABLE.csv."

@@ -20,10 +20,13 @@ from drifa_jax.data.readers.any_file import (
     read_any,
     split_slice,
 )
+from drifa_jax.data.readers.any_volume import ARRAY_SUFFIX, read_any_volume
 from drifa_jax.data.readers.dicom_files import claims_dicom, is_dicom
-from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.readers.series import holds_series
+from drifa_jax.data.record import PixelSpec, Spec, TabularSpec, VolumeSpec
 from drifa_jax.data.sources.walking import HIDDEN
 from drifa_jax.data.table import TableColumns, TableEncoding
+from drifa_jax.data.volumes import Voxels, fit_voxels
 from drifa_jax.errors import UserError
 
 IMAGE, TABLE, ANY = PICTURE, "table", "any"
@@ -35,7 +38,7 @@ class Stored:
     """Pixels of a prepared set: exactly what the network reads, or of no use to it.
 
     Attributes:
-      pixels: `[h, w, c]` uint8.
+      pixels: `[h, w, c]` or `[d, h, w, c]` uint8.
       name: of the record, for messages.
     """
 
@@ -61,6 +64,8 @@ class Reading:
       encoding: of tables, how a row becomes numbers.
       id_column: of tables, the column that named records in training.
       mean, std: of each channel of pixels in 0..1, by which the network normalises; or empty.
+      volume: whether whole volumes are read; NIfTI and DICOM give slices otherwise.
+      spacing: of volumes, of the voxels that the network reads, in mm; or empty.
     """
 
     format: str = IMAGE
@@ -70,13 +75,15 @@ class Reading:
     id_column: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    volume: bool = False
+    spacing: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reading:
         """Raises TypeError, KeyError or ValueError where the values are not those of a reading."""
         values = dict(values)
         encoding = values.pop("encoding")
-        moments = {name: tuple(values.pop(name, ())) for name in ("mean", "std")}
+        moments = {name: tuple(values.pop(name, ())) for name in ("mean", "std", "spacing")}
         reading = cls(
             **values, **moments, encoding=None if encoding is None else _encoding(encoding)
         )
@@ -91,12 +98,16 @@ class Reading:
         return (*part.numeric, *part.categorical)
 
     def accepts(self, path: Path) -> bool:
-        """Whether a file may hold this modality, by its name."""
+        """Whether a file (or, of a DICOM series, a folder) may hold this modality, by its name."""
+        if self.volume and path.is_dir():
+            return self.format in (DICOM, ANY) and holds_series(path)
         if path.name.startswith(HIDDEN) or not path.is_file():
             return False
-        if self.format == DICOM:
+        if self.format == DICOM and not self.volume:
             return is_dicom(path) or claims_dicom(path)
         kind = kind_by_name(path.name)
+        if self.volume:
+            return path.suffix.lower() == ARRAY_SUFFIX if self.format == IMAGE else kind == NIFTI
         if self.format == ANY:
             return kind in (PICTURE, NIFTI) or is_dicom(path)
         return kind == self.format
@@ -108,6 +119,8 @@ class Reading:
 
     def is_volume(self, path: str) -> bool:
         """Whether a file stands for the slices of a volume."""
+        if self.volume:
+            return False
         kind = kind_by_name(path) if self.format == ANY else self.format
         return kind == NIFTI and split_slice(path)[1] is None
 
@@ -115,6 +128,11 @@ class Reading:
     def suffixes(self) -> str:
         """What files of this modality are called, for messages."""
         pictures, volumes = ", ".join(IMAGE_SUFFIXES), ", ".join(nifti.SUFFIXES)
+        if self.volume:
+            series = "a folder with a DICOM series"
+            return {DICOM: series, NIFTI: volumes, ANY: f"{volumes}, {series}"}.get(
+                self.format, ARRAY_SUFFIX
+            )
         return {DICOM: "DICOM", NIFTI: volumes, ANY: f"{pictures}, DICOM, {volumes}"}.get(
             self.format, pictures
         )
@@ -135,13 +153,19 @@ def readings_of(config: DataConfig, specs, tables: Mapping[str, TableEncoding]):
         kinds = {DICOM: DICOM, NIFTI: NIFTI, "manifest": ANY} if config.source == "files" else {}
         kind = kinds.get(part.format, IMAGE)
         window = part.window if kind in (DICOM, ANY) else ""
-        readings[spec.name] = Reading(kind, part.fit, window, mean=part.mean, std=part.std)
+        readings[spec.name] = Reading(
+            kind,
+            part.fit,
+            window,
+            mean=part.mean,
+            std=part.std,
+            volume=isinstance(spec, VolumeSpec),
+            spacing=part.spacing,
+        )
     return readings
 
 
-def read_item(
-    item: Item, spec: ModalitySpec | TabularSpec, reading: Reading, name: str
-) -> np.ndarray:
+def read_item(item: Item, spec: Spec, reading: Reading, name: str) -> np.ndarray:
     """One record's array of one modality, shaped and typed as `spec`; zeros where it is None.
 
     Raises:
@@ -168,10 +192,17 @@ def read_item(
         raise UserError(
             f"{name}: has pixels of type {array.dtype}; give uint8 from 0 to 255, or a file."
         )
+    if isinstance(spec, VolumeSpec):
+        # An array does not say how far its voxels are apart.
+        return fit_voxels(Voxels(array, None), spec, fit=reading.fit, spacing=(), name=name)
     return fit_image(array, spec, fit=reading.fit, name=name)
 
 
-def _read_file(text: str, spec: ModalitySpec, reading: Reading) -> np.ndarray:
+def _read_file(text: str, spec: PixelSpec, reading: Reading) -> np.ndarray:
+    if isinstance(spec, VolumeSpec):
+        options = {"fit": reading.fit, "spacing": reading.spacing, "window": reading.window}
+        kind = None if reading.format == IMAGE else reading.kind
+        return read_any_volume(text, spec, kind=kind, **options)
     if reading.format == IMAGE:
         return decode_file(Path(text), spec, fit=reading.fit)
     return read_any(text, spec, fit=reading.fit, window=reading.window, kind=reading.kind)

@@ -12,7 +12,7 @@ import numpy as np
 
 from drifa_jax.config import Config, DataConfig
 from drifa_jax.data.dataset import Dataset, open_dataset
-from drifa_jax.data.record import ModalitySpec, TabularSpec
+from drifa_jax.data.record import Spec, described_spec
 from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
@@ -40,7 +40,7 @@ class Description:
       data: where the training records came from, in words.
     """
 
-    modalities: tuple[ModalitySpec | TabularSpec, ...]
+    modalities: tuple[Spec, ...]
     readings: Mapping[str, Reading]
     tasks: Mapping[str, tuple[str, ...]]
     may_lack_modalities: bool
@@ -52,10 +52,7 @@ class Description:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Description:
-        specs = tuple(
-            (TabularSpec if "num_features" in spec else ModalitySpec)(**spec)
-            for spec in values["modalities"]
-        )
+        specs = tuple(described_spec(spec) for spec in values["modalities"])
         if "readings" in values:
             readings = {s.name: Reading.from_json(values["readings"][s.name]) for s in specs}
         else:  # of runs that read images alone

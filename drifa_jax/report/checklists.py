@@ -151,7 +151,8 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
     splits = ", ".join(f"{s} {x.num_records:,}" for s, x in evaluated.data.splits.items())
     tables = [m for m in evaluated.description.modalities if isinstance(m, TabularSpec)]
     images = ", ".join(
-        f"{m.name} at {m.height} x {m.width} pixels"
+        f"{m.name} at {' x '.join(map(str, m.shape[:-1]))} "
+        + ("voxels" if len(m.shape) == 4 else "pixels")
         for m in evaluated.description.modalities
         if m not in tables
     )

@@ -41,6 +41,9 @@ MOST_GATED = 128
 RECORDS_A_PASS = 256
 """Images held at once."""
 
+SHOWN_SLICES = 4
+"""Slices of a volume in a picture."""
+
 SIDE = 176
 """Pixels of the longer side of a picture in the report."""
 
@@ -101,16 +104,46 @@ def map_pictures(
 ) -> list[tuple[np.ndarray, str]]:
     """The image, the image under its map, and under the spread of the map over several members.
 
+    Of a volume the same of its most telling slices, side by side in their order.
+
     Returns:
       `[h, w, 3]` uint8 each, with a title.
     """
+    title = "image"
+    if image.ndim == 4:
+        numbers = telling_slices(of.mean)
+        title = f"slices {', '.join(map(str, numbers))} of {len(image)}"
+        image, of = (
+            montage(image[numbers]),
+            RecordMap(montage(of.mean[numbers]), montage(of.spread[numbers])),
+        )
     shown = _fitted(image)
     mean = _overlaid(shown, _fitted_map(of.mean, shown.shape[:2]))
-    found = [(shown, "image"), (mean, "Grad-CAM")]
+    found = [(shown, title), (mean, "Grad-CAM")]
     if num_members > 1:
         spread = _overlaid(shown, _fitted_map(of.spread, shown.shape[:2]))
         found.append((spread, f"spread over {num_members} members"))
     return found
+
+
+def telling_slices(heat: np.ndarray) -> np.ndarray:
+    """Numbers, in order, of the slices of a map `[d, h, w]` that hold most of it.
+
+    Neighbours look alike, so the depth is cut into as many parts as slices are shown, and the
+    warmest slice of each part is taken; of a cold part the one in its middle.
+    """
+    warmth = heat.reshape(len(heat), -1).sum(1)
+    parts = np.array_split(np.arange(len(heat)), min(SHOWN_SLICES, len(heat)))
+    return np.array([p[warmth[p].argmax()] if warmth[p].any() else p[len(p) // 2] for p in parts])
+
+
+def montage(planes: np.ndarray) -> np.ndarray:
+    """`[n, h, w, ...]` as one picture, two planes a row; what is left of the last row is black."""
+    columns = min(2, len(planes))
+    rows = -(-len(planes) // columns)
+    missing = np.zeros((rows * columns - len(planes), *planes.shape[1:]), planes.dtype)
+    laid = np.concatenate([planes, missing]).reshape(rows, columns, *planes.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in laid], axis=0)
 
 
 def _gallery(

@@ -94,7 +94,7 @@ def _reads(modality: Spec) -> str:
     if isinstance(modality, TabularSpec):
         return f"{modality.name} (a table, {modality.num_features} numbers a record)"
     colour = "colour" if modality.channels == 3 else "grey"
-    return f"{modality.name} ({modality.height} x {modality.width}, {colour})"
+    return f"{modality.name} ({' x '.join(map(str, modality.shape[:-1]))}, {colour})"
 
 
 def _has_subgroups(evaluated: Evaluated) -> bool:

@@ -9,7 +9,7 @@ is a picture, a DICOM file or a NIfTI volume, which stands for the slices that a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from drifa_jax.data.label_columns import LabelColumn, column_names, one_hot_colu
 from drifa_jax.data.problems import FileError, LeftOut, Problems
 from drifa_jax.data.readers import nifti
 from drifa_jax.data.readers.any_file import NIFTI, kind_by_name, read_any, split_slice
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
+from drifa_jax.data.readers.any_volume import read_any_volume
+from drifa_jax.data.record import MISSING_LABEL, PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import ATTRIBUTE, SPLIT, Records, at, label
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
 from drifa_jax.data.sources.image_finder import ImageFinder
@@ -73,24 +74,30 @@ class _Entry:
 class ManifestFiles:
     """Reads images by their path, brought to the size of a modality."""
 
-    def __init__(self, modality: ModalitySpec, fit: str, window: str = ""):
+    def __init__(
+        self, modality: PixelSpec, fit: str, window: str = "", spacing: tuple[float, ...] = ()
+    ):
         if fit not in FITS:
             raise ValueError(f"fit is {fit!r}; choose one of {tuple(FITS)}.")
-        self._modality, self._fit, self._window = modality, fit, window
+        self._modality, self._options = modality, {"fit": fit, "window": window}
+        if isinstance(modality, VolumeSpec):
+            self._options["spacing"] = spacing
 
     def __call__(self, path: str) -> np.ndarray:
-        return read_any(path, self._modality, fit=self._fit, window=self._window)
+        read = read_any_volume if isinstance(self._modality, VolumeSpec) else read_any
+        return read(path, self._modality, **self._options)
 
 
 def manifest_records(
     table: str | Path,
     root: str | Path,
     columns: ManifestColumns,
-    modalities: Sequence[ModalitySpec],
+    modalities: Sequence[PixelSpec],
     *,
     classes: Mapping[str, Sequence[str]] | None = None,
     fit: str = "stretch",
     window: str = "",
+    spacing: tuple[float, ...] = (),
     chosen: str = "",
     label_table: str | Path | None = None,
     quarantine: str | Path | None = None,
@@ -120,7 +127,7 @@ def manifest_records(
 
     Test: tests/data/sources/test_manifest.py.
     """
-    readers = {spec.name: ManifestFiles(spec, fit, window) for spec in modalities}
+    readers = {spec.name: ManifestFiles(spec, fit, window, spacing) for spec in modalities}
     root, left_out = Path(root), LeftOut()
     if not root.is_dir():
         raise UserError(f"The folder {root} of the manifest {table} does not exist.")
@@ -136,7 +143,9 @@ def manifest_records(
     tasks = [TaskSpec(task, column.classes) for task, column in labels.items()]
     if ignore_other_classes:
         rows = _of_declared_classes(rows, [labels[task] for task in classes or {}], left_out)
-    entries = _entries(rows, columns, labels, ImageFinder(root), tuple(readers), problems, left_out)
+    volumes = {spec.name for spec in modalities if isinstance(spec, VolumeSpec)}
+    finder, names = ImageFinder(root), tuple(readers)
+    entries = _entries(rows, columns, labels, finder, names, volumes, problems, left_out)
     problems.settle("Correct the table.", quarantine, left_out)
     if not entries:
         raise UserError(f"The manifest {table} has no row that can be used ({left_out}).")
@@ -186,10 +195,11 @@ def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Re
             group=config.group_column,
             split=config.split_column,
         ),
-        [image_spec(name, config)],
+        [pixel_spec(name, config)],
         classes={config.task: config.classes} if config.classes else None,
         fit=config.fit,
         window=config.window,
+        spacing=config.spacing,
         chosen=config.rows,
         label_table=Path(config.root) / config.label_table if config.label_table else None,
         quarantine=quarantine,
@@ -266,6 +276,7 @@ def _entries(
     labels: Mapping[str, LabelColumn],
     finder: ImageFinder,
     modalities: tuple[str, ...],
+    volumes: Container[str],
     problems: Problems,
     left_out: LeftOut,
 ) -> list[_Entry]:
@@ -322,13 +333,18 @@ def _entries(
         else:
             left_out.add(f"rows without {columns.images[modalities[0]]}")
     whole = [entry for entry in entries.values() if entry.paths]
-    return [part for entry in whole for part in _slices(entry, problems)]
+    return [part for entry in whole for part in _slices(entry, volumes, problems)]
 
 
-def _slices(entry: _Entry, problems: Problems) -> Iterator[_Entry]:
-    """A record of volumes as records of their slices, with its other images beside each."""
+def _slices(entry: _Entry, kept: Container[str], problems: Problems) -> Iterator[_Entry]:
+    """A record of volumes as records of their slices, with its other images beside each.
+
+    Volumes of the modalities in `kept` stay whole.
+    """
     volumes = {}
     for modality, path in entry.paths.items():
+        if modality in kept:
+            continue
         if kind_by_name(path) == NIFTI and split_slice(path)[1] is None:
             try:
                 volumes[modality] = nifti.slice_numbers(Path(path))
