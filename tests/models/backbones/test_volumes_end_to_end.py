@@ -19,11 +19,11 @@ from drifa_jax.predict.predictor import load
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Two classes of eight volumes each: bright on the left, or on the right."""
+    """Two classes of ten volumes each: bright on the left, or on the right."""
     root, draw = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
     for kind in ("left", "right"):
         (root / kind).mkdir()
-        for k in range(8):
+        for k in range(10):
             values = draw.random((16, 16, 8)).astype(np.float32)
             values[:8] += kind == "right"
             values[8:] += kind == "left"
@@ -49,8 +49,8 @@ def run(scans, tmp_path_factory):
                 "validation_fraction": 0.25,
             },
             "model": {"backbone": "resnet10", "width": 2},
-            "train": {"batch_size": 4, "num_epochs": 1},
-            "eval": {"batch_size": 4},
+            "train": {"batch_size": 8, "num_epochs": 1},
+            "eval": {"batch_size": 8},
             "uncertainty": {"num_mc_samples": 2, "fit_decisions": False},
         }
     )
