@@ -13,20 +13,33 @@ near duplicates (and images of one lesion) never straddle two splits.
 image by image, duplicates kept, strangers paired by index. Beside the honest figures they show
 what leakage buys.
 
+`brain_lung_pretrained` has branches with the ImageNet weights of EfficientNet-Lite0, at 160 pixels,
+split as `brain_lung` is; `milk10k_pretrained` the same for MILK10k, whose close-up, dermoscopy and
+table show the same lesion. It reads `lesions_wide.csv`, one row a lesion, with the columns
+lesion_id, clinical, dermoscopic (paths), dx, age_approx, sex, skin_tone_class and site.
+
 32 pixels, a width of 8 and ResNet-10 fit two CPU cores; figures at such a size compare protocols
 and parts, not methods. Results, commands and hardware: docs/results.md.
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
 
-VARIANTS = ("brain_lung", "brain_lung_leaky", "skin", "skin_leaky")
-SIDE = 32
+VARIANTS = (
+    "brain_lung",
+    "brain_lung_leaky",
+    "brain_lung_pretrained",
+    "milk10k_pretrained",
+    "skin",
+    "skin_leaky",
+)
+SIDE, PRETRAINED_SIDE = 32, 160
 
 
 def get_config(variant: str = ""):
     if variant not in VARIANTS:
         raise unknown_variant(__file__, variant, VARIANTS)
-    name, leaks = variant.removesuffix("_leaky"), variant.endswith("_leaky")
+    leaks = variant.endswith("_leaky")
+    name = variant.removesuffix("_leaky").removesuffix("_pretrained")
     config = default_config()
     config.data.source = "files"
     config.data.modalities = _modalities(name, leaks)
@@ -35,6 +48,8 @@ def get_config(variant: str = ""):
     config.data.num_folds = 5
     config.data.duplicates = "keep" if leaks else "group"
     config.data.pairing = "index" if leaks else "random"
+    if name == "milk10k":
+        config.data.pairing = "paired"
     config.model.width = 8
     config.model.backbone = "resnet10"
     # Short runs: batch norm must not remember a network long gone, nor dropout hide all.
@@ -46,6 +61,14 @@ def get_config(variant: str = ""):
     config.train.schedule = "cosine"
     config.train.warmup_steps = 20
     config.train.class_weights = "balanced"
+    if variant.endswith("_pretrained"):
+        for at in config.data.modalities.values():
+            at.height = at.width = PRETRAINED_SIDE
+        config.model.backbone, config.model.width = (
+            "efficientnet_lite0",
+            default_config().model.width,
+        )
+        config.train.pretrained = "package"
     return config.lock()
 
 
@@ -54,6 +77,18 @@ def _modalities(name, leaks):
         return {
             "mri": modality(height=SIDE, width=SIDE, channels=1, task="tumour"),
             "ct": modality(height=SIDE, width=SIDE, channels=1, task="lung"),
+        }
+    if name == "milk10k":
+        lesions = dict(format="manifest", table="lesions_wide.csv", id_column="lesion_id")
+        lesions |= dict(label_column="dx", task="lesion", height=SIDE, width=SIDE)
+        return {
+            "closeup": modality(
+                image_column="clinical",
+                numeric_columns=("age_approx",),
+                categorical_columns=("sex", "skin_tone_class", "site"),
+                **lesions,
+            ),
+            "dermoscopy": modality(image_column="dermoscopic", **lesions),
         }
     return {
         "dermoscopy": modality(

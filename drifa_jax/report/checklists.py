@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from drifa_jax.config import Config
 from drifa_jax.data.record import TabularSpec
 from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.report.blocks import Cell, Prose, Section, Table
 from drifa_jax.report.model_card import OWED
+from drifa_jax.train.pretrained import pretrained_of
 
 TRIPOD_AI: tuple[tuple[str, str, str], ...] = (
     ("1", "Title: a study that develops or evaluates a prediction model", ""),
@@ -221,9 +223,7 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
             f"{name} {version}"
             for name, version in evaluated.evaluated_by.get("packages", {}).items()
         ),
-        "initial": f"Weights from {config.train.initial_weights}."
-        if config.train.initial_weights
-        else f"Random, seed {config.train.seed}.",
+        "initial": _initial_weights(config),
         "training": f"Up to {config.train.num_epochs} epochs, batch {config.train.batch_size}, "
         f"Adam, learning rate {config.train.learning_rate:g} ({config.train.schedule}); "
         f"{augmented}; {evaluated.num_members} network(s) trained for this report.",
@@ -274,4 +274,14 @@ def _section(
             ),
             Table(title, ("item", "topic", "this study"), rows, wide=True),
         ],
+    )
+
+
+def _initial_weights(config: Config) -> str:
+    if config.train.initial_weights:
+        return f"Weights from {config.train.initial_weights}."
+    drawn = f"Random, seed {config.train.seed}."
+    pretrained = [f"{name}: {where}" for name, (where, _) in pretrained_of(config).items()]
+    return (
+        f"Branches pretrained ({', '.join(pretrained)}). The rest: {drawn}" if pretrained else drawn
     )

@@ -88,7 +88,7 @@ class Dialect:
 
 
 _RESNET = {
-    "backbones": r"resnet(18|34|50)",
+    "backbones": r"resnet\d+",
     "naming": names.RESNET,
     "first": "stem/conv/kernel",
     "drawn": r"(.*/)?mfa\d?/.*",
