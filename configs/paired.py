@@ -38,7 +38,7 @@ def get_config(variant: str = ""):
     config.train.batch_size = 64
     config.train.num_epochs = 30
     config.train.schedule = "cosine"
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 1e-4
     config.train.weight_decay = 0.1
     return config.lock()
 

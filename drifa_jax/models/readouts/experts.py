@@ -33,9 +33,10 @@ class ExpertHeads(nnx.Module):
         log p = log pi + sum_e (log p_e - log pi) / T_e, normalised,
 
     so that an expert counts by what it adds to the prior, and one that knows no more than the
-    prior changes nothing. At `T_e = 1` this is `sum_e log p_e - (E - 1) log pi`, Bayes' rule for
-    E experts whose evidence is independent given the class. An absent modality is an absent
-    factor, exactly; the fused expert reads zeros in its place, as the paper's head does.
+    prior changes nothing. All start so: `log p_e = log pi + W_e x + b_e` with W and b at 0. At
+    `T_e = 1` this is `sum_e log p_e - (E - 1) log pi`, Bayes' rule for E experts whose evidence
+    is independent given the class. An absent modality is an absent factor, exactly; the fused
+    expert reads zeros in its place, as the paper's head does.
 
     Parameters: `linear` (expert -> layer) and `log_temperatures` (expert -> scalar, log 2 at the
     start). Statistics: `log_prior` `[num_classes]`, uniform until training sets it to that of the
@@ -70,6 +71,9 @@ class ExpertHeads(nnx.Module):
         self.linear = nnx.Dict(
             {e: Pointwise(width, num_classes, rngs=rngs) for e, width in widths.items()}
         )
+        for e, width in widths.items():
+            # Drawn kernels would add noise that few records never unlearn, once for each expert.
+            self.linear[e].kernel = nnx.Param(jnp.asarray(np.zeros((width, num_classes), "f4")))
         self.log_temperatures = nnx.Dict(
             {e: nnx.Param(jnp.asarray(np.float32(math.log(STARTING_TEMPERATURE)))) for e in widths}
         )
@@ -92,7 +96,8 @@ class ExpertHeads(nnx.Module):
           present: modality -> `[b]` bool, or None when every record holds every modality.
         """
         fused = {FUSED: jnp.concatenate(list(pooled.values()), -1)}
-        experts = {e: self.linear[e](x) for e, x in (dict(pooled) | fused).items()}
+        log_prior = lax.stop_gradient(self.log_prior[...])[None]
+        experts = {e: log_prior + self.linear[e](x) for e, x in (dict(pooled) | fused).items()}
         evidence = self._evidence(experts, present)
         detached = {e: lax.stop_gradient(logits) for e, logits in experts.items()}
         return Opinions(

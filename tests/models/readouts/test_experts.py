@@ -24,6 +24,13 @@ def heads(**temperatures):
     """Heads that know a prior; every temperature is 1 unless named."""
     head = ExpertHeads(WIDTHS, 3, rngs=nnx.Rngs(params=jax.random.key(0)))
     head.log_prior[...] = jnp.log(PRIOR)
+    return taught(head, **temperatures)
+
+
+def taught(head, **temperatures):
+    """Heads that say something; every temperature is 1 unless named."""
+    for number, layer in enumerate(head.linear.values()):
+        layer.kernel[...] = jax.random.normal(jax.random.key(number), layer.kernel[...].shape)
     for e in head.log_temperatures:
         head.log_temperatures[e][...] = jnp.log(jnp.float32(temperatures.get(e, 1.0)))
     return head
@@ -36,8 +43,9 @@ def features():
 
 def log_probabilities(head, pooled):
     """Of each expert alone."""
+    prior = head.log_prior[...][None]
     read = pooled | {FUSED: jnp.concatenate(list(pooled.values()), -1)}
-    return {e: np.asarray(log_softmax(head.linear[e](x))) for e, x in read.items()}
+    return {e: np.asarray(log_softmax(prior + head.linear[e](x))) for e, x in read.items()}
 
 
 def test_the_answer_is_the_product_of_the_experts_over_the_prior():
@@ -55,8 +63,19 @@ def test_a_temperature_weakens_what_an_expert_adds_to_the_prior():
     np.testing.assert_allclose(log_softmax(head(pooled)), log_softmax(expected), atol=TOLERANCE)
 
 
-def test_it_starts_as_the_geometric_mean_of_the_experts_product_and_the_fused_expert():
+def test_before_training_every_expert_and_the_answer_are_the_prior():
+    head = ExpertHeads(WIDTHS, 3, rngs=nnx.Rngs(params=jax.random.key(0)))
+    head.log_prior[...] = jnp.log(PRIOR)
+    for e in head.log_temperatures:
+        np.testing.assert_allclose(jnp.exp(head.log_temperatures[e][...]), 2.0, rtol=1e-6)
+    said = head.opinions(features())
+    for logits in (said.logits, *said.experts.values()):
+        np.testing.assert_array_equal(logits, jnp.tile(jnp.log(PRIOR), (4, 1)))
+
+
+def test_at_a_temperature_of_2_it_is_the_geometric_mean_of_product_and_fused_expert():
     head, pooled = ExpertHeads(WIDTHS, 3, rngs=nnx.Rngs(params=jax.random.key(0))), features()
+    taught(head, mri=2.0, ct=2.0, fused=2.0)
     own = log_probabilities(head, pooled)
     product = own["mri"] + own["ct"]  # over a uniform prior
     expected = (log_softmax(product) + own[FUSED]) / 2
