@@ -145,6 +145,13 @@ def read_torch(
     state = load_state_dict(path)
     if any("/" in name for name in state):
         return read_slots(state, native_slots(network), str(path), fresh_heads)
+    if not any(name.startswith("branches.") for name in state) and any(
+        name.endswith("conv1.weight") for name in state
+    ):
+        raise UserError(
+            f"{path}: names no branch of DRIFA-Net ({', '.join(sorted(state)[:3])}, ...); the "
+            "weights of a backbone alone, as of torchvision, are read by --from pretrained."
+        )
     return from_torch(state, network, str(path), fresh_heads)
 
 

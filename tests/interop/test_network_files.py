@@ -17,7 +17,7 @@ from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.network_files import assemble, load_network, save_network, shapes
 from drifa_jax.interop.parity import compare, first_divergence, jax_values, torch_values
 from drifa_jax.interop.tensors import flatten, unflatten
-from drifa_jax.interop.torch_weights import to_torch, write_torch
+from drifa_jax.interop.torch_weights import read_torch, to_torch, write_torch
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import (
     ModalityDescription,
@@ -388,3 +388,9 @@ def test_twin_state_is_complete(weights):
 
     torch_twin(TINY).load_state_dict(to_torch(TINY, *weights), strict=True)
     assert unflatten(flatten(weights[0])).keys() == weights[0].keys()
+
+
+def test_weights_of_a_backbone_alone_point_to_the_flag_that_reads_them(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet18.pth")
+    with pytest.raises(UserError, match=r"names no branch .*conv1\.weight.* --from pretrained"):
+        read_torch(tmp_path / "resnet18.pth", TINY)
