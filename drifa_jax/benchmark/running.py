@@ -113,6 +113,8 @@ class RunningSet:
     ):
         self.name, self.config, self.seeds = benchmark_set.name, config, tuple(seeds)
         self.folder = workdir / self.name
+        if not all(modality.root for modality in config.data.modalities.values()):
+            raise UserError(f"nothing says where it lies; add --root {self.name}=FOLDER.")
         scanned = {m: scan_modality(m, own) for m, own in config.data.modalities.items()}
         self.records = join(scanned)
         if len(self.records.tasks) != 1:

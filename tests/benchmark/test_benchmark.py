@@ -212,3 +212,9 @@ def test_a_fold_without_a_class_is_refused(tmp_path, capsys):
 def test_arguments_that_make_no_sense_are_named(arguments, message, capsys):
     assert main(["benchmark", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_set_without_a_folder_leaves_a_hole_and_says_how_to_fill_it(tmp_path, capsys):
+    assert main(["benchmark", "paired-v1", "--workdir", str(tmp_path)]) == 1
+    assert "add --root milk10k=FOLDER" in capsys.readouterr().err
+    assert read(tmp_path)["not_finished"][3].startswith("ham10000: nothing says where it lies")
