@@ -88,7 +88,9 @@ def test_the_exported_network_answers_as_the_live_one(run, tmp_path, scans):
     tables = [tmp_path / "live.csv", tmp_path / "exported.csv"]
     for source, table in zip((run, path), tables, strict=True):
         assert main(["predict", str(source), volume, "--csv", str(table)]) == 0
-    (live,), (exported,) = (list(csv.DictReader(table.open())) for table in tables)
+    (live,), (exported,) = (
+        list(csv.DictReader(table.read_text().splitlines())) for table in tables
+    )
     numbers = {name: value for name, value in live.items() if value.startswith("0.")}
     assert numbers
     for name, value in numbers.items():
