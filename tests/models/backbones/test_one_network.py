@@ -1,16 +1,19 @@
-"""A ResNet, a ConvNeXt, a transformer and a table in one network: all else holds for it.
+"""Every family of backbones in one network: all else holds for each of them.
 
-Branches of 2, 2, 4 and 2 stages, of different channels at every meeting.
+Branches of 2 to 4 stages, of different channels at every meeting. One network, because what takes
+time is compiling: each claim is compiled once for all families.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
@@ -19,12 +22,15 @@ from drifa_jax.explain.contribution import contributions
 from drifa_jax.explain.gates import gate_rows, gates
 from drifa_jax.explain.grad_cam import grad_cam
 from drifa_jax.models.backbones.convnext import ConvNeXt, ConvNeXtPlan
+from drifa_jax.models.backbones.densenet import DenseNet, DenseNetPlan
+from drifa_jax.models.backbones.efficientnet import EfficientNet, Group, scaled
 from drifa_jax.models.backbones.resnet import ResNet
 from drifa_jax.models.backbones.table import TabularBranch
 from drifa_jax.models.backbones.vit import ViT, ViTPlan
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
+from drifa_jax.models.own_network import OwnNetwork
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.predict.export import TOLERANCE, export
 from drifa_jax.predict.exported import load_exported
@@ -34,26 +40,49 @@ from drifa_jax.predict.restored import Description, Restored
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sample_key
 
 OPTIONS = NetworkOptions(width=4)
-IMAGES = {"mri": (16, 16, 1), "ct": (24, 16, 1), "skin": (16, 16, 3)}
+IMAGES = {
+    "resnet": (16, 16, 1),
+    "convnext": (24, 16, 1),
+    "vit": (16, 16, 3),
+    "efficientnet": (16, 16, 1),
+    "densenet": (16, 16, 1),
+    "own": (16, 16, 1),
+}
+BRANCHES = (*IMAGES, "table")
 ROWS = [{"age": "40", "sex": "f"}, {"age": "61", "sex": "m"}]
 NUM_SAMPLES = 2
 IDS = ["a", "b", "c"]
 
 
+class Own(nnx.Module):
+    """Two convolutions, the second of which also reads what was before the first."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(1, 5, (3, 3), strides=4, rngs=rngs)
+        self.second = nnx.Conv(5, 6, (3, 3), strides=2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)) + x[:, ::4, ::4])
+
+
 def build(rngs, num_features=5):
-    resnet = ResNet(1, plan=(1, 1), options=OPTIONS, rngs=rngs)
+    shared = {"options": OPTIONS, "rngs": rngs}
+    groups = (Group(3, 2, 2, 40, 1), Group(3, 2, 2, 40, 1))
     branches = {
-        "mri": resnet,
-        "ct": ConvNeXt(1, ConvNeXtPlan((1, 1), (3, 6)), options=OPTIONS, rngs=rngs),
-        "skin": ViT(3, ViTPlan(8, 1, 2, 8, 3, num_registers=1), options=OPTIONS, rngs=rngs),
-        "clinic": TabularBranch(num_features, resnet.plan, rngs=rngs),
+        "resnet": ResNet(1, plan=(1, 1), **shared),
+        "convnext": ConvNeXt(1, ConvNeXtPlan((1, 1), (3, 6), 2), **shared),
+        "vit": ViT(3, ViTPlan(8, 1, 2, 8, 3, num_registers=1), **shared),
+        "efficientnet": EfficientNet(1, scaled(0.1, 1, groups=groups), **shared),
+        "densenet": DenseNet(1, DenseNetPlan((1, 1), 4, 4), **shared),
+        "own": OwnNetwork(Own(nnx.Rngs(rngs.params())), ("first", "second"), (16, 16, 1)),
     }
+    branches["table"] = TabularBranch(num_features, branches["resnet"].plan, rngs=rngs)
     return DRIFANet(branches, {"lesion": 3}, options=OPTIONS, rngs=rngs)
 
 
 @pytest.fixture(scope="module")
 def encoding():
-    return fit_table(TableColumns("clinic", ("age",), ("sex",)), ROWS)
+    return fit_table(TableColumns("table", ("age",), ("sex",)), ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +95,7 @@ def restored(encoding):
         (*(ModalitySpec(m, *shape) for m, shape in IMAGES.items()), encoding.spec),
         {
             **dict.fromkeys(IMAGES, Reading()),
-            "clinic": Reading(TABLE, encoding=encoding, id_column="id"),
+            "table": Reading(TABLE, encoding=encoding, id_column="id"),
         },
         {"lesion": ("none", "benign", "malignant")},
         True,
@@ -74,7 +103,7 @@ def restored(encoding):
         "noise and rows",
     )
     config = from_mapping(
-        {"data": {"modalities": {"mri": modality(height=16, width=16, channels=1)}}}
+        {"data": {"modalities": {"resnet": modality(height=16, width=16, channels=1)}}}
     )
     runs = (Path("one"), Path("other"))
     return Restored(runs, config, description, network, params, statistics, (1, 1), "")
@@ -82,12 +111,11 @@ def restored(encoding):
 
 @pytest.fixture(scope="module")
 def records(encoding):
-    """Pixels of three records, of which the last lacks ct and table."""
+    """Pixels of three records, of which the last holds but the first modality."""
     draw = np.random.default_rng(0)
     pixels = {m: draw.integers(0, 256, (3, *shape), np.uint8) for m, shape in IMAGES.items()}
-    pixels["clinic"] = draw.normal(size=(3, encoding.spec.num_features)).astype(np.float32)
-    present = {m: np.ones(3, bool) for m in pixels}
-    present["ct"][2] = present["clinic"][2] = False
+    pixels["table"] = draw.normal(size=(3, encoding.spec.num_features)).astype(np.float32)
+    present = {m: np.array([True, True, m == "resnet"]) for m in pixels}
     return pixels, present
 
 
@@ -105,17 +133,23 @@ def sampler(restored):
     return samples
 
 
+@pytest.fixture(scope="module")
+def complete(sampler, records):
+    """Samples of the records, which hold everything."""
+    return sampler(records[0], IDS, {m: np.ones(3, bool) for m in BRANCHES})
+
+
 def test_the_stages_of_its_branches_are_matched_from_the_end():
     built = []
     jax.eval_shape(lambda key: built.append(build(initial_rngs(key))), jax.random.key(0))
     (net,) = built
-    assert [dict(row.stages) for row in net.rows] == [
-        {"skin": 0},
-        {"skin": 1},
-        {"mri": 0, "ct": 0, "skin": 2, "clinic": 0},
-        {"mri": 1, "ct": 1, "skin": 3, "clinic": 1},
+    longer = {m: len(plan) - 2 for m, plan in net.plans.items()}
+    assert longer["vit"] == 2 and longer["resnet"] == longer["own"] == longer["table"] == 0
+    assert [dict(row.stages) for row in net.rows[-2:]] == [
+        {m: longer[m] + k for m in BRANCHES} for k in range(2)
     ]
-    assert net.num_features == {"mri": 8, "ct": 6, "skin": 8, "clinic": 8}
+    assert dict(net.rows[0].stages).items() >= {"vit": 0}.items()
+    assert len(set(net.num_features.values())) > 2
 
 
 def test_samples_are_exact_whatever_the_batch_and_its_order(sampler, records):
@@ -154,11 +188,17 @@ def test_what_samples_share_changes_none_of_them(restored, sampler, records):
     )
 
 
-def test_an_absent_modality_has_no_effect_whatever_fills_it(sampler, records):
-    pixels, present = records
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_branch_has_no_effect_where_it_is_absent_and_some_where_it_is_not(
+    sampler, records, complete, name
+):
+    pixels = records[0]
+    without = {m: np.array([True, True, m != name]) for m in BRANCHES}
     filled = {m: x.copy() for m, x in pixels.items()}
-    filled["ct"][2], filled["clinic"][2] = 255, np.nan
-    np.testing.assert_array_equal(sampler(filled, IDS, present), sampler(pixels, IDS, present))
+    filled[name][2] = np.nan if name == "table" else 255
+    absent = sampler(pixels, IDS, without)
+    np.testing.assert_array_equal(sampler(filled, IDS, without), absent)
+    assert np.abs(complete[:, :, 2] - absent[:, :, 2]).max() > 1e-5
 
 
 def test_every_branch_is_explained(restored, records):
@@ -168,9 +208,15 @@ def test_every_branch_is_explained(restored, records):
     assert {m: of.members.shape for m, of in maps.items()} == {
         m: (2, 3, *shape[:2]) for m, shape in IMAGES.items()
     }
-    assert not maps["ct"].members[:, 2].any()
-    shares = contributions(restored, pixels, "lesion", classes, present=present)
-    assert not shares.shapley["clinic"][:, 2].any() and shares.shapley["ct"][:, 0].any()
+    assert all(of.members[:, :2].any() for of in maps.values())
+    assert not any(of.members[:, 2].any() for m, of in maps.items() if m != "resnet")
+
+    # Of one member: every subset of seven branches is asked.
+    one = jax.tree.map(lambda leaf: leaf[:1], (restored.params, restored.statistics))
+    alone = dataclasses.replace(restored, params=one[0], statistics=one[1])
+    shares = contributions(alone, pixels, "lesion", classes, present=present)
+    for m, share in shares.shapley.items():
+        assert share[:, :2].any() and share[:, 2].any() == (m == "resnet")
     np.testing.assert_allclose(
         sum(shares.shapley.values()), shares.everything - shares.nothing, atol=1e-5
     )
@@ -183,10 +229,9 @@ def test_every_branch_has_gates_of_its_own_channels(restored, records):
         for g in found
         if (g.kind, g.part, g.inside) == ("mifa", "gate", "")
     }
-    last = {(3, "mri"): 8, (3, "ct"): 6, (3, "skin"): 8, (3, "clinic"): 8}
-    assert meetings.items() >= last.items()
-    rows = gate_rows(found)
-    assert {row["modality"] for row in rows} == {*IMAGES, "clinic"}
+    widths = {m: meetings[3, m] for m in BRANCHES}
+    assert widths | {"resnet": 8, "convnext": 6, "vit": 8, "own": 6, "table": 8} == widths
+    assert {row["modality"] for row in gate_rows(found)} == set(BRANCHES)
 
 
 def test_it_is_exported_and_answers_alike(restored, records, tmp_path):
