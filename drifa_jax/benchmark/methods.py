@@ -43,7 +43,11 @@ def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
             {**_APART, "model.readout": "experts"},
         ),
         *(
-            Variant(f"only_{m}", f"{m} alone", {**_APART, "data.only_modalities": (m,)})
+            Variant(
+                f"only_{m}",
+                f"{m} alone",
+                {**_APART, "model.readout": "auxiliary", "data.only_modalities": (m,)},
+            )
             for m in modalities
         ),
     )
