@@ -35,7 +35,11 @@ def test_python_blocks_of_a_document_run_in_order(document, finished_run, tmp_pa
 
 @pytest.mark.parametrize(
     ("tutorial", "left_behind"),
-    [("train_on_folders", "study/metrics.json"), ("own_network", "own/explanations")],
+    [
+        ("train_on_folders", "study/metrics.json"),
+        ("own_network", "own/explanations"),
+        ("plan_and_run", "plan/plan.drifa"),
+    ],
 )
 def test_a_tutorial_runs_as_it_stands(tutorial, left_behind, tmp_path, monkeypatch):
     """Python is executed, a block that names a file is written there, `drifa` lines are run."""
