@@ -225,6 +225,14 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             f"{smallest} groups are few to learn from scratch; branches start from ImageNet's",
         )
         plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
+        plan.decide(
+            "model.fusion",
+            "identity_gates",
+            "gates begin as the identity, so that pretrained features are untouched at first; "
+            "the paper's: drifa",
+        )
+        if device == "cpu":
+            plan.decide("train.frozen", ("branches",), "a CPU trains the fusion and heads alone")
     elif device == "cpu":
         plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
         plan.decide("model.width", 16, f"{smallest} groups")
@@ -233,6 +241,13 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             "model.backbone",
             "resnet18" if smallest < 20_000 else "resnet34",
             f"no pretrained weights at hand; {smallest} groups",
+        )
+    if len(found) > 1 and len({values["task"] for values in plan.modalities.values()}) == 1:
+        plan.decide(
+            "model.readout",
+            "experts",
+            "one task for several modalities: a head each and a fused one, multiplied; a missing "
+            "modality is a missing factor",
         )
     plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
 
