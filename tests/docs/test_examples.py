@@ -38,6 +38,7 @@ def test_python_blocks_of_a_document_run_in_order(document, finished_run, tmp_pa
     [
         ("train_on_folders", "study/metrics.json"),
         ("own_network", "own/explanations"),
+        ("fine_tuning", "fine/metrics.json"),
         ("plan_and_run", "plan/plan.drifa"),
     ],
 )

@@ -89,7 +89,6 @@ def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
     def gone(config):
         raise UserError("no data")
 
-    monkeypatch.setattr("drifa_jax.predict.predictor.open_dataset", gone)
     monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
     again = load(run)
     assert again.post_processing.tasks == predictor.post_processing.tasks

@@ -175,7 +175,9 @@ def test_features_of_volumes_equal_those_of_pytorch(
 
 def network(backbone, *, slice_attention=False, size=(6, 16, 16), others=None):
     volume = ModalityDescription(1, "volume", size, backbone, slice_attention=slice_attention)
-    options = NetworkOptions(width=2, backbone="resnet10")
+    # Only ResNets are built in any width.
+    width = 2 if others or "resnet" in backbone else NetworkOptions().width
+    options = NetworkOptions(width=width, backbone="resnet10")
     return build_network(NetworkDescription({"ct": volume} | (others or {}), {"kind": 2}, options))
 
 
