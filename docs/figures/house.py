@@ -29,8 +29,11 @@ PLACES = {
     "explain": (5, 0.0),
     "ablate": (6, 0.0),
     "report": (6, 1.0),
-    "commands": (7, 0.5),
+    "benchmark": (7, 0.0),
+    "plan": (7, 1.0),
+    "commands": (8, 0.5),
 }
+CONFIG = ("network_options", "plain_values", "config_files")
 RECORD = ("data", "train", "predictions", "evaluate", "report")
 RUN = ("config", "models", "train", "predict", "explain", "report")
 COLOURS = {"record": "#2563b8", "run": "#b8500f"}
@@ -38,7 +41,7 @@ COLOURS = {"record": "#2563b8", "run": "#b8500f"}
 
 def room_of(module: str) -> str:
     name = module.split(".")[1] if "." in module else ""
-    return {"network_options": "config", "plain_values": "config"}.get(name, name)
+    return "config" if name in CONFIG else name
 
 
 def measured() -> tuple[Counter, Counter, Counter]:
