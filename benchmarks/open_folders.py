@@ -26,12 +26,20 @@ from PIL import Image
 
 STEPS = {
     "open": """
-from drifa_jax.config import ModalityConfig
-from drifa_jax.data.sources.opening import open_modality
-from drifa_jax.data.splits import shares
-config = ModalityConfig(height=32, width=32, channels=1, root=ROOT, task="dx")
-start = time.perf_counter()
-splits = open_modality("ct", config, shares(0.15, 0.2))
+try:
+    from drifa_jax.config import ModalityConfig
+    from drifa_jax.data.sources.opening import open_modality
+    from drifa_jax.data.splits import shares
+except ImportError:  # of 55ac4c8
+    from drifa_jax.data.record import ModalitySpec
+    from drifa_jax.data.sources.opening import Location, open_location
+    place = Location(ModalitySpec("ct", 32, 32, 1), root=ROOT, task="dx", format="folders")
+    start = time.perf_counter()
+    splits = open_location(place)
+else:
+    config = ModalityConfig(height=32, width=32, channels=1, root=ROOT, task="dx")
+    start = time.perf_counter()
+    splits = open_modality("ct", config, shares(0.15, 0.2))
 """,
     "verify": """
 from drifa_jax.data.verify import inspect, verify
