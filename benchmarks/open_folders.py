@@ -1,7 +1,7 @@
 """How long a class-folder set of many files takes to open, verify and prepare, here and elsewhere.
 
-    git archive 55ac4c8 | tar x -C /tmp/earlier          # another state of the package
-    python benchmarks/open_folders.py --against /tmp/earlier
+    git archive 55ac4c8 | tar x -C ../earlier       # another state of the package
+    python benchmarks/open_folders.py --against ../earlier
 
 The files are drawn: small grey PNG pictures, each another, in 4 classes. Each step runs in a
 process of its own, the two states of the package by turns; the table holds the medians and their

@@ -13,6 +13,7 @@ costs a second. A line is printed for each try that did not hold, and a summary 
 
 from __future__ import annotations
 
+import abc
 import argparse
 import contextlib
 import csv
@@ -229,7 +230,7 @@ def kills(options: argparse.Namespace) -> None:
         print(f"{sum(killed.values())} kills, {sum(broken.values())} did not hold", flush=True)
 
 
-class _Kind:
+class _Kind(abc.ABC):
     """One command that is killed; what it makes is compared with what it made undisturbed."""
 
     name = ""
@@ -257,14 +258,16 @@ class _Kind:
         different = sorted(name for name in self.wanted if made.get(name) != self.wanted[name])
         assert not different, f"other results after kills: {different}"
 
-    def check_killed(self) -> None:
+    def check_killed(self) -> None:  # noqa: B027 - of most commands nothing more
         """What must be true right after a kill: nothing under its own name is half written."""
 
+    @abc.abstractmethod
     def arguments(self) -> tuple:
-        raise NotImplementedError
+        """What the command is called with."""
 
+    @abc.abstractmethod
     def made(self) -> dict[str, object]:
-        raise NotImplementedError
+        """What it left, by name."""
 
 
 class Training(_Kind):

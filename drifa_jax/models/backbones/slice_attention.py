@@ -64,8 +64,8 @@ class SlicePooling(nnx.Module):
         return x * weights.reshape(*weights.shape, *(1,) * (x.ndim - 2)).astype(x.dtype)
 
 
-class SliceAttention(nnx.Module):
-    """A backbone of pictures as a `Backbone` of volumes `[b, depth, height, width, c]`.
+class _OverSlices(nnx.Module):
+    """What both kinds of backbones of slices have in common.
 
     Args:
       backbone: of the slices.
@@ -73,7 +73,9 @@ class SliceAttention(nnx.Module):
       rngs: key of the initial weights.
     """
 
-    def __init__(self, backbone: Backbone, *, options: NetworkOptions, rngs: nnx.Rngs):
+    def __init__(
+        self, backbone: Backbone | TokenBackbone, *, options: NetworkOptions, rngs: nnx.Rngs
+    ):
         self.slices = backbone
         self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
         self.plan = backbone.plan
@@ -82,6 +84,10 @@ class SliceAttention(nnx.Module):
     def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
         """The layers of the backbone of slices; the pooling is attention."""
         return self.slices.parts_in_order() if isinstance(self.slices, LayeredBackbone) else ()
+
+
+class SliceAttention(_OverSlices):
+    """A backbone of pictures as a `Backbone` of volumes `[b, depth, height, width, c]`."""
 
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """From voxels to the first maps, `[b, depth, *plane, c]`."""
@@ -121,21 +127,11 @@ class SliceAttention(nnx.Module):
         return _volume(planes, depth), gates
 
 
-class SliceAttentionOfTokens(nnx.Module):
+class SliceAttentionOfTokens(_OverSlices):
     """The same of a `TokenBackbone`, whose slices have tokens of their own.
 
     Tokens go from stage to stage as `[b * depth, n, c]`.
     """
-
-    def __init__(self, backbone: TokenBackbone, *, options: NetworkOptions, rngs: nnx.Rngs):
-        self.slices = backbone
-        self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
-        self.plan = backbone.plan
-        self.takes_width = getattr(backbone, "takes_width", False)
-
-    def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
-        """The layers of the backbone of slices; the pooling is attention."""
-        return self.slices.parts_in_order() if isinstance(self.slices, LayeredBackbone) else ()
 
     def stem_with_tokens(
         self, images: Images, *, train: bool, present: Present | None = None
