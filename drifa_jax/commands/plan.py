@@ -23,6 +23,7 @@ MIXES_FLAGS_AND_PATHS = True
 ANSWERS = {
     "table": ("FILE", "which table has the labels"),
     "label": ("COLUMN", "which column of the table is the label"),
+    "label_table": ("FILE", "which other table has the labels of those images"),
     "group_column": ("COLUMN", "which column names the patient, lesion or case"),
     "group_pattern": ("REGEX", "where the file names hold the patient; its parentheses are the id"),
     "include": ("REGEX", "what the path of an image must contain"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -63,14 +63,16 @@ def roles(rows: Sequence[Row], images: Sequence[str]) -> Columns:
     names = list(rows[0])
     known = forms(images)
     values = {name: [row[name] for row in rows if not is_missing(row[name])] for name in names}
+    distinct = {name: len(set(values[name])) for name in names}
+    # Numbered images are called as codes are, but a column of codes holds the same few.
     image_columns = {
         name: hits
         for name in names
-        if (hits := sum(plain(cell) in known for cell in values[name][:SEEN]))
+        if distinct[name] >= 0.1 * len(values[name])
+        and (hits := sum(plain(cell) in known for cell in values[name][:SEEN]))
         >= 0.5 * max(1, len(values[name][:SEEN]))
         and hits > 0
     }
-    distinct = {name: len(set(values[name])) for name in names}
     unique = [n for n in names if len(values[n]) == distinct[n] == len(rows)]
     split = next((name for name in names if _is_split(name, values[name])), "")
     group = next(
@@ -99,7 +101,7 @@ def roles(rows: Sequence[Row], images: Sequence[str]) -> Columns:
     return Columns(
         images=tuple(image_columns),
         named=max((_count(values[name], known) for name in image_columns), default=0),
-        record_id=next((n for n in unique if n not in image_columns), "") or next(iter(unique), ""),
+        record_id=min(unique, key=lambda name: _unlike_an_id(name, image_columns), default=""),
         labels=tuple(dict.fromkeys([*telling, *labels])),
         telling=len(set(telling)),
         group=group,
@@ -138,6 +140,15 @@ def forms(images: Sequence[str]) -> dict[str, str]:
         found |= {pure.name: image} if names[pure.name] == 1 else {}
         found |= {pure.stem: image} if stems[pure.stem] == 1 else {}
     return found
+
+
+def _unlike_an_id(name: str, image_columns: Container[str]) -> int:
+    """0 for columns called as ids are, 1 for those that name images, 2 for the rest."""
+    if name not in image_columns and re.search(
+        r"(^|[_ ])(name|number|key)$|id$|case|record|accession", name.lower()
+    ):
+        return 0
+    return 1 if name in image_columns else 2
 
 
 def _count(cells: Sequence[str], known: Mapping[str, str]) -> int:

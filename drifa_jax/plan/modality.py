@@ -21,6 +21,7 @@ class Answers:
 
     table: str = ""
     label: str = ""
+    label_table: str = ""
     group_column: str = ""
     group_pattern: str = ""
     include: str = ""
@@ -60,6 +61,13 @@ class Found:
     table: str = ""
     facts: list[str] = field(default_factory=list)
     classes_of: Sequence[str] = ()
+
+    @property
+    def whole(self) -> str:
+        """How many of what splits keep whole, in words."""
+        if self.groups:
+            return f"{self.groups} patients, lesions or slides"
+        return f"{sum(self.counts.values())} records"
 
     @property
     def pictures(self) -> bool:

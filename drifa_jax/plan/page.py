@@ -26,7 +26,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere }
+  vertical-align: top; overflow-wrap: break-word }
 .tiles img { width: 96px; height: 96px; object-fit: cover; margin: 1px }
 .faint { color: var(--faint) }
 .wide { overflow-x: auto }
@@ -55,7 +55,7 @@ def write_page(
     for modality in found:
         parts += _modality(modality, headers.get(modality.name, {}))
     body = "".join(
-        f"<tr><td><code>{_text(name)}</code></td><td>{_text(value)}</td><td>{_text(reason)}</td></tr>"
+        f"<tr><td><code>{_breakable(name)}</code></td><td>{_text(value)}</td><td>{_text(reason)}</td></tr>"
         for name, value, reason in rows(plan)
     )
     parts.append(
@@ -73,7 +73,7 @@ def write_page(
 
 def _modality(modality: Found, headers: Mapping[str, ImageHeader | None]) -> list[str]:
     total = sum(modality.counts.values())
-    groups = f", {modality.groups} groups" if modality.groups else ""
+    groups = f" of {modality.whole}" if modality.groups else ""
     splits = ", ".join(f"{split}: {n}" for split, n in modality.splits.items())
     parts = [
         f"<h2>{_text(modality.name)}</h2><p>{total} records{groups}"
@@ -144,6 +144,11 @@ def _picture(path: Path) -> str:
         return ""
     data = base64.b64encode(written.getvalue()).decode()
     return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+
+
+def _breakable(name: str) -> str:
+    """A dotted name that may be broken where its parts end."""
+    return _text(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _text(text: str) -> str:

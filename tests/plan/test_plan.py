@@ -10,6 +10,7 @@ from PIL import Image
 
 from drifa_jax.cli import main
 from drifa_jax.config_files import load_config
+from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.plan.found import find_modalities
 from drifa_jax.plan.modality import Answers, Questions
 from drifa_jax.plan.names import class_tree, grouping, modality_trees
@@ -274,3 +275,64 @@ def test_a_wrong_pattern_is_refused(images):
     with pytest.raises(Exception, match="--group-pattern"):
         find_modalities([("", root)], Answers(group_pattern=r"^(x\d)"), lambda line: None)
     assert issubclass(Questions, Exception)
+
+
+def a_row_an_image(root, labels: str, table: str = "images.csv"):
+    """Sixty lesions with two photographs each, and a table of labels by lesion."""
+    rows = "lesion_id,image_type,isic_id,age\n" + "".join(
+        f"L{k},{kind},{letter}{k},{30 + k}\n"
+        for k in range(60)
+        for kind, letter in (("clinical: close-up", "p"), ("dermoscopic", "d"))
+    )
+    (root / "img" / table).write_text(rows)
+    (root / "img" / "truth.csv").write_text(labels)
+    return root
+
+
+ONE_HOT = "lesion_id,MEL,NV\n" + "".join(
+    f"L{k},{k % 3 > 0:d}.0,{k % 3 == 0:d}.0\n" for k in range(60)
+)
+
+
+def test_a_row_an_image_and_one_hot_labels_in_another_table_are_joined(images):
+    root = images([f"img/{m}{k}.png" for m in "pd" for k in range(60)])
+    planned(a_row_an_image(root, ONE_HOT))
+    config = load_config("plan.py")
+    dermoscopic = config.data.modalities["dermoscopic"]
+    assert config.data.pairing == "paired"
+    assert dermoscopic.rows == "image_type=dermoscopic"
+    assert (dermoscopic.label_table, dermoscopic.label_column) == ("truth.csv", "MEL,NV")
+    assert (dermoscopic.id_column, dermoscopic.image_column) == ("lesion_id", "isic_id")
+    assert len(scan_modality("dermoscopic", dermoscopic)) == 60
+
+
+def test_two_tables_of_labels_that_differ_are_a_question(images, capsys):
+    root = images([f"img/{m}{k}.png" for m in "pd" for k in range(60)])
+    a_row_an_image(root, ONE_HOT)
+    other = root / "img" / "second_reader.csv"
+    other.write_text(ONE_HOT)
+    planned(root)
+    for written in ("plan.py", "plan.html"):
+        Path(written).unlink()
+    other.write_text(ONE_HOT.replace("L1,1.0,0.0", "L1,0.0,1.0"))
+    assert "--label-table, one of" in refused(capsys, root)
+    planned(root, "--label-table", "second_reader.csv")
+    assert load_config("plan.py").data.modalities["clinical"].label_table == "second_reader.csv"
+
+
+def test_one_hot_columns_beside_the_images_are_the_label(images):
+    root = images([f"{k}.png" for k in range(60)])
+    lines = "".join(f"{k},{k % 3 > 0:d},{k % 3 == 0:d}\n" for k in range(60))
+    (root / "cohort.csv").write_text("image_id,MEL,NV\n" + lines)
+    planned(root)
+    (modality,) = load_config("plan.py").data.modalities.values()
+    assert (modality.label_column, modality.task) == ("MEL,NV", "diagnosis")
+
+
+def test_a_record_is_called_by_a_column_that_reads_as_an_id(images):
+    root = images([f"{k}.png" for k in range(60)])
+    lines = "".join(f"{k * k + 7},{k},{'ab'[k % 2]}\n" for k in range(60))
+    (root / "cohort.csv").write_text("box,image_id,label\n" + lines)
+    planned(root)
+    (modality,) = load_config("plan.py").data.modalities.values()
+    assert modality.id_column == "image_id"
