@@ -1,7 +1,7 @@
 """From the bytes of an image file to `[height, width, channels]` uint8, strictly.
 
-What Pillow reads is decoded: 1, 8 and 16 bits, palettes, transparency. What cannot be is an error
-that names the file: truncated data, something that is no image, a decompression bomb, NaN.
+What `PILLOW_FORMATS` names is decoded: 1, 8 and 16 bits, palettes, transparency. What cannot be is
+an error that names the file: truncated data, no image, a decompression bomb, NaN.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
     *(".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm"),
 )
+PILLOW_FORMATS = (
+    *("JPEG", "PNG", "BMP", "DIB"),
+    *("TIFF", "WEBP", "GIF", "JPEG2000", "PPM"),
+)
+"""What Pillow may take a file for, whatever its name. Others of its plugins start programs:
+PostScript in a file called .png would be run by Ghostscript."""
 MAX_PIXELS = 100_000_000
 """Larger images are refused before their pixels are decoded."""
 MAX_FILE_BYTES = 2**30
@@ -34,11 +40,15 @@ _said: set[str] = set()
 
 def decode_file(path: Path, spec: ModalitySpec, *, fit: str = "stretch") -> np.ndarray:
     """The image in a file, as the modality wants it; a `UserError` names what is wrong."""
+    return decode_bytes(read_file(path), spec, fit=fit, name=str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that is not too large to be an image; a `UserError` otherwise."""
     with reading(path, "cannot be read"):
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FileError(path, f"is larger than the {MAX_FILE_BYTES // 2**20} MiB allowed")
-        data = path.read_bytes()
-    return decode_bytes(data, spec, fit=fit, name=str(path))
+        return path.read_bytes()
 
 
 def decode_bytes(
@@ -47,7 +57,7 @@ def decode_bytes(
     """`[height, width, channels]` uint8 of the modality from an encoded image.
 
     Args:
-      data: a file of any kind that Pillow reads.
+      data: a file of one of `PILLOW_FORMATS`.
       spec: the size and channels wanted.
       fit: how another aspect ratio is fitted, a key of `FITS`.
       name: what error messages call the image.
@@ -69,7 +79,7 @@ def decode_pixels(data: bytes, channels: int, *, name: str = "image") -> np.ndar
         # Pillow warns of bombs; the limit here is stricter and explicit.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
         except UnidentifiedImageError as error:
             raise FileError(name, "is not an image that can be decoded") from error
         except Image.DecompressionBombError as error:

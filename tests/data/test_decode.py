@@ -194,3 +194,12 @@ def test_shrinking_averages_areas():
 def test_unknown_fit_is_named():
     with pytest.raises(ValueError, match="fit is 'squash'"):
         fit_image(np.zeros((4, 4, 1), np.uint8), GREY, fit="squash")
+
+
+def test_postscript_called_png_is_never_given_to_ghostscript(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    with pytest.raises(UserError, match="not an image that can be decoded"):
+        decode_bytes(script, GREY)

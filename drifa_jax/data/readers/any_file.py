@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drifa_jax.data.decode import IMAGE_SUFFIXES, decode_file
+from drifa_jax.data.decode import IMAGE_SUFFIXES, decode_pixels, fit_image, read_file
 from drifa_jax.data.readers import dicom, nifti
 from drifa_jax.data.readers.dicom_files import claims_dicom, is_dicom
 from drifa_jax.data.record import ModalitySpec
@@ -59,16 +59,33 @@ def read_any(
 
     Test: tests/data/readers/test_any_file.py.
     """
+    pixels = read_picture(text, spec.channels, window=window, kind=kind)
+    return fit_image(pixels, spec, fit=fit, name=text)
+
+
+def read_picture(
+    text: str, channels: int, *, window: str = "", kind: str | None = None
+) -> np.ndarray:
+    """`[h, w]` or `[h, w, c]` uint8 of a file at its own size; `read_any` fits it to a modality.
+
+    Args:
+      text: as of `read_any`.
+      channels: that pictures are brought to; DICOM and NIfTI have their own.
+      window, kind: as of `read_any`.
+
+    Raises:
+      UserError: naming the file, and what is wrong with it.
+    """
     path, number = split_slice(text)
     kind = kind or kind_of(path)
-    if kind == DICOM:
-        return dicom.read_image(path, spec, frame=number, window=window, fit=fit)
     if kind == PICTURE:
-        return decode_file(path, spec, fit=fit)
+        return decode_pixels(read_file(path), channels, name=str(path))
+    if kind == DICOM:
+        return dicom.read_picture(path, number, window)
     if number is None:
         numbers = nifti.slice_numbers(path)
         raise UserError(
             f"{path} is a volume, and the network reads slices: name one, as "
             f"{path}:{numbers[len(numbers) // 2]}."
         )
-    return nifti.read_image(path, number, spec, fit=fit)
+    return nifti.read_slice(path, number)

@@ -9,7 +9,7 @@ come from its functional groups where an enhanced image keeps them there. Needs 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from drifa_jax.data.decode import fit_image
 from drifa_jax.data.problems import FileError, reading
 from drifa_jax.data.readers.dicom_decoding import decode
+from drifa_jax.data.readers.dicom_display import Windows, grey, own_window
 from drifa_jax.data.readers.dicom_files import (
     integer,
     load,
@@ -45,11 +46,6 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour spaces that pydicom and its decoders hand out as RGB."""
-
-BLOCK_PIXELS = 2**22
-"""Pixels that transforms work on at once, which bounds the memory of large images."""
-
-Windows = Sequence[tuple[float, float]] | None
 
 
 @dataclass(frozen=True)
@@ -156,14 +152,17 @@ def read_image(
       window: names of presets, see `read_frame`.
       fit: how another aspect ratio is fitted.
     """
-    if frame is None:
-        count = count_frames(path)
-        if count > 1:
-            raise UserError(
-                f"{path} holds {count} frames, and the network reads one: name it, as "
-                f"{path}:{count // 2}."
-            )
-    return fit_image(read_frame(path, frame or 0, windows_of(window)), spec, fit=fit, name=path)
+    return fit_image(read_picture(path, frame, window), spec, fit=fit, name=path)
+
+
+def read_picture(path: Path, frame: int | None = None, window: str = "") -> np.ndarray:
+    """`[h, w]` or `[h, w, c]` uint8 of one frame at its own size, as of `read_image`."""
+    if frame is None and (count := count_frames(path)) > 1:
+        raise UserError(
+            f"{path} holds {count} frames, and the network reads one: name it, as "
+            f"{path}:{count // 2}."
+        )
+    return read_frame(path, frame or 0, windows_of(window))
 
 
 def read_frame(path: Path, frame: int = 0, windows: Windows = None) -> np.ndarray:
@@ -199,7 +198,26 @@ def read_frame(path: Path, frame: int = 0, windows: Windows = None) -> np.ndarra
     if stored.ndim == 3:
         return _upper_bits(stored, integer(data, "BitsStored", path, 8))
     view = _of_frame(data, frame, path, _DISPLAY_TAGS)
-    return _grey(stored, view, windows, inverted=photometric == GREY[0], path=path)
+    return grey(stored, view, windows, inverted=photometric == GREY[0], path=path)
+
+
+def window_used(path: Path, frame: int = 0, window: str = "") -> str:
+    """How `read_frame` brings values to black and white, in words; no other tag is told.
+
+    Args:
+      path: the file.
+      frame: which of its frames, from 0.
+      window: names of presets; "" takes what the file says.
+    """
+    if presets := windows_of(window):
+        names = [name.strip() for name in window.split(",")]
+        told = zip(names, presets, strict=True)
+        return "; ".join(f"{name}: centre {c:g}, width {w:g} HU" for name, (c, w) in told)
+    stat = path.stat()
+    data = _loaded(path, stat.st_mtime_ns, stat.st_size)
+    if (text(data, "PhotometricInterpretation") or GREY[1]) not in GREY:
+        return "colours as stored"
+    return own_window(_of_frame(data, frame, path, _DISPLAY_TAGS), path)
 
 
 @functools.lru_cache(maxsize=2)
@@ -254,120 +272,6 @@ def _of_frame(data: Any, frame: int, path: Path, keywords: Sequence[str]) -> Any
             if (holder := next((place for place in holders if keyword in place), None)) is not None:
                 view[keyword] = holder[keyword]
     return view
-
-
-def _grey(
-    stored: np.ndarray, view: Any, windows: Windows, *, inverted: bool, path: Path
-) -> np.ndarray:
-    """`[h, w]` or, with several windows, `[h, w, c]` uint8; padding is black."""
-    _fill_rescale(view, path)
-    padding = numbers(view, "PixelPaddingValue", path, 1)
-    limit = numbers(view, "PixelPaddingRangeLimit", path, 1) or padding
-    blocks = np.array_split(stored, max(1, min(len(stored), stored.size // BLOCK_PIXELS)))
-
-    def padded(block: np.ndarray) -> np.ndarray:
-        if padding is None:
-            return np.zeros(block.shape, bool)
-        return (block >= min(padding + limit)) & (block <= max(padding + limit))
-
-    def physical(block: np.ndarray) -> np.ndarray:
-        with reading(path, "has a modality transform that cannot be applied", quote=False):
-            values = pydicom().pixels.apply_modality_lut(block, view)
-        if not np.isfinite(values).all():
-            raise FileError(path, "has pixels that are NaN or infinite")
-        return values
-
-    if windows:
-        shown = [functools.partial(_preset, window) for window in windows]
-    else:
-        own = _own_display(view, path)
-        shown = [own or functools.partial(_between, _range(blocks, physical, padded))]
-    result = []
-    for block in blocks:
-        values = physical(block)
-        channels = [show(values) for show in shown]
-        picture = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
-        picture = 255 - picture if inverted else picture
-        picture[padded(block)] = 0
-        result.append(picture)
-    return np.concatenate(result)
-
-
-def _fill_rescale(view: Any, path: Path) -> None:
-    """Sets slope and intercept as numbers: pydicom wants both, files may hold one."""
-    slope = numbers(view, "RescaleSlope", path, 1)
-    intercept = numbers(view, "RescaleIntercept", path, 1)
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if keyword in view:
-            del view[keyword]
-    if slope or intercept:
-        view.RescaleSlope = (slope or (1.0,))[0] or 1.0
-        view.RescaleIntercept = (intercept or (0.0,))[0]
-
-
-def _preset(window: tuple[float, float], values: np.ndarray) -> np.ndarray:
-    centre, width = window
-    return to_uint8(values, centre - width / 2, centre + width / 2)
-
-
-def _between(ends: tuple[float, float], values: np.ndarray) -> np.ndarray:
-    return to_uint8(values, *ends)
-
-
-def _range(blocks, physical: Callable, padded: Callable) -> tuple[float, float]:
-    """The lowest and highest physical value of what is no padding."""
-    inside = [physical(block)[~padded(block)] for block in blocks]
-    inside = [values for values in inside if values.size]
-    if not inside:
-        return 0.0, 1.0
-    low = min(float(values.min()) for values in inside)
-    high = max(float(values.max()) for values in inside)
-    return low, high if high > low else low + 1.0
-
-
-def _own_display(view: Any, path: Path) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Physical values -> uint8 by the file's lookup table or first window; None without both."""
-    processing = pydicom().pixels.processing
-    with reading(path, "has a VOILUTSequence that cannot be applied", quote=False):
-        tables = [t for t in view.get("VOILUTSequence") or [] if "LUTDescriptor" in t]
-        if tables and "LUTData" in tables[0]:
-            count, first, depth = tables[0].LUTDescriptor
-
-            def by_table(values: np.ndarray) -> np.ndarray:
-                whole = np.clip(np.rint(values), first, first + (count or 2**16)).astype(np.int64)
-                with reading(path, "has a VOILUTSequence that cannot be applied", quote=False):
-                    return to_uint8(processing.apply_voi(whole, view), 0, 2**depth - 1)
-
-            return by_table
-    if "WindowWidth" not in view or "WindowCenter" not in view:
-        return None
-    width = numbers(view, "WindowWidth", path)
-    # A centre without width is no window, whatever it holds.
-    centre = numbers(view, "WindowCenter", path) if width else None
-    function = text(view, "VOILUTFunction").upper() or "LINEAR"
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise FileError(path, "has a VOILUTFunction other than LINEAR, LINEAR_EXACT and SIGMOID")
-    if centre is None or width[0] <= 0 or (function == "LINEAR" and width[0] < 1):
-        return None
-    window = pydicom().Dataset()
-    window.update(view)
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centre[0], width[0], function
-    # The range that a window fills depends on the stored bits; its ends tell it.
-    black, white = _apply_window(np.array([-1e30, 1e30]), window, path)
-
-    def by_window(values: np.ndarray) -> np.ndarray:
-        filled = (_apply_window(values, window, path) - black) / (white - black)
-        return to_uint8(filled, 0, 1)
-
-    return by_window
-
-
-def _apply_window(values: np.ndarray, window: Any, path: Path) -> np.ndarray:
-    with (
-        reading(path, "has a window that cannot be applied", quote=False),
-        np.errstate(over="ignore"),
-    ):
-        return pydicom().pixels.processing.apply_windowing(values, window)
 
 
 def _palette_colours(stored: np.ndarray, data: Any) -> np.ndarray:

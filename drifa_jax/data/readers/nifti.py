@@ -122,11 +122,19 @@ def read_image(
     path: Path, number: int, spec: ModalitySpec, *, fit: str, plane: str = "axial"
 ) -> np.ndarray:
     """`[height, width, channels]` uint8 of one slice, fitted to a modality."""
+    return fit_image(read_slice(path, number, plane), spec, fit=fit, name=f"{path}:{number}")
+
+
+def read_slice(path: Path, number: int, plane: str = "axial") -> np.ndarray:
+    """`[h, w]` uint8 of one slice at its own size, turned as by `read_plane`.
+
+    Raises:
+      UserError: naming the slices that there are.
+    """
     count = read_shape(path)[PLANES[plane]]
     if not 0 <= number < count:
         raise UserError(f"{path}: has the {plane} slices 0 to {count - 1}, but not {number}.")
-    pixels = read_plane(path, PLANES[plane], number)
-    return fit_image(pixels, spec, fit=fit, name=f"{path}:{number}")
+    return read_plane(path, PLANES[plane], number)
 
 
 def slice_numbers(

@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from drifa_jax.data.problems import FileError
 from drifa_jax.data.readers import dicom_files
-from drifa_jax.data.readers.dicom import read_frame, read_header, read_image
+from drifa_jax.data.readers.dicom import read_frame, read_header, read_image, window_used
 from drifa_jax.data.readers.dicom_files import NoImageError
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
@@ -414,3 +414,16 @@ def test_what_is_not_dicom_is_named(path, content, words):
 def test_a_file_that_is_not_there_is_named(path):
     with pytest.raises(FileError, match=r"a\.dcm: cannot be read \(No such file"):
         read_frame(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "presets", "told"),
+    [
+        ({"WindowCenter": 0, "WindowWidth": 40}, "", "window of the file: centre 0, width 40"),
+        ({"WindowCenter": 0}, "", "from its lowest to its highest value"),
+        ({}, "brain, bone", "brain: centre 40, width 80 HU; bone: centre 480, width 2500 HU"),
+    ],
+)
+def test_the_window_that_was_used_is_told(path, tags, presets, told):
+    write(path, RAMP, **HOUNSFIELD, **tags)
+    assert window_used(path, window=presets) == told
