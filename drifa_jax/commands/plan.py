@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from drifa_jax.config import Config
 from drifa_jax.console import progress, say
 from drifa_jax.errors import UserError
 
@@ -38,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (metavar, meaning) in ANSWERS.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, default="", metavar=metavar, help=meaning)
+    parser.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="do not compile a training step to learn how large a batch fits (half a minute)",
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
 
@@ -57,12 +63,14 @@ def write_plan(options: argparse.Namespace) -> Path:
     """Writes the config file and its page; returns the config file."""
     import jax
 
+    from drifa_jax.plan.batch import Room
     from drifa_jax.plan.config_file import config_text, rows, write_config
     from drifa_jax.plan.found import find_modalities
     from drifa_jax.plan.modality import Answers
     from drifa_jax.plan.page import write_page
     from drifa_jax.plan.plan import make_plan
     from drifa_jax.plan.survey import cache_file, image_headers, looks_grey
+    from drifa_jax.train.step_memory import device_memory, step_memory
 
     answers = Answers(**{name: getattr(options, name) for name in ANSWERS})
     found = find_modalities([_place(text) for text in options.paths], answers, say)
@@ -76,7 +84,15 @@ def write_plan(options: argparse.Namespace) -> Path:
                     modality.root, modality.images, advance, cache
                 )
     grey = {m.name: looks_grey(m.root, m.images) for m in found if headers.get(m.name)}
-    plan = make_plan(found, headers, grey, jax.default_backend(), answers)
+    device = jax.default_backend()
+
+    def measure(config: Config, tasks: Mapping[str, int]) -> Room | None:
+        if options.no_measure or (available := device_memory()) is None:
+            return None
+        say("measuring the memory of a training step (--no-measure leaves it out)")
+        return Room(device, available, step_memory(config, tasks))
+
+    plan = make_plan(found, headers, grey, device, answers, measure)
     plan.config()  # whatever is out of its range is told now
     write_config(options.out, config_text(plan, command_line(options)))
     page = options.out.with_suffix(".html")

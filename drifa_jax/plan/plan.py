@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
+from drifa_jax.plan.batch import Room, batch_for
 from drifa_jax.plan.modality import ENOUGH_GROUPS, FEWEST_GROUPS, Answers, Found, Questions
 from drifa_jax.plan.names import RADIOLOGY
 from drifa_jax.plan.survey import ImageHeader
@@ -59,6 +60,7 @@ def make_plan(
     grey: Mapping[str, bool],
     device: str,
     answers: Answers,
+    measure: Callable[[Config, Mapping[str, int]], Room | None] = lambda config, tasks: None,
 ) -> Plan:
     """What follows from the data.
 
@@ -68,6 +70,8 @@ def make_plan(
       grey: modality -> whether its images hold no colour.
       device: cpu, gpu or tpu.
       answers: of the user.
+      measure: (configuration, task -> number of classes) -> what its training step may take and
+        takes; None where that is not to be known.
 
     Raises:
       UserError: where the data cannot be trained on; `Questions` where the user must choose.
@@ -89,7 +93,8 @@ def make_plan(
     _sizes(plan, found, headers, grey, device)
     _splits(plan, found)
     _network(plan, found, device)
-    _training(plan, found, grey, device)
+    tasks = {plan.modalities[m.name]["task"]: len(m.counts) for m in found}
+    _training(plan, found, grey, device, measure(plan.config(), tasks))
     return plan
 
 
@@ -253,13 +258,17 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             "one task for several modalities: each has a head of its own in training, the fused "
             "one answers; no other way to fuse was shown to beat it",
         )
+    if device == "cpu":
+        plan.decide("model.compute_dtype", "float32", "bfloat16 is no faster on CPUs")
+    else:
+        plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
     plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
 
 
-def _training(plan: Plan, found: Sequence[Found], grey, device: str) -> None:
+def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room | None) -> None:
     records = max(sum(modality.counts.values()) for modality in found)
-    batch = next((size for size in (32, 16) if records >= 16 * size), 8)
-    plan.decide("train.batch_size", batch, f"{records} records")
+    batch, why = batch_for(records, room)
+    plan.decide("train.batch_size", batch, why)
     steps = max(1, int(0.65 * records) // batch)
     epochs = min(100, max(8, -(-STEPS[device] // steps)))
     plan.decide("train.num_epochs", epochs, f"about {epochs * steps} steps of {batch} records")
@@ -267,8 +276,6 @@ def _training(plan: Plan, found: Sequence[Found], grey, device: str) -> None:
         "train.schedule", "cosine", "falls to zero by the last epoch, whatever their number"
     )
     plan.decide("train.warmup_steps", min(100, steps), "attention starts gently")
-    if device != "cpu":
-        plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
     ratio = max(max(m.counts.values()) / min(m.counts.values()) for m in found)
     if ratio > 1.5:
         plan.decide(
