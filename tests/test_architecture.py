@@ -36,6 +36,7 @@ LAYERS = (
     ("ablate",),
     ("explain",),
     ("report",),
+    ("archive", "monitor"),
     ("plan",),
     ("benchmark",),
     ("commands",),

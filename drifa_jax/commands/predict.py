@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from drifa_jax.console import RESEARCH_NOTE, printable, say
@@ -20,7 +21,9 @@ of a `drifa run --folds`.
 In the place of runs, a file that `drifa export` wrote (brain.drifa) answers as it was exported.
 Calibration, prediction sets, the referral threshold and the distance that tells records out of
 distribution come from the validation split of the run's data. Training saves them in the run; for
-other flags than the defaults, or an ensemble, they are fitted the first time and then read."""
+other flags than the defaults, or an ensemble, they are fitted the first time and then read.
+Where the images are DICOM, --dicom-sr and --dicom-sc write objects for an archive, into the study
+of each case (docs/archive.md)."""
 
 
 MIXES_FLAGS_AND_PATHS = True
@@ -43,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="RUN [RUN...] IMAGES", help="see below")
     for suffix in ("csv", "json", "parquet"):
         parser.add_argument(f"--{suffix}", type=Path, metavar="OUT", help=f"write all as {suffix}")
+    parser.add_argument(
+        "--dicom-sr", type=Path, metavar="FOLDER", help="a DICOM structured report of each case"
+    )
+    parser.add_argument(
+        "--dicom-sc", type=Path, metavar="FOLDER", help="DICOM secondary captures with Grad-CAM"
+    )
+    parser.add_argument(
+        "--codes", type=Path, metavar="JSON", help="standard codes of classes, for --dicom-sr"
+    )
     parser.add_argument("--samples", type=int, help="Monte Carlo samples of each member")
     parser.add_argument("--seed", type=int, help="of the samples")
     parser.add_argument(
@@ -80,6 +92,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{suffix} {path}: the name must end in .{suffix}.")
         if not path.parent.is_dir():
             raise UserError(f"--{suffix} {path}: the folder {path.parent} does not exist.")
+    to_archive = {"--dicom-sr": options.dicom_sr, "--dicom-sc": options.dicom_sc}
+    if any(to_archive.values()):
+        from drifa_jax.archive.places import check_places
+
+        check_places(to_archive)
+    if options.codes is not None and options.dicom_sr is None:
+        raise UserError("--codes names the codes of a report; give --dicom-sr as well.")
     if options.samples is not None and options.samples < 1:
         raise UserError(f"--samples is {options.samples}; it must be at least 1.")
     for name in ("alpha", "refer"):
@@ -96,15 +115,31 @@ def run(options: argparse.Namespace) -> int:
     for note in cases.notes:
         say(f"NOTE: {note}")
     shown = _Shown(predictor)
-    with written(list(outputs.values())) as write:
+    with written(list(outputs.values())) as write, _archived(predictor, cases, options) as keep:
         for block in predictor.stream(cases.images, cases.record_ids):
             write(block)
+            keep(block)
             shown.add(block)
     # Files first: who reads the console may leave before it ends.
-    for path in outputs.values():
+    for path in (*outputs.values(), *(path for path in to_archive.values() if path)):
         say(f"Written: {path}")
     shown.show()
     return 0
+
+
+def _archived(predictor, cases, options: argparse.Namespace):
+    """Takes predictions on their way into DICOM objects, where any are asked for."""
+    if options.dicom_sr is None and options.dicom_sc is None:
+        return nullcontext(lambda block: None)
+    from drifa_jax.archive.writing import archived
+
+    return archived(
+        predictor,
+        cases,
+        reports=options.dicom_sr,
+        captures=options.dicom_sc,
+        codes=options.codes,
+    )
 
 
 def _predictor(runs: list[str], options: argparse.Namespace):

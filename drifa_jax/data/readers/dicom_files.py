@@ -15,6 +15,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -189,8 +190,14 @@ def _begins_with_element(start: bytes) -> bool:
     return False
 
 
-def load(path: str | Path, *, pixels: bool) -> Any:
+def load(path: str | Path, *, pixels: bool, more: Sequence[str] = ()) -> Any:
     """The data set of one file, a `pydicom.Dataset` of `READ_TAGS` (and `PIXEL_TAGS`).
+
+    Args:
+      path: of the file.
+      pixels: whether to read them too.
+      more: keywords of further tags. Only `drifa_jax.archive` names any: what it writes belongs
+        to the patient and study of its sources.
 
     Raises:
       FileError: no file, empty, not DICOM, damaged, without an image, larger than it can be.
@@ -212,7 +219,7 @@ def load(path: str | Path, *, pixels: bool) -> Any:
             file,
             force=True,
             stop_before_pixels=not pixels,
-            specific_tags=[*READ_TAGS, *(PIXEL_TAGS if pixels else ())],
+            specific_tags=[*READ_TAGS, *(PIXEL_TAGS if pixels else ()), *more],
         )
         data.file_meta.TransferSyntaxUID = _syntax(package, data, path)
         # Without pixels, reading has stopped before them.
