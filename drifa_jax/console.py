@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal, a line a tenth elsewhere.
+    """A bar with the time left on a terminal, a line a tenth, with the time left, elsewhere.
 
     Yields:
       To be called with the number of things done since the last call.
@@ -76,12 +77,21 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             job = bar.add_task(printable(what), total=total)
             yield lambda count: bar.advance(job, count)
         return
-    done = 0
+    done, began = 0, time.monotonic()
 
     def advance(count: int) -> None:
         nonlocal done
         before, done = done * 10 // max(total, 1), done + count
         if done * 10 // max(total, 1) > before:
-            say(f"{what}: {done} of {total}")
+            left = (time.monotonic() - began) / done * (total - done)
+            say(f"{what}: {done} of {total}" + (f", {_short_time(left)} left" if left >= 1 else ""))
 
     yield advance
+
+
+def _short_time(seconds: float) -> str:
+    """A length of time in its largest unit, for people."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

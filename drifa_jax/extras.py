@@ -29,15 +29,37 @@ def optional(package: str, purpose: str, extra: str) -> ModuleType:
         raise UserError(f"{purpose} needs {package}: {install_command(extra)}") from error
 
 
+def fitting(package: str, purpose: str, extra: str) -> ModuleType:
+    """The imported package, whose version must be one that the extra asks for.
+
+    Raises:
+      UserError: where it is not installed, or another version is.
+    """
+    from packaging.requirements import Requirement
+
+    module = optional(package, purpose, extra)
+    version = importlib.metadata.version(package)
+    for requirement in map(Requirement, _required(extra)):
+        if requirement.name == package and version not in requirement.specifier:
+            raise UserError(
+                f"{purpose} needs {package} {requirement.specifier}, and {version} is installed: "
+                f"{install_command(extra)}"
+            )
+    return module
+
+
 def install_command(extra: str) -> str:
     """The command that installs the packages of an extra for the Python that runs this.
 
     It names them one by one, so that it holds however this package itself was installed.
     """
+    return shlex.join([sys.executable, "-m", "pip", "install", *_required(extra)])
+
+
+def _required(extra: str) -> list[str]:
     wanted = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
-    packages = [
+    return [
         requirement.partition(";")[0].strip()
         for requirement in importlib.metadata.requires("drifa-jax") or ()
         if wanted.search(requirement)
     ]
-    return shlex.join([sys.executable, "-m", "pip", "install", *packages])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +24,9 @@ Calibration, prediction sets, the referral threshold and the distance that tells
 distribution come from the validation split of the run's data. Training saves them in the run; for
 other flags than the defaults, or an ensemble, they are fitted the first time and then read.
 Where the images are DICOM, --dicom-sr and --dicom-sc write objects for an archive, into the study
-of each case (docs/archive.md)."""
+of each case (docs/archive.md).
+--engine ray predicts on a Ray cluster, into a folder of Parquet files that the same command
+completes when it was stopped (docs/scaling.md)."""
 
 
 MIXES_FLAGS_AND_PATHS = True
@@ -74,6 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no calibration, sets or referral",
     )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="where it runs (default: here)"
+    )
+    parser.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto, HOST:PORT or local"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of --engine ray: what it writes"
+    )
     parser.set_defaults(**DEFAULTS)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
@@ -104,13 +116,17 @@ def run(options: argparse.Namespace) -> int:
     for name in ("alpha", "refer"):
         if not 0 < getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be in (0, 1).")
+    if options.engine == "ray":
+        return _run_on_ray(runs, images, outputs, options)
+    if options.out is not None:
+        raise UserError("--out is the folder of --engine ray; without it, give --parquet OUT.")
     # Imported late, so that a wrong flag is answered before JAX loads.
     from drifa_jax.compilation import use_compilation_cache
     from drifa_jax.predict.inputs import find_cases
     from drifa_jax.predictions.files import written
 
     use_compilation_cache()
-    predictor = _predictor(runs, options)
+    predictor = open_predictor(runs, options)
     cases = find_cases(images, predictor.description.readings)
     for note in cases.notes:
         say(f"NOTE: {note}")
@@ -142,8 +158,40 @@ def _archived(predictor, cases, options: argparse.Namespace):
     )
 
 
-def _predictor(runs: list[str], options: argparse.Namespace):
-    """Of run directories, or of one exported file."""
+def _run_on_ray(runs: list[str], images: list[str], outputs, options: argparse.Namespace) -> int:
+    if outputs:
+        raise UserError(
+            f"--{next(iter(outputs))}: --engine ray writes a folder; give --out FOLDER."
+        )
+    if options.dicom_sr is not None or options.dicom_sc is not None:
+        raise UserError(
+            "--engine ray writes no DICOM objects; leave --dicom-sr and --dicom-sc out."
+        )
+    if options.out is None:
+        raise UserError("--engine ray needs --out FOLDER, where it writes its partitions.")
+    if not options.out.absolute().parent.is_dir():
+        raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist.")
+    from drifa_jax.predict.on_ray import connected
+
+    opened = functools.partial(open_predictor, runs, options)
+    with connected(options.address) as cluster:
+        say(f"Ray: {cluster.nodes} node(s), {cluster.devices} actor(s). The run is opened.")
+        described = cluster.describe(opened)
+        from drifa_jax.predict.inputs import find_cases
+
+        cases = find_cases(images, described.description.readings)
+        for note in cases.notes:
+            say(f"NOTE: {note}")
+        partitions = cluster.predict(opened, described, cases, options.out)
+    say(f"Written: {options.out}: {partitions.count} partitions")
+    for line in partitions.summary():
+        print(line)
+    print(f"{len(cases.record_ids):,} records. {RESEARCH_NOTE}", flush=True)
+    return 0
+
+
+def open_predictor(runs: list[str], options: argparse.Namespace):
+    """Of run directories, or of one exported file; workers of a cluster call it by its name."""
     if is_export(runs[0]):
         from drifa_jax.predict.exported_predictor import ExportedPredictor
 
