@@ -25,6 +25,7 @@ SUBCOMMANDS: dict[str, str] = {
     "convert": "bring weights from Keras, PyTorch or safetensors, and back",
     "parity": "compare a network with its PyTorch twin, intermediate by intermediate",
     "predict": "diagnose images with a trained network, with uncertainty",
+    "serve": "a local page and a JSON endpoint for one case, by a network that stays warm",
     "explain": "where a network looked, and what each modality gave, case by case",
     "evaluate": "metrics with intervals, figures and one HTML report of a run",
     "compare": "paired statistics of two or more runs on the same records",

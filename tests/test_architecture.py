@@ -37,6 +37,7 @@ LAYERS = (
     ("explain",),
     ("report",),
     ("archive", "monitor"),
+    ("serve",),
     ("plan",),
     ("benchmark",),
     ("commands",),

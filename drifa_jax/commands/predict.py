@@ -58,6 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codes", type=Path, metavar="JSON", help="standard codes of classes, for --dicom-sr"
     )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="where it runs (default: here)"
+    )
+    parser.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto, HOST:PORT or local"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of --engine ray: what it writes"
+    )
+    add_predictor_arguments(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+
+
+def add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how a network answers, for `open_predictor`."""
     parser.add_argument("--samples", type=int, help="Monte Carlo samples of each member")
     parser.add_argument("--seed", type=int, help="of the samples")
     parser.add_argument(
@@ -77,18 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no calibration, sets or referral",
     )
-    parser.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="where it runs (default: here)"
-    )
-    parser.add_argument(
-        "--address", default="auto", help="of the Ray cluster: auto, HOST:PORT or local"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of --engine ray: what it writes"
-    )
     parser.set_defaults(**DEFAULTS)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,11 +116,7 @@ def run(options: argparse.Namespace) -> int:
         check_places(to_archive)
     if options.codes is not None and options.dicom_sr is None:
         raise UserError("--codes names the codes of a report; give --dicom-sr as well.")
-    if options.samples is not None and options.samples < 1:
-        raise UserError(f"--samples is {options.samples}; it must be at least 1.")
-    for name in ("alpha", "refer"):
-        if not 0 < getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; it must be in (0, 1).")
+    check_predictor_arguments(options)
     if options.engine == "ray":
         return _run_on_ray(runs, images, outputs, options)
     if options.out is not None:
@@ -188,6 +189,15 @@ def _run_on_ray(runs: list[str], images: list[str], outputs, options: argparse.N
         print(line)
     print(f"{len(cases.record_ids):,} records. {RESEARCH_NOTE}", flush=True)
     return 0
+
+
+def check_predictor_arguments(options: argparse.Namespace) -> None:
+    """Raises a UserError that names the flag of `add_predictor_arguments` that cannot be."""
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples is {options.samples}; it must be at least 1.")
+    for name in ("alpha", "refer"):
+        if not 0 < getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be in (0, 1).")
 
 
 def open_predictor(runs: list[str], options: argparse.Namespace):

@@ -186,7 +186,9 @@ class Predictor:
         return np.concatenate(parts, 1)
 
     def _masks(self, present: Arrays, rows: np.ndarray):
-        if not self.description.may_lack_modalities:
+        # What is absent is masked, also from a network that never saw a record without it.
+        whole = all(np.all(held) for held in present.values())
+        if whole and not self.description.may_lack_modalities:
             return None
         return {name: held[rows] for name, held in present.items()}
 

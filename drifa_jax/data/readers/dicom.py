@@ -140,6 +140,11 @@ def count_frames(path: Path) -> int:
     return integer(load(path, pixels=False), "NumberOfFrames", path, 1) or 1
 
 
+def modality_of(path: Path) -> str:
+    """The kind of machine that a file says it comes from, a word of DICOM such as MR."""
+    return text(load(path, pixels=False), "Modality").upper()[:16]
+
+
 def read_image(
     path: Path, spec: ModalitySpec, *, frame: int | None = None, window: str = "", fit: str
 ) -> np.ndarray:
