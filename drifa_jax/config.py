@@ -2,7 +2,8 @@
 
 A config file (`configs/brain.py`) holds `get_config(variant)`, which starts from
 `default_config()` and changes what the experiment changes. `config_files.load_config` reads it
-once and returns frozen dataclasses; nothing below sees anything else.
+once and returns frozen dataclasses; nothing below sees anything else. The group `model` is in
+`network_options.py`, and what changes no result is in `machine_options.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_collections
 
 from drifa_jax.errors import UserError
+from drifa_jax.machine_options import (
+    DistributedConfig,
+    MeshConfig,
+    ProfileConfig,
+    TrackingConfig,
+)
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.plain_values import from_plain
 
@@ -173,34 +180,6 @@ class EnsembleConfig:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
-    """The grid ensemble x data x model of all devices of all processes."""
-
-    data: int = 0  # devices that share each batch; 0 takes all that are left
-    ensemble: int = 1  # devices, or rows of them, that members are spread over
-    model: int = 1  # devices that share the channels of each wide layer
-    shard_state: bool = False  # cut large parameters and their moments over data (FSDP)
-
-
-@dataclass(frozen=True)
-class DistributedConfig:
-    """Several processes, one a host or one a GPU; see docs/scaling.md."""
-
-    coordinator: str = ""  # host:port of process 0; auto asks TPU, SLURM, Kubernetes or Open MPI
-    num_processes: int = 0  # 0 takes JAX_NUM_PROCESSES, or finds it with auto
-    process_id: int = -1  # -1 takes JAX_PROCESS_ID, or finds it with auto
-    connect_seconds: int = 300  # to wait for the other processes at the start
-    lost_seconds: int = 60  # without a sign of life, after which a process counts as lost
-
-
-@dataclass(frozen=True)
-class ProfileConfig:
-    """A trace that TensorBoard and Perfetto open."""
-
-    steps: str = ""  # FIRST-LAST, counted from the start of this attempt, e.g. 10-14
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that a run depends on, besides the code and the data."""
 
@@ -213,6 +192,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def to_json(self) -> str:
         """The resolved configuration, as saved with the results."""
@@ -226,7 +206,20 @@ class Config:
             mesh=MeshConfig(),
             distributed=DistributedConfig(),
             profile=ProfileConfig(),
+            tracking=TrackingConfig(),
         )
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted name -> value, of every field."""
+
+        def pairs(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+            if isinstance(value, dict) and value:
+                for key, inner in value.items():
+                    yield from pairs(f"{name}.{key}" if name else key, inner)
+            else:
+                yield name, value
+
+        return dict(pairs("", dataclasses.asdict(self)))
 
 
 def default_config() -> ml_collections.ConfigDict:

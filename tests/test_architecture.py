@@ -21,6 +21,7 @@ LAYERS = (
         "sealed_files",
         "plain_values",
         "network_options",
+        "machine_options",
     ),
     ("cpu",),
     ("config", "config_files", "rng", "compilation", "processes"),

@@ -33,7 +33,7 @@ PLACES = {
     "plan": (7, 1.0),
     "commands": (8, 0.5),
 }
-CONFIG = ("network_options", "plain_values", "config_files")
+CONFIG = ("network_options", "machine_options", "plain_values", "config_files")
 RECORD = ("data", "train", "predictions", "evaluate", "report")
 RUN = ("config", "models", "train", "predict", "explain", "report")
 COLOURS = {"record": "#2563b8", "run": "#b8500f"}

@@ -60,13 +60,15 @@ def run(options: argparse.Namespace) -> int:
     from drifa_jax.evaluate.run_evaluation import evaluate_run
     from drifa_jax.report.evaluation_report import write_all
     from drifa_jax.report.explanations import explanation_sections
-    from drifa_jax.train.run_directory import runs_in
+    from drifa_jax.train.loggers import keep_files
+    from drifa_jax.train.run_directory import runs_in, saved_config
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     use_compilation_cache()
+    runs = [run for path in options.runs for run in runs_in(path) or [path]]
     try:
         folder = evaluate_run(
-            [run for path in options.runs for run in runs_in(path) or [path]],
+            runs,
             options.out,
             num_samples=options.samples,
             seed=options.seed,
@@ -81,5 +83,15 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("Interrupted. The same command goes on with the records that are left.")
         return 130
+    for run in runs:
+        tracking = saved_config(Path(run)).tracking
+        keep_files(Path(run), tracking, "evaluation", _kept(folder), say)
     say(f"Report: {folder / REPORT_FILE}. {RESEARCH_NOTE}")
     return 0
+
+
+def _kept(folder: Path) -> list[Path]:
+    """What an evaluation hands on to the loggers: report, model card, figures."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in (".html", ".md", ".json", ".png")
+    )

@@ -56,6 +56,7 @@ def train_and_test(config: Config, workdir: Path) -> int:
     from drifa_jax.train import run_directory
     from drifa_jax.train.experiment import build_experiment
     from drifa_jax.train.feed import check_records
+    from drifa_jax.train.loggers import keep_files
     from drifa_jax.train.loop import Interrupted, train
     from drifa_jax.train.metrics_log import read_metrics
     from drifa_jax.train.prediction import split_predictor
@@ -113,6 +114,8 @@ def train_and_test(config: Config, workdir: Path) -> int:
         for line in testing.summary(results):
             _say(line)
         _fit_post_processing(config, dataset, workdir)
+        if processes.is_first():
+            keep_files(workdir, config.tracking, "run", _kept(config, workdir), say)
         if dataset.synthetic:
             _say(SYNTHETIC_BANNER)
         _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
@@ -132,6 +135,14 @@ def _fit_post_processing(config: Config, dataset, workdir: Path) -> None:
         prepare(workdir, dataset.validation)
     except UserError as error:
         _say(f"Nothing was calibrated: {error}")
+
+
+def _kept(config: Config, workdir: Path) -> list[Path]:
+    """What a finished run hands on to its loggers."""
+    names = ("config.json", "environment.json", "network.json", "metrics.json", "predictions.csv")
+    figures = sorted(workdir.glob("*.png"))
+    checkpoints = [workdir / "checkpoints"] * config.tracking.keep_checkpoints
+    return [*(workdir / name for name in names), *figures, *checkpoints]
 
 
 def _say(text: str) -> None:

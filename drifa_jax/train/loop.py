@@ -87,10 +87,10 @@ def train(
             first_step = steps_done(state)
         records_per_step = config.batch_size * layout.num_members
         with (
-            open_log(workdir, first_step) as log,
             TrainingDisplay(
                 experiment.num_steps, first_step, experiment.steps_per_epoch, records_per_step
             ) as display,
+            open_log(workdir, first_step, experiment.config, display.say) as log,
         ):
             if first_step:
                 display.say(f"resuming after step {first_step} of {experiment.num_steps}")

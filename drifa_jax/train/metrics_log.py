@@ -1,17 +1,19 @@
-"""Scalars of a run: JSON lines for scripts, TensorBoard for eyes."""
+"""Scalars of a run: JSON lines for scripts, loggers for eyes."""
 
 from __future__ import annotations
 
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from drifa_jax.config import Config
 from drifa_jax.errors import UserError
 from drifa_jax.processes import is_first
+from drifa_jax.train.loggers import Loggers
 from drifa_jax.train.run_directory import METRICS_FILE, write_whole
 
 CHECK = "check"
@@ -19,32 +21,29 @@ CHECK = "check"
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl` and to TensorBoard event files.
+    """Appends to `metrics.jsonl` and hands on to the loggers.
 
     Args:
       workdir: of the run.
+      config: of the run; its `tracking` names the loggers.
+      say: called with a line for the user.
       step: steps done so far; lines beyond it, written by an attempt that was lost, are dropped,
         so that the file never holds a step twice.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        # Imported here: it is slow to load, and only training needs it.
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, workdir: Path, step: int, config: Config, say: Callable[[str], None]):
         path = workdir / METRICS_FILE
         if path.exists():
             write_whole(path, "".join(f"{line}\n" for line in _up_to(path, step)))
+        self._loggers = Loggers(workdir, config.tracking, step, config.flat(), say)
         self._lines = path.open("a", buffering=1)
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True
-        )
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._lines.close()
-        self._board.close()
+        self._loggers.close(finished=kind is None)
 
     def write(self, split: str, step: int, epoch: int, scalars: Mapping[str, Any]) -> None:
         """One line: `{"split", "step", "epoch", **scalars}`.
@@ -52,12 +51,12 @@ class MetricsLog:
         Of an ensemble, the scalars are means over members, and "members" lists each one's own.
         """
         self._lines.write(line_of({"split": split, "step": step, "epoch": epoch, **scalars}))
-        for name, value in _flat(scalars):
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._loggers.scalars(step, {f"{split}/{name}": v for name, v in _flat(scalars)})
 
     def sync(self) -> None:
         """Returns when the lines are on disk, even if the machine dies."""
         os.fsync(self._lines.fileno())
+        self._loggers.flush()
 
 
 class SilentLog:
@@ -71,12 +70,14 @@ class SilentLog:
 
 
 @contextmanager
-def open_log(workdir: Path, step: int) -> Iterator[MetricsLog | SilentLog]:
+def open_log(
+    workdir: Path, step: int, config: Config, say: Callable[[str], None]
+) -> Iterator[MetricsLog | SilentLog]:
     """The log of this process, after `step` steps."""
     if not is_first():
         yield SilentLog()
         return
-    with MetricsLog(workdir, step) as log:
+    with MetricsLog(workdir, step, config, say) as log:
         yield log
 
 
