@@ -29,6 +29,7 @@ SUBCOMMANDS: dict[str, str] = {
     "explain": "where a network looked, and what each modality gave, case by case",
     "evaluate": "metrics with intervals, figures and one HTML report of a run",
     "compare": "paired statistics of two or more runs on the same records",
+    "compile": "compile for a slice of TPUs before one is rented: does it fit, how fast can it be",
     "export": "write a trained network as one portable file",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""

@@ -32,18 +32,25 @@ def is_large(shape: Sequence[int]) -> bool:
     return math.prod(shape) >= LARGE
 
 
-def device_mesh(*, ensemble: int = 1, data: int = 0, model: int = 1) -> Mesh:
-    """All devices of all processes as a grid `[ensemble, data, model]`.
+def device_mesh(
+    *, ensemble: int = 1, data: int = 0, model: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Devices as a grid `[ensemble, data, model]`.
+
+    Where they are of several slices of TPUs, which only the data center's network joins, members
+    of an ensemble are spread over the slices, so that nothing crosses it; else the records are.
 
     Args:
       ensemble: devices, or rows of devices, that members are spread over.
       data: devices that a batch is spread over; 0 takes all that are left.
       model: devices that a wide layer is spread over.
+      devices: None for all of all processes.
 
     Raises:
-      UserError: when the grid does not use every device exactly once.
+      UserError: when the grid does not use every device exactly once, or slices do not divide it.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
     across = data or max(count // (ensemble * model), 1)
     if ensemble * across * model != count:
         raise UserError(
@@ -51,7 +58,30 @@ def device_mesh(*, ensemble: int = 1, data: int = 0, model: int = 1) -> Mesh:
             f"fit the {count} device{'s' * (count > 1)}; the product must be {count}. Set "
             "mesh.ensemble and mesh.model to divisors of it and leave mesh.data at 0."
         )
-    return jax.make_mesh((ensemble, across, model), AXES, axis_types=(AxisType.Auto,) * 3)
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    shape = [ensemble, across, model]
+    over = next((axis for axis in (0, 1) if shape[axis] % len(slices) == 0), None)
+    if over is None:
+        raise UserError(
+            f"config: the mesh ensemble x data x model = {ensemble} x {across} x {model} does not "
+            f"divide over {len(slices)} slices; make mesh.ensemble or mesh.data a multiple of that."
+        )
+    shape[over] //= len(slices)
+    grids = [_grid(shape, of_slice) for of_slice in slices.values()]
+    return Mesh(np.concatenate(grids, over), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _grid(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices of one slice in the order of their links, but those of a process side by side.
+
+    A process reads one part of each batch, for which its devices must lie next to each other.
+    """
+    ordered = list(jax.make_mesh(tuple(shape), AXES, devices=devices).devices.flat)
+    processes = list(dict.fromkeys(device.process_index for device in ordered))
+    ordered.sort(key=lambda device: processes.index(device.process_index))
+    return np.array(ordered, object).reshape(shape)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -96,6 +126,11 @@ class Layout:
     @property
     def is_ensemble(self) -> bool:
         return self.num_members > 1
+
+    @property
+    def platform(self) -> str:
+        """What its devices are: cpu, gpu or tpu."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def _lead(self) -> tuple[str, ...]:
@@ -180,6 +215,28 @@ class Layout:
         """The same for a batch `[b, ...]` that all members see."""
         return self._placed(batch, ())
 
+    def batch_shapes(
+        self, batch: Mapping[str, Any], num_records: int, *, shared: bool = False
+    ) -> dict[str, Any]:
+        """Shapes, dtypes and shardings of a global batch, from which a step can be compiled.
+
+        Args:
+          batch: of any number of records, on the host.
+          num_records: of the global batch.
+          shared: whether all members see it.
+        """
+        lead = () if shared else self._lead
+        members = (self.num_members,) * len(lead)
+
+        def shape(leaf):
+            return jax.ShapeDtypeStruct(
+                (*members, num_records, *np.shape(leaf)[1:]),
+                leaf.dtype,
+                sharding=self._sharding(*lead, DATA_AXIS),
+            )
+
+        return jax.tree.map(shape, dict(batch))
+
     def _placed(self, batch: Mapping[str, Any], lead: tuple[str, ...]) -> dict[str, Any]:
         sharding = self._sharding(*lead, DATA_AXIS)
         row = len(lead)
@@ -193,15 +250,19 @@ class Layout:
         return jax.tree.map(place, dict(batch))
 
 
-def layout_of(config: Config) -> Layout:
-    """The layout that a configuration asks for, on the devices that there are.
+def layout_of(config: Config, devices: Sequence[Any] | None = None) -> Layout:
+    """The layout that a configuration asks for.
+
+    Args:
+      config: its mesh, members and batches.
+      devices: None for all that there are.
 
     Raises:
       UserError: when mesh, members or batches do not divide over the devices.
     """
     mesh = config.mesh
     layout = Layout(
-        device_mesh(ensemble=mesh.ensemble, data=mesh.data, model=mesh.model),
+        device_mesh(ensemble=mesh.ensemble, data=mesh.data, model=mesh.model, devices=devices),
         config.ensemble.num_members,
         mesh.shard_state,
     )

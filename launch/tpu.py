@@ -12,14 +12,17 @@ The slice is a queued resource: where none is free, the request waits. `run` sta
 on every worker, apart from the connection: one that drops is made again and follows the same
 trainer, of which a worker never has two. `watch` is create, copy and run, and all of it again when
 the slice was preempted or a worker was lost; it deletes the slice after success, because it costs
-until then (`--keep` leaves it). The run directory must be a folder that all workers share and that
-outlives them (Filestore, or a bucket under GCS FUSE). `--dry-run`, wherever it stands, prints the
-commands only. Needs the gcloud CLI, logged in.
+until then (`--keep` leaves it). Before it asks for one, it compiles the training step for the slice
+on this machine (`drifa compile`), and stops where that does not fit (`--no-compile` leaves it out;
+without libtpu it says so and goes on). The run directory must be a folder that all workers share
+and that outlives them (Filestore, or a bucket under GCS FUSE). `--dry-run`, wherever it stands,
+prints the commands only. Needs the gcloud CLI, logged in.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -48,6 +51,8 @@ SOFTWARE = {
 """Generation -> software of its VMs, as Google's pages name it."""
 PASSED_ON = ("metadata", "data-disk", "service-account", "network", "subnetwork", "labels")
 """Flags that gcloud gets as they are."""
+NOT_COMPILED_FOR = ("v2", "v3")
+"""Generations that `drifa compile` does not know."""
 DIES_WITH_THE_SLICE = re.compile(r"(?!/|gs://)|/(tmp|home|root|dev|var)(/|$)")
 
 INSTALL = """\
@@ -98,6 +103,32 @@ def software(accelerator: str) -> str:
     if generation not in SOFTWARE:
         sys.exit(f"--type {accelerator}: choose a type of {', '.join(SOFTWARE)}, or --version.")
     return SOFTWARE[generation]
+
+
+def compile_first(options: argparse.Namespace) -> int:
+    """Compiles the training step for the slice, before it costs anything; 0 where it fits."""
+    if options.no_compile or options.type.partition("-")[0] in NOT_COMPILED_FOR:
+        return 0
+    lacking = [name for name in ("drifa_jax", "libtpu") if importlib.util.find_spec(name) is None]
+    if lacking:
+        print(f"not compiled beforehand: {' and '.join(lacking)} not installed here", flush=True)
+        return 0
+    words = ["--topology", options.type, "--only", "step", "--no-search"]
+    command = [
+        *(sys.executable, "-m", "drifa_jax.cli", "compile"),
+        *(_value(options.arguments, "--config"), *words),
+        *overrides(options.arguments),
+    ]
+    return execute([command], options.dry_run)
+
+
+def overrides(words: list[str]) -> list[str]:
+    """The fields of the configuration that the arguments of drifa train change."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config."):
+            found += [word] if "=" in word else [word, following]
+    return found
 
 
 def copy(options: argparse.Namespace) -> list[list[str]]:
@@ -151,6 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="do not delete it after success")
     for name in PASSED_ON:
         parser.add_argument(f"--{name}", default="", help="as gcloud takes it")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile here before it")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
@@ -235,6 +267,9 @@ def train(options: argparse.Namespace) -> int:
 
 def watch(options: argparse.Namespace) -> int:
     """Rounds of create, copy and train until the run is through, or fails by its own fault."""
+    if code := compile_first(options):
+        print("nothing was asked for; --no-compile goes on all the same", flush=True)
+        return code
     while True:
         code = execute(create(options), options.dry_run, ATTEMPTS)
         if code:

@@ -12,6 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "drifa_jax"
 LAYERS = (
     (
+        "chips",
         "errors",
         "extras",
         "typing",
@@ -40,7 +41,7 @@ LAYERS = (
     ("archive", "monitor"),
     ("serve",),
     ("plan",),
-    ("benchmark",),
+    ("benchmark", "compile_for"),
     ("commands",),
     ("cli",),
     ("main",),

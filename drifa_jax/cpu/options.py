@@ -10,12 +10,17 @@ import jax
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options(platform: str | None = None) -> dict[str, str]:
     """Options for `jax.jit` of large programs: on CPU, a shorter time to the first step.
 
     XLA's preset for fast compilation makes the same training step as fast; see
     docs/performance.md. Empty on accelerators, and where this XLA does not know the option.
+
+    Args:
+      platform: what the program is compiled for; None for the devices of this machine.
     """
+    if (platform or jax.default_backend()) != "cpu":
+        return {}
     return _known({"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"})
 
 
@@ -25,7 +30,7 @@ SMALL_NETWORK = 10**7
 _SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 
 
-def training_options(params: Any) -> dict[str, str]:
+def training_options(params: Any, platform: str | None = None) -> dict[str, str]:
     """Options for the training step of one network on one device.
 
     On CPU XLA hands products, convolutions and sums to a library, and to load each of two
@@ -37,7 +42,10 @@ def training_options(params: Any) -> dict[str, str]:
 
     Args:
       params: of the network; only their shapes are read.
+      platform: as in `compiler_options`.
     """
+    if (platform or jax.default_backend()) != "cpu":
+        return {}
     small = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) < SMALL_NETWORK
     return _with_fusions_of("" if small else _SUMS) or compiler_options()
 
@@ -48,9 +56,7 @@ def _with_fusions_of(kinds: str) -> dict[str, str]:
 
 
 def _known(options: dict[str, str]) -> dict[str, str]:
-    """The options; none on accelerators, or where this XLA does not know one of them."""
-    if jax.default_backend() != "cpu":
-        return {}
+    """The options; none where this XLA does not know one of them."""
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

@@ -100,8 +100,21 @@ class SplitPredictor:
 
         # Replicated, so that every process holds the whole result.
         self._step = jax.jit(
-            step, out_shardings=replicated(layout.mesh), compiler_options=compiler_options()
+            step,
+            out_shardings=replicated(layout.mesh),
+            compiler_options=compiler_options(layout.platform),
         )
+
+    def lowered(self, params: Any, statistics: Any, batch: Mapping, num_records: int) -> Any:
+        """The step, traced and not compiled; no device is needed.
+
+        Args:
+          params, statistics: arrays or their shapes, dtypes and shardings.
+          batch: as read, of any number of records.
+          num_records: that are to be predicted together.
+        """
+        shapes = self._layout.batch_shapes(_narrow(batch), num_records, shared=True)
+        return self._step.lower(params, statistics, shapes)
 
     def __call__(self, params: Any, statistics: Any, batches: Iterable[Mapping]) -> SplitLogits:
         """Logits and labels of every valid record, ordered by its index.
@@ -141,13 +154,13 @@ class SplitPredictor:
         )
 
 
-def split_predictor(experiment: Experiment) -> SplitPredictor:
-    """The predictor of an experiment's network, over all devices."""
+def split_predictor(experiment: Experiment, layout: Layout | None = None) -> SplitPredictor:
+    """The predictor of an experiment's network; over all devices where no layout is given."""
     return SplitPredictor(
         make_evaluation_step(
             experiment.network, masks_absent=experiment.dataset.may_lack_modalities
         ),
-        layout_of(experiment.config),
+        layout or layout_of(experiment.config),
     )
 
 

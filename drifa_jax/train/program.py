@@ -54,15 +54,16 @@ class Program:
         self.flops: float | None = None
         self.device_bytes: dict[str, int] = {}
         self._layout = layout
-        self._keys = put_keys(experiment.config.train.seed, layout)
+        self._seed = experiment.config.train.seed
+        self._keys: jax.Array | None = None
         self._asked = NamedSharding(layout.mesh, PartitionSpec(AXES))
         self._lowered: Any = None
         self._compiling: Future | None = None
         self._memory: KeptMemory | None = None
         if layout.mesh.size == 1 and not layout.is_ensemble:
-            options = training_options(self.template.params)
+            options = training_options(self.template.params, layout.platform)
         else:
-            options = compiler_options()
+            options = compiler_options(layout.platform)
         self._step = jax.jit(
             _over_mesh(experiment, layout),
             donate_argnums=0,
@@ -75,7 +76,7 @@ class Program:
 
     def use_seed(self, seed: int) -> None:
         """Runs with the keys of another seed from here on; nothing is compiled anew."""
-        self._keys = put_keys(seed, self._layout)
+        self._seed, self._keys = seed, None
 
     @property
     def is_compiling(self) -> bool:
@@ -90,11 +91,23 @@ class Program:
         """
         if self._compiling is not None:
             return
-        # Large maps are looped over record by record, of each device of the mesh one.
-        num_devices = self._layout.mesh.shape[DATA_AXIS]
-        with without_garbage_collection(), kernels.batch_over(num_devices):
-            self._lowered = self._step.lower(self.template, batch, self._keys, self._flags(0))
+        self._lowered = self.lowered(batch)
         self._compiling = compiled_beside(self._lowered)
+
+    def lowered(self, batch: Mapping[str, Any]) -> Any:
+        """The step for such batches, traced and not compiled; no device is needed.
+
+        Args:
+          batch: arrays or their shapes, dtypes and shardings.
+        """
+        mesh = self._layout.mesh
+        lead = (self._layout.num_members,) * self._layout.is_ensemble
+        kind = jax.eval_shape(root_key, 0).dtype
+        keys = jax.ShapeDtypeStruct(lead, kind, sharding=replicated(mesh))
+        asked = jax.ShapeDtypeStruct((mesh.size,), jnp.int32, sharding=self._asked)
+        # Large maps are looped over record by record, of each device of the mesh one.
+        with without_garbage_collection(), kernels.batch_over(mesh.shape[DATA_AXIS]):
+            return self._step.lower(self.template, batch, keys, asked)
 
     def __call__(
         self, state: TrainState, batch: Mapping[str, Any], asked: int
@@ -111,8 +124,10 @@ class Program:
         compiled = self._compiling.result()
         if self._memory is None:
             # With several devices JAX runs the program in threads of its own.
-            planned = _planned_bytes(compiled) if self._layout.mesh.size == 1 else {}
+            planned = planned_bytes(compiled) if self._layout.mesh.size == 1 else {}
             self._memory = KeptMemory(planned.get("temporary", 0))
+        if self._keys is None:
+            self._keys = put_keys(self._seed, self._layout)
         return self._memory.run(compiled, state, batch, self._keys, self._flags(asked))
 
     def give_back_memory(self) -> None:
@@ -127,12 +142,12 @@ class Program:
         """
         if self._lowered is not None:
             self.flops = _flops(self._lowered)
-            self.device_bytes = _planned_bytes(self._compiling.result())
+            self.device_bytes = planned_bytes(self._compiling.result())
             self._lowered = None
 
     def flops_of(self, batch: Mapping[str, Any]) -> float | None:
         """`flops` of a step on such a batch, without compiling it."""
-        return _flops(self._step.lower(self.template, batch, self._keys, self._flags(0)))
+        return _flops(self.lowered(batch))
 
     def _flags(self, asked: int) -> jax.Array:
         mesh = self._layout.mesh
@@ -176,7 +191,8 @@ def _flops(lowered: Any) -> float | None:
     return (_analysed(lowered.cost_analysis) or {}).get("flops")
 
 
-def _planned_bytes(compiled: Any) -> dict[str, int]:
+def planned_bytes(compiled: Any) -> dict[str, int]:
+    """Memory of a program on one device, by kind; empty where the backend cannot say."""
     memory = _analysed(compiled.memory_analysis)
     if memory is None:
         return {}

@@ -14,28 +14,13 @@ from typing import Any
 
 import jax
 
+from drifa_jax.chips import PEAK_FLOPS
 from drifa_jax.train.run_directory import write_whole
 
 PERFORMANCE_FILE = "performance.json"
 TRACE_FOLDER = "profile"
 MEASURED = ("first step", "step", "validation", "first validation", "checkpoint")
 """What the loop spends its time on; waiting for input is part of a step."""
-
-PEAK_FLOPS = {
-    # Substring of `device_kind` -> dtype -> FLOP/s of one device, dense, from the vendors' sheets.
-    "TPU v4": {"bfloat16": 275e12},
-    "TPU v5 lite": {"bfloat16": 197e12},
-    "TPU v5e": {"bfloat16": 197e12},
-    "TPU v5p": {"bfloat16": 459e12},
-    "TPU v5": {"bfloat16": 459e12},
-    "TPU v6": {"bfloat16": 918e12},
-    "V100": {"float32": 15.7e12},
-    "A100": {"float32": 19.5e12, "tensorfloat32": 156e12, "bfloat16": 312e12},
-    "H100 PCIe": {"float32": 51e12, "tensorfloat32": 378e12, "bfloat16": 756e12},
-    "H100": {"float32": 67e12, "tensorfloat32": 495e12, "bfloat16": 989e12},
-    "H200": {"float32": 67e12, "tensorfloat32": 495e12, "bfloat16": 989e12},
-    "L4": {"float32": 30.3e12, "tensorfloat32": 60e12, "bfloat16": 121e12},
-}
 
 
 class StepTimes:

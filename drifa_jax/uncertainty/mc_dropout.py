@@ -79,6 +79,7 @@ def make_sampler(
     num_samples: int,
     moments: bool = False,
     samples_per_pass: int | None = None,
+    pass_bytes: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[..., Samples | dict[str, Moments]]:
     """One compiled function from images to the samples of every member.
@@ -102,6 +103,7 @@ def make_sampler(
       moments: whether to return running `Moments` by task instead of samples, which need `T`
         times less memory and serve every measure of `uncertainty.measures` equally.
       samples_per_pass: samples computed together; None chooses by memory.
+      pass_bytes: memory of one pass, by which that is chosen; None asks the device.
       mesh: spreads members over its axis "ensemble" and samples over "data"; None for one
         device. See `sampling_mesh`.
 
@@ -145,7 +147,7 @@ def make_sampler(
         draw = functools.partial(
             _one_sample, network, member_state, features, root_key, words, present
         )
-        size = samples_per_pass or choose_samples_per_pass(len(samples), features)
+        size = samples_per_pass or choose_samples_per_pass(len(samples), features, pass_bytes)
         if not moments:
             return jax.lax.map(draw, samples, batch_size=size)
         return _running_moments(draw, samples, size, num_samples)

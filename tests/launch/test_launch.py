@@ -94,7 +94,7 @@ def cloud(tmp_path, monkeypatch):
     def watch(plan, *flags, state="ACTIVE"):
         (tmp_path / "plan").write_text(plan)
         (tmp_path / "state").write_text(state)
-        code = tpu.watch(tpu.parse(["watch", *TPU, *flags, *TRAIN]))
+        code = tpu.watch(tpu.parse(["watch", "--no-compile", *TPU, *flags, *TRAIN]))
         asked = (tmp_path / "asked").read_text().splitlines()
         return code, [line for line in asked if "describe" not in line]
 
@@ -117,6 +117,31 @@ def test_tpu_slice_is_kept_after_success_where_that_is_asked_for(cloud):
 @pytest.mark.parametrize("code", (75, 137, 143))
 def test_tpu_is_made_anew_after_a_preemption_or_a_loss(cloud, code):
     assert cloud(f"follow {code}\n") == (0, [*ROUND, DELETE, *ROUND, DELETE])
+
+
+@pytest.mark.parametrize("code", (0, 1))
+def test_tpu_watch_compiles_before_it_asks_for_a_slice(code, monkeypatch, capsys):
+    """With the type of the slice and the fields that training gets; what does not fit ends it."""
+    tpu = load("tpu")
+    called = []
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tpu.subprocess, "call", lambda words: called.append(words) or code)
+    monkeypatch.setattr(tpu, "granted", lambda options: True)
+    field = ["--config.train.batch_size", "512"]
+    tpu.watch(tpu.parse(["watch", *TPU, "--type", "v6e-8", *TRAIN, *field]))
+    assert called[0][1:] == [
+        *("-m", "drifa_jax.cli", "compile", "configs/brain.py:quick", "--topology", "v6e-8"),
+        *("--only", "step", "--no-search", *field),
+    ]
+    assert [words[0] for words in called[1:2]] == ["gcloud"] * (code == 0)
+    assert ("nothing was asked for" in capsys.readouterr().out) == (code == 1)
+
+
+def test_tpu_watch_goes_on_where_nothing_can_be_compiled(monkeypatch, capsys):
+    tpu = load("tpu")
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
+    assert tpu.compile_first(tpu.parse(["watch", *TPU, *TRAIN])) == 0
+    assert "not compiled beforehand: drifa_jax and libtpu" in capsys.readouterr().out
 
 
 def test_tpu_run_that_fails_by_its_own_fault_is_left_to_be_looked_at(cloud, capsys):
