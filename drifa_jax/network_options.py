@@ -20,7 +20,8 @@ DTYPES = {
 MFA_PARTS, MIFA_PARTS = ("hifa", "clia"), ("mgifa", "mlifa")
 GATE_PARTS = ("within", "across")
 FUSE_AT_ALL, FUSE_AT_RESOLUTIONS = "all", "resolutions"
-LATER_FIELDS = {"fuse_at", "gate_parts", "gate_rank"}
+READ_LAST, READ_RESOLUTIONS = "last", "resolutions"
+LATER_FIELDS = {"fuse_at", "gate_parts", "gate_rank", "read_stages"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class NetworkOptions:
         modality its own head and averages their probabilities; "experts" multiplies the
         probabilities of a head a modality and a fused one, over the prior; "auxiliary" trains
         those heads and answers by the fused one.
+      read_stages: what heads read of a branch: "last" is the mean over space after its last stage,
+        as in the paper; "resolutions" the mean and the deviation over space after every
+        resolution (`models/reading.py`).
       compute_dtype: of convolutions and activations; parameters and statistics stay float32.
       padding: "same" pads strided convolutions at the end, as TensorFlow and JAX do;
         "symmetric" pads both sides alike, as PyTorch does. They differ where the stride is 2,
@@ -71,6 +75,7 @@ class NetworkOptions:
     gate_parts: tuple[str, ...] = GATE_PARTS
     gate_rank: int = 16
     readout: str = "concatenate"
+    read_stages: str = READ_LAST
     compute_dtype: str = "float32"
     padding: str = "same"
     batch_norm_epsilon: float = 1e-3
@@ -85,7 +90,11 @@ class NetworkOptions:
             problems.append(f"gate_rank is {self.gate_rank}; it must be at least 1")
         if not 0.0 <= self.dropout_rate < 1.0:
             problems.append(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
-        for name, choices in (("compute_dtype", tuple(DTYPES)), ("padding", PADDINGS)):
+        for name, choices in (
+            ("compute_dtype", tuple(DTYPES)),
+            ("padding", PADDINGS),
+            ("read_stages", (READ_LAST, READ_RESOLUTIONS)),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 problems.append(f"{name} is {value!r}; choose one of {', '.join(choices)}")

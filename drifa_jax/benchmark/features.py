@@ -1,6 +1,6 @@
 """Features of frozen branches, computed once: what every method of a benchmark then reads.
 
-features/<modality>-<condition>.npz    values [n, c] float32, who has it, and a key of their makers
+features/<modality>-<condition>.npz    what readouts can read, who has it, and a key of its makers
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from drifa_jax.config import Config
 from drifa_jax.data.record import ModalitySpec, stack_records
 from drifa_jax.data.records import Records
 from drifa_jax.digests import digest
-from drifa_jax.models.building import build_network
+from drifa_jax.models.building import build_network, declared_plans
 from drifa_jax.models.description import describe_network
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.models.pooling import average_pool
+from drifa_jax.models.reading import mean_and_deviation, read_stages
+from drifa_jax.network_options import READ_LAST, READ_RESOLUTIONS
 from drifa_jax.train.pretrained import pretrained_tensors, replaced, with_checkpoint_pixels
 from drifa_jax.whole_files import written_whole
 
@@ -43,11 +45,12 @@ class Features:
     """Pooled features of one modality, of all records of a set.
 
     Attributes:
-      values: `[n, c]` float32, zero where absent.
+      read: value of `model.read_stages` -> `[n, c]` float32, zero where absent: the mean of the
+        last stage, or mean and deviation of every resolution.
       held: `[n]` bool.
     """
 
-    values: np.ndarray
+    read: Mapping[str, np.ndarray]
     held: np.ndarray
 
 
@@ -108,11 +111,11 @@ def frozen_features(
     return found
 
 
-def _branch(config: Config, spec: ModalitySpec) -> Callable[[np.ndarray], np.ndarray]:
-    """Pixels `[b, h, w, c]` to pooled features of the pretrained branch, `[b, f]` float32."""
+def _branch(config: Config, spec: ModalitySpec) -> Callable[[np.ndarray], Mapping[str, Any]]:
+    """Pixels `[b, h, w, c]` to all that can be read of the pretrained branch."""
     apart = dataclasses.replace(
         config.model, fusion="drifa", mfa_parts=(), stage_mfa_parts=(), mifa_parts=(),
-        readout="concatenate",
+        readout="concatenate", read_stages=READ_LAST,
     )  # fmt: skip
     own = dataclasses.replace(
         config,
@@ -123,15 +126,21 @@ def _branch(config: Config, spec: ModalitySpec) -> Callable[[np.ndarray], np.nda
     )
     description = describe_network(own, (spec,), {"task": 2})
     network = build_network(description)
+    plan = declared_plans(description)[spec.name]
     drawn = network.init(jax.random.key(0))
     tensors = pretrained_tensors(own, description)
     params, statistics = (replaced(tree, tensors) for tree in drawn)
 
     @jax.jit
-    def run(pixels: jax.Array) -> jax.Array:
+    def run(pixels: jax.Array) -> dict[str, jax.Array]:
         images = scale_pixels({spec.name: pixels})
         maps, _ = network.apply(params, statistics, images, train=False, method="features")
-        return average_pool(maps[-1][spec.name]).astype(jnp.float32)
+        # Modalities are alone here, so that stages of the network are those of the branch.
+        found = [maps[k][spec.name] for k in read_stages(plan)]
+        return {
+            READ_LAST: average_pool(found[-1]).astype(jnp.float32),
+            READ_RESOLUTIONS: jnp.concatenate([mean_and_deviation(x) for x in found], -1),
+        }
 
     return run
 
@@ -152,13 +161,15 @@ def _computed(
         filled = np.pad(batch, ((0, BATCH - len(batch)), *((0, 0),) * 3))
         following = run(filled)
         if running is not None:
-            parts.append(np.asarray(running))
+            parts.append(jax.device_get(running))
         running = following
         presence.append(present[spec.name])
-    parts.append(np.asarray(running))
+    parts.append(jax.device_get(running))
     held = np.concatenate(presence)
-    values = np.concatenate(parts)[: len(records)]
-    return Features(np.where(held[:, None], values, np.float32(0)), held)
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Features(
+        {n: np.where(held[:, None], x[: len(held)], np.float32(0)) for n, x in values.items()}, held
+    )
 
 
 def _key(config: Config, spec: ModalitySpec, records: Records, condition: str) -> str:
@@ -172,6 +183,7 @@ def _key(config: Config, spec: ModalitySpec, records: Records, condition: str) -
             "ids": records.ids,
             "files": [_stamp(place) for place in records.column(f"at:{spec.name}")],
             "condition": condition,
+            "read": [READ_LAST, READ_RESOLUTIONS],
             "amount": {"noise": NOISE_DEVIATION, "blur": BLUR_SHARE}.get(condition, 0),
         }
     )
@@ -189,10 +201,14 @@ def _kept(path: Path, key: str) -> Features | None:
     if not path.is_file():
         return None
     with np.load(path) as kept:
-        return Features(kept["values"], kept["held"]) if str(kept["key"]) == key else None
+        if str(kept["key"]) != key:
+            return None
+        read = {n.removeprefix("read:"): kept[n] for n in kept.files if n.startswith("read:")}
+        return Features(read, kept["held"])
 
 
 def _keep(path: Path, key: str, features: Features) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial, partial.open("wb") as file:
-        np.savez(file, values=features.values, held=features.held, key=np.array(key))
+        read = {f"read:{name}": values for name, values in features.read.items()}
+        np.savez(file, held=features.held, key=np.array(key), **read)

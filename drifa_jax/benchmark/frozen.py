@@ -8,6 +8,7 @@ with records that nothing counts, so that a method is compiled once a set.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from drifa_jax.data.record import MISSING_LABEL
 from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
-from drifa_jax.network_options import NetworkOptions
+from drifa_jax.network_options import READ_LAST, NetworkOptions
 from drifa_jax.rng import root_key, stream
 from drifa_jax.train.losses import TaskLoss, class_prior, total_loss
 from drifa_jax.train.optimizer import make_optimizer
@@ -168,7 +169,8 @@ def train_seeds(
     options = config.train
     batch_size = min(options.batch_size, len(train.labels))
     recipe = Recipe(
-        config.model,
+        # What is read is in the inputs already.
+        dataclasses.replace(config.model, read_stages=READ_LAST),
         tuple((m, x.shape[1]) for m, x in train.inputs.items()),
         tables & frozenset(train.inputs),
         num_classes,
@@ -184,13 +186,25 @@ def train_seeds(
     network, run, _ = _programs(recipe)
     keys = jnp.stack([root_key(seed) for seed in seeds])
     params, statistics = network.init(stream(keys, "init"))
+    prior = np.log(class_prior(labels, num_classes)).astype(np.float32)
     head = statistics.get("heads", {}).get(TASK, {})
     if "log_prior" in head:
-        prior = np.log(class_prior(labels, num_classes)).astype(np.float32)
         head["log_prior"] = jnp.asarray(np.broadcast_to(prior, head["log_prior"].shape))
+        prior = np.zeros_like(prior)
+    params["heads"] = _saying(prior, params["heads"])
     best, statistics = run(params, statistics, keys, _arrays(train), _arrays(validation))
     leaves = jax.tree.leaves(network.abstract_params)
     return Trained(recipe, sizes["test"], best, statistics, sum(leaf.size for leaf in leaves))
+
+
+def _saying(log_prior: np.ndarray, heads: dict) -> dict:
+    """Heads that say the prior of everybody, so that no method is ahead by how it starts."""
+
+    def start(path, leaf):
+        value = {"kernel": np.float32(0), "bias": log_prior}.get(path[-1].key)
+        return leaf if value is None else jnp.broadcast_to(value, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(start, heads)
 
 
 def _arrays(split: Split) -> dict:

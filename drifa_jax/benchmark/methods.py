@@ -7,11 +7,13 @@ from typing import Any
 
 from drifa_jax.ablate.variants import Variant
 from drifa_jax.errors import UserError
+from drifa_jax.network_options import READ_RESOLUTIONS
 
 REFERENCE = "concatenation"
 """Concatenation with the same auxiliary heads: what the best method must beat."""
 
 BEST = "best"
+"""The method that is compared with the reference; `docs/fusion_protocol.md` says why it is this."""
 
 _APART: dict[str, Any] = {"model.fusion": "drifa", "model.mfa_parts": (),
                           "model.stage_mfa_parts": (), "model.mifa_parts": ()}  # fmt: skip
@@ -19,16 +21,32 @@ _APART: dict[str, Any] = {"model.fusion": "drifa", "model.mfa_parts": (),
 
 def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
     """All methods over given modalities; each is a change of the set's configuration."""
+    every_resolution = {"model.read_stages": READ_RESOLUTIONS}
     return (
         Variant(
             BEST,
-            "product of experts behind identity gates",
-            {**_APART, "model.fusion": "identity_gates", "model.readout": "experts"},
+            "product of experts that read every resolution",
+            {**_APART, **every_resolution, "model.readout": "experts"},
         ),
         Variant(
             REFERENCE,
             "concatenation, with the same auxiliary heads",
             {**_APART, "model.readout": "auxiliary"},
+        ),
+        Variant(
+            "concatenated_resolutions",
+            "concatenation of every resolution, with the same auxiliary heads",
+            {**_APART, **every_resolution, "model.readout": "auxiliary"},
+        ),
+        Variant(
+            "experts",
+            "product of experts that read the last stage",
+            {**_APART, "model.readout": "experts"},
+        ),
+        Variant(
+            "gated_experts",
+            "product of experts behind identity gates",
+            {**_APART, "model.fusion": "identity_gates", "model.readout": "experts"},
         ),
         Variant("drifa", "the paper's attention and readout", {}),
         Variant("plain_concatenation", "concatenation, one head", _APART),
@@ -37,16 +55,16 @@ def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
             "mean of the probabilities of a head a modality",
             {**_APART, "model.readout": "average"},
         ),
-        Variant(
-            "experts",
-            "product of experts without attention",
-            {**_APART, "model.readout": "experts"},
-        ),
         *(
             Variant(
                 f"only_{m}",
-                f"{m} alone",
-                {**_APART, "model.readout": "auxiliary", "data.only_modalities": (m,)},
+                f"{m} alone, every resolution",
+                {
+                    **_APART,
+                    **every_resolution,
+                    "model.readout": "auxiliary",
+                    "data.only_modalities": (m,),
+                },
             )
             for m in modalities
         ),

@@ -175,7 +175,7 @@ class RunningSet:
         """Trains and tests one method on one fold."""
         started = time.monotonic()
         config = job.method.of(self.config)
-        fold = _Fold(self, job.fold, features)
+        fold = _Fold(self, job.fold, features, config.model.read_stages)
         only = config.data.only_modalities
         splits = {name: fold.split(name).only(only) for name in ("train", "validation")}
         trained = train_seeds(
@@ -270,7 +270,7 @@ def run_set(
 class _Fold:
     """Arrays of one fold: standardised features, rows of tables fitted on its training records."""
 
-    def __init__(self, running: RunningSet, fold: int, features):
+    def __init__(self, running: RunningSet, fold: int, features, read_stages: str):
         folder = running.folder / f"fold-{fold}" / "splits"
         path = folder / f"{PAIRED}.json"
         if not path.is_file():
@@ -284,7 +284,8 @@ class _Fold:
         rows_of = {record_id: row for row, record_id in enumerate(running.records.ids)}
         specs = [s for s in dataset.train.modalities if isinstance(s, TabularSpec)]
         self.tables = frozenset(spec.name for spec in specs)
-        self._features, self._rows, scales = features, {}, {}
+        self._features, self._read_stages = features, read_stages
+        self._rows, scales = {}, {}
         for split in ("train", "validation", "test"):
             records = as_records(getattr(dataset, split))
             labels = records.labels(running.task.name)
@@ -293,10 +294,10 @@ class _Fold:
             self._rows[split] = rows
             inputs, present = {}, {}
             for m, of_condition in features.items():
-                clean = of_condition[CLEAN]
+                read, held = of_condition[CLEAN].read[read_stages], of_condition[CLEAN].held
                 if split == "train":
-                    scales[m] = standardised(clean.values[rows], clean.held[rows])
-                inputs[m], present[m] = _scaled(clean.values[rows], scales[m]), clean.held[rows]
+                    scales[m] = standardised(read[rows], held[rows])
+                inputs[m], present[m] = _scaled(read[rows], scales[m]), held[rows]
             tabled = _rows_of_tables(records, specs)
             order = [s.name for s in dataset.train.modalities]
             inputs, present = inputs | tabled[0], present | tabled[1]
@@ -322,7 +323,8 @@ class _Fold:
             yield f"without {m}", dataclasses.replace(test, present={**test.present, m: absent})
         for m, of_condition in self._features.items():
             for name in CORRUPTIONS:
-                values = _scaled(of_condition[name].values[rows], self._scales[m])
+                read = of_condition[name].read[self._read_stages]
+                values = _scaled(read[rows], self._scales[m])
                 yield f"{name} in {m}", dataclasses.replace(test, inputs={**test.inputs, m: values})
         for m in test.inputs:
             # The neighbour's, of another label as often as chance has it.

@@ -10,6 +10,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.interop.network_files import shapes
 from drifa_jax.interop.tensors import Slot, same_slot
 from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import PAPER
 
 _PARTS = {
     "norm": "bn",
@@ -36,6 +37,11 @@ def author_slots(network: NetworkDescription) -> list[Slot]:
         raise UserError(
             f"The authors' networks have no readout {network.options.readout!r}, only "
             "'concatenate'."
+        )
+    if network.options.read_stages != PAPER.read_stages:
+        raise UserError(
+            "The heads of the authors' networks read the last stage; model.read_stages is "
+            f"{network.options.read_stages!r}."
         )
     return [
         part_slot(path, author_name(path, network), shape)

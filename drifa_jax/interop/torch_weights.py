@@ -99,6 +99,11 @@ def torch_twin(network: NetworkDescription) -> Any:
             f"The PyTorch twin has the fusion 'drifa' and the readouts {list(TWIN_READOUTS)}, not "
             f"{options.fusion!r} and {options.readout!r}."
         )
+    if options.read_stages != PAPER.read_stages:
+        raise UserError(
+            f"The heads of the PyTorch twin read the last stage; model.read_stages is "
+            f"{options.read_stages!r}."
+        )
     return TorchDRIFANet(
         network.channels,
         network.tasks,

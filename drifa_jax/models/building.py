@@ -132,6 +132,11 @@ def head_features(description: NetworkDescription) -> dict[str, int]:
     return _declared(lambda rngs: build_module(description, rngs).num_features)
 
 
+def declared_plans(description: NetworkDescription) -> dict[str, tuple[Stage, ...]]:
+    """Modality -> stages of its branch; nothing is computed."""
+    return _declared(lambda rngs: build_module(description, rngs).plans)
+
+
 def declared_roles(description: NetworkDescription) -> dict[str, Any]:
     """The role of every parameter, by its names; nothing is computed."""
     return _declared(lambda rngs: parameter_roles(build_module(description, rngs)))

@@ -21,10 +21,11 @@ from drifa_jax.models.matching import matched
 from drifa_jax.models.mifa import PresentModalities, zero_absent
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.pooling import average_pool
+from drifa_jax.models.reading import ResolutionReading, mean_and_deviation
 from drifa_jax.models.readouts.contract import ExpertReadout
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
 from drifa_jax.models.stochastic_depth import StochasticDepth
-from drifa_jax.network_options import PAPER, NetworkOptions
+from drifa_jax.network_options import PAPER, READ_RESOLUTIONS, NetworkOptions
 from drifa_jax.rng import stream
 from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits
 
@@ -86,7 +87,12 @@ class DRIFANet(nnx.Module):
                     rngs=rngs,
                 )
         readout = registered(READOUTS, "model.readout", options.readout)
-        self.num_features = {m: plan[-1].channels for m, plan in self.plans.items()}
+        if options.read_stages == READ_RESOLUTIONS:
+            self.reading = ResolutionReading(self.plans, options=options)
+            self.num_features = dict(self.reading.num_features)
+        else:
+            self.reading = None
+            self.num_features = {m: plan[-1].channels for m, plan in self.plans.items()}
         self.heads = nnx.Dict(
             {
                 task: readout(self.num_features, k, options=options, rngs=rngs)
@@ -119,7 +125,7 @@ class DRIFANet(nnx.Module):
         features = self._first_stages(images, train, present, depth=depth)
         stages = range(self.num_stages)
         features = self._stages(stages, features, train, dropout_key, present, seen, depth=depth)
-        return self._read(features, dropout_key, present, seen), seen
+        return self._read(features, train, dropout_key, present, seen), seen
 
     def before_dropout(
         self,
@@ -143,7 +149,7 @@ class DRIFANet(nnx.Module):
         seen: Intermediates = {}
         stages = range(self.num_stages)
         features = self._stages(stages, features, train, dropout_key, present, seen)
-        return self._read(features, dropout_key, present, seen), seen
+        return self._read(features, train, dropout_key, present, seen), seen
 
     def until_stage(
         self,
@@ -173,7 +179,7 @@ class DRIFANet(nnx.Module):
         """Logits from what `until_stage` returned; explanations differentiate here."""
         stages = range(number + 1, self.num_stages)
         features = self._stages(stages, features, train, dropout_key, present, {})
-        return self._read(features, dropout_key, present, {})
+        return self._read(features, train, dropout_key, present, {})
 
     def gates(
         self,
@@ -218,6 +224,14 @@ class DRIFANet(nnx.Module):
             name, row = f"stage_{number}", self.rows[number]
             # The first stages of all branches were run together, before any dropout.
             later = {m: (k,) for m, k in row.stages if k > 0}
+            if self.reading is not None:
+                # Before they go on rather than after they came, so that what an explanation
+                # holds after a stage is all that the rest depends on.
+                features = features | {
+                    _read_of(m, k - 1): mean_and_deviation(features[m])
+                    for m, (k,) in later.items()
+                    if k - 1 in self.reading.stages[m]
+                }
             features = self._branches(
                 "stage", later, number, features, train, present, found, depth
             )
@@ -233,11 +247,20 @@ class DRIFANet(nnx.Module):
                 found += [dataclasses.replace(gate, stage=number) for gate in fused.gates]
         return features
 
-    def _read(self, features, dropout_key, present, seen: Intermediates):
+    def _read(self, features, train, dropout_key, present, seen: Intermediates):
         features = self._drop(features, dropout_key, "fused", set(self.modalities))
-        features = zero_absent(self._maps(features), present)
-        pooled = {m: average_pool(features[m]) for m in self.modalities}
+        maps = zero_absent(self._maps(features), present)
+        pooled = {m: average_pool(maps[m]) for m in self.modalities}
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
+        if self.reading is not None:
+            read = {
+                m: [*(features[_read_of(m, k)] for k in stages[:-1]), mean_and_deviation(maps[m])]
+                for m, stages in self.reading.stages.items()
+            }
+            # By modality it says which branches are frozen, and that the network is in training.
+            pooled = self.reading(
+                read, train=train if isinstance(train, bool) else True, present=present
+            )
         logits = {}
         for task, head in self.heads.items():
             if not isinstance(head, ExpertReadout):
@@ -326,3 +349,8 @@ class DRIFANet(nnx.Module):
             else x
             for m, x in features.items()
         }
+
+
+def _read_of(modality: str, number: int) -> str:
+    """Where what is read of a branch's stage goes along beside its map."""
+    return f"{modality}/read/{number}"

@@ -67,8 +67,9 @@ def parameter_roles(network: DRIFANet) -> dict[str, Any]:
                 steps = above.get(id(parameter), 0)
                 embeds = isinstance(parameter, Embedding)
                 roles[id(parameter)] = Role(BACKBONE, modality, steps, embeds)
-    for part, modules in ((ATTENTION, network.fusion), (HEAD, network.heads)):
-        for parameter in _parameters((modules,)):
+    of_heads = [network.heads] + ([] if network.reading is None else [network.reading])
+    for part, modules in ((ATTENTION, [network.fusion]), (HEAD, of_heads)):
+        for parameter in _parameters(modules):
             roles[id(parameter)] = Role(part, embeds=isinstance(parameter, Embedding))
     nested: dict[str, Any] = {}
     for path, parameter in nnx.iter_graph(network):

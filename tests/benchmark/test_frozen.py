@@ -61,6 +61,24 @@ def test_they_teach_nothing_whatever_they_hold():
     assert (p[0].argmax(1) == validation.labels).mean() >= 0.7
 
 
+@pytest.mark.parametrize("readout", ["concatenate", "average", "auxiliary", "experts"])
+def test_before_training_every_readout_says_the_prior(readout):
+    start = dataclasses.replace(
+        config(),
+        model=dataclasses.replace(config().model, readout=readout),
+        train=dataclasses.replace(config().train, learning_rate=1e-12),
+    )
+    train = drawn(40)
+    train = dataclasses.replace(train, labels=(np.arange(40, dtype=np.int32) % 4 == 0).astype("i4"))
+    trained = train_seeds(
+        start, {"train": train, "validation": drawn(20, seed=1)}, frozenset(), 2, (0,), SIZES
+    )
+    # 30 and 10 of 40, and one more of each class.
+    np.testing.assert_allclose(
+        trained.probabilities(drawn(9))[0], [[31 / 42, 11 / 42]] * 9, atol=1e-5
+    )
+
+
 def test_a_seed_is_trained_alike_alone_and_among_others():
     splits = {"train": drawn(40), "validation": drawn(20, seed=1)}
     alone = train_seeds(config(), splits, frozenset(), 2, (3,), SIZES).probabilities(drawn(9))

@@ -1,0 +1,136 @@
+"""Heads that read every resolution: what they are given, and that nothing else notices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.drifa_net import DRIFANet
+from drifa_jax.models.functional import Functional
+from drifa_jax.models.reading import mean_and_deviation
+from drifa_jax.network_options import NetworkOptions
+
+OPTIONS = NetworkOptions(
+    width=3, mfa_parts=(), stage_mfa_parts=(), mifa_parts=(), read_stages="resolutions"
+)
+PRESENT = {"mri": jnp.array([True, True, False]), "ct": jnp.array([True, False, True])}
+# Means and deviations of a few hundred float32 numbers.
+TOLERANCE = 1e-5
+
+
+def module(rngs, options=OPTIONS):
+    branches = {
+        "mri": ResNet(1, plan=(1, 2), options=options, rngs=rngs),
+        "ct": ResNet(2, plan=(1, 1), options=options, rngs=rngs),
+    }
+    return DRIFANet(branches, {"tumour": 2}, options=options, rngs=rngs)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Functional(module)
+
+
+def declared(options=OPTIONS):
+    """The module without its arrays."""
+    return nnx.eval_shape(lambda: module(nnx.Rngs(params=jax.random.key(0)), options))
+
+
+@pytest.fixture(scope="module")
+def state(network):
+    params, statistics = network.init(jax.random.key(0))
+    draw = np.random.default_rng(0)
+    images = {
+        "mri": draw.uniform(size=(3, 16, 16, 1)).astype(np.float32),
+        "ct": draw.uniform(size=(3, 12, 20, 2)).astype(np.float32),
+    }
+    return params, statistics, images
+
+
+def test_a_map_is_read_by_mean_and_deviation_over_space():
+    x = np.random.default_rng(1).normal(2, 3, (2, 5, 7, 4)).astype(np.float32)
+    read = np.asarray(mean_and_deviation(jnp.asarray(x)))
+    np.testing.assert_allclose(read[:, :4], x.mean((1, 2)), rtol=TOLERANCE)
+    np.testing.assert_allclose(read[:, 4:], x.std((1, 2)), rtol=2e-3)  # the epsilon of the root
+
+
+def test_a_table_deviates_by_nothing_and_has_a_gradient():
+    x = jnp.ones((2, 3))
+    assert np.array_equal(mean_and_deviation(x)[:, 3:], np.zeros((2, 3)))
+    assert np.isfinite(
+        jax.grad(lambda x: mean_and_deviation(x * 0).sum())(jnp.ones((2, 4, 3)))
+    ).all()
+
+
+def test_the_last_stage_of_every_resolution_is_read():
+    reading = declared().reading
+    assert reading.stages == {"mri": (0, 2), "ct": (0, 1)}
+    assert reading.num_features == {"mri": 2 * (3 + 6), "ct": 2 * (3 + 6)}
+
+
+def test_the_head_reads_every_resolution_at_one_scale(network, state):
+    params, statistics, images = state
+    maps, _ = network.apply(params, statistics, images, train=False, method="features")
+    read = {
+        m: np.concatenate([mean_and_deviation(maps[k][m]) for k in stages], -1)
+        for m, stages in {"mri": (0, 2), "ct": (1, 2)}.items()
+    }
+    # The statistics of a network that was not trained are 0 and 1.
+    pooled = np.concatenate([read["mri"], read["ct"]], -1) / np.sqrt(1 + 1e-6)
+    linear = params["heads"]["tumour"]["linear"]
+    expected = pooled @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
+    (logits, _), _ = network.apply(params, statistics, images, train=False)
+    np.testing.assert_allclose(logits["tumour"], expected, atol=TOLERANCE)
+
+
+def test_what_an_absent_modality_holds_changes_nothing(network, state):
+    params, statistics, images = state
+    other = {m: jnp.where(PRESENT[m][:, None, None, None], x, 7.0) for m, x in images.items()}
+    found = [
+        network.apply(params, statistics, x, train=True, present=PRESENT) for x in (images, other)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, found[0][0][0], found[1][0][0])
+    jax.tree.map(np.testing.assert_array_equal, found[0][1], found[1][1])
+
+
+def test_what_remains_after_any_stage_gives_the_same_answer(network, state):
+    params, statistics, images = state
+    (logits, _), _ = network.apply(params, statistics, images, train=False)
+    for number in range(3):
+        held, _ = network.apply(
+            params, statistics, number, images, train=False, method="until_stage"
+        )
+        again, _ = network.apply(params, statistics, number, held, train=False, method="from_stage")
+        np.testing.assert_allclose(again["tumour"], logits["tumour"], atol=TOLERANCE)
+
+
+def test_an_explanation_of_a_stage_counts_what_the_head_reads_there(network, state):
+    params, statistics, images = state
+    held, _ = network.apply(params, statistics, 0, images, train=False, method="until_stage")
+    # With everything after it cut off, the first stage still speaks to the head.
+    deaf = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 if "stages_1" in jax.tree_util.keystr(path) else x, params
+    )
+
+    def evidence(features):
+        logits, _ = network.apply(deaf, statistics, 0, features, train=False, method="from_stage")
+        return logits["tumour"][:, 0].sum()
+
+    assert np.abs(jax.grad(evidence)(held)["mri"]).max() > 0
+
+
+def test_frozen_branches_still_learn_the_scale_of_what_is_read(network, state):
+    params, statistics, images = state
+    _, after = network.apply(
+        params, statistics, images, train={"mri": False, "ct": False},
+        dropout_key=jax.random.key(1),
+    )  # fmt: skip
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), statistics, after)
+    assert all(jax.tree.leaves(changed["reading"]))
+    assert not any(jax.tree.leaves(changed["branches"]))
+
+
+def test_paper_networks_have_no_reading():
+    assert declared(NetworkOptions(width=3)).reading is None
