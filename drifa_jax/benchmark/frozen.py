@@ -33,6 +33,7 @@ from drifa_jax.train.step import make_train_step
 
 Arrays = Mapping[str, np.ndarray]
 TASK = "task"
+KEPT_PROGRAMS = 32
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,19 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What one network costs besides its branches, as compiled.
+
+    Attributes:
+      flops: of one record's answer, as XLA counts them.
+      train_bytes: that the training program holds at once, data included.
+    """
+
+    flops: float
+    train_bytes: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """What the networks of all seeds learnt.
 
@@ -124,6 +138,7 @@ class Trained:
       test_size: records to which tested ones are filled up.
       params, statistics: with a leading axis of seeds.
       num_params: of one network, without the branches.
+      costs: of one network, without the branches.
     """
 
     recipe: Recipe
@@ -131,12 +146,13 @@ class Trained:
     params: dict
     statistics: dict
     num_params: int
+    costs: Costs
 
     def probabilities(self, split: Split) -> np.ndarray:
         """`[s, n, k]` float64, without dropout."""
         filled = split.filled(self.test_size)
-        run = _programs(self.recipe)[2]
-        logits = run(self.params, self.statistics, dict(filled.inputs), dict(filled.present))
+        arguments = (self.params, self.statistics, dict(filled.inputs), dict(filled.present))
+        logits = _compiled(self.recipe, "answer", *arguments)(*arguments)
         return softmax(np.asarray(logits, np.float64)[:, : len(split.labels)], axis=-1)
 
 
@@ -183,7 +199,7 @@ def train_seeds(
         options.product_weight,
         config.data.modality_dropout,
     )
-    network, run, _ = _programs(recipe)
+    network = _network(recipe)
     keys = jnp.stack([root_key(seed) for seed in seeds])
     params, statistics = network.init(stream(keys, "init"))
     prior = np.log(class_prior(labels, num_classes)).astype(np.float32)
@@ -192,9 +208,21 @@ def train_seeds(
         head["log_prior"] = jnp.asarray(np.broadcast_to(prior, head["log_prior"].shape))
         prior = np.zeros_like(prior)
     params["heads"] = _saying(prior, params["heads"])
-    best, statistics = run(params, statistics, keys, _arrays(train), _arrays(validation))
+    arguments = (params, statistics, keys, _arrays(train), _arrays(validation))
+    training = _compiled(recipe, "train", *arguments)
+    best, statistics = training(*arguments)
+    tested = validation.filled(sizes["test"])
+    answering = _compiled(
+        recipe, "answer", best, statistics, dict(tested.inputs), dict(tested.present)
+    )
+    held = training.memory_analysis()
+    costs = Costs(
+        answering.cost_analysis()["flops"] / (len(seeds) * sizes["test"]),
+        (held.argument_size_in_bytes + held.temp_size_in_bytes) / len(seeds),
+    )
     leaves = jax.tree.leaves(network.abstract_params)
-    return Trained(recipe, sizes["test"], best, statistics, sum(leaf.size for leaf in leaves))
+    num_params = sum(leaf.size for leaf in leaves)
+    return Trained(recipe, sizes["test"], best, statistics, num_params, costs)
 
 
 def _saying(log_prior: np.ndarray, heads: dict) -> dict:
@@ -216,9 +244,7 @@ def _arrays(split: Split) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _programs(recipe: Recipe):
-    """The network, and compiled over seeds its training and its answers."""
-
+def _network(recipe: Recipe) -> Functional:
     def build(rngs):
         images = {m: FeatureBranch(w) for m, w in recipe.widths if m not in recipe.tables}
         plan = next((b.plan for b in images.values()), (Stage("rows", 64, 1, dropout=False),))
@@ -227,18 +253,32 @@ def _programs(recipe: Recipe):
         }
         return DRIFANet(branches, {TASK: recipe.num_classes}, options=recipe.model, rngs=rngs)
 
-    network = Functional(build)
+    return Functional(build)
 
-    def answer(params, statistics, inputs, present):
-        (logits, _), _ = network.apply(params, statistics, inputs, train=False, present=present)
-        return logits[TASK]
 
-    training = functools.partial(_train, network, recipe)
-    return (
-        network,
-        jax.jit(jax.vmap(training, (0, 0, 0, None, None))),
-        jax.jit(jax.vmap(answer, (0, 0, None, None))),
-    )
+_PROGRAMS: dict[tuple, jax.stages.Compiled] = {}
+
+
+def _compiled(recipe: Recipe, name: str, *arguments) -> jax.stages.Compiled:
+    """The program "train" or "answer" over seeds, compiled once for arguments of these shapes."""
+    network = _network(recipe)
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+    key = (recipe, name, shapes)
+    if key not in _PROGRAMS:
+
+        def answer(params, statistics, inputs, present):
+            (logits, _), _ = network.apply(params, statistics, inputs, train=False, present=present)
+            return logits[TASK]
+
+        training = functools.partial(_train, network, recipe)
+        function, axes = {
+            "train": (training, (0, 0, 0, None, None)),
+            "answer": (answer, (0, 0, None, None)),
+        }[name]
+        while len(_PROGRAMS) >= KEPT_PROGRAMS:
+            del _PROGRAMS[next(iter(_PROGRAMS))]
+        _PROGRAMS[key] = jax.jit(jax.vmap(function, axes)).lower(*arguments).compile()
+    return _PROGRAMS[key]
 
 
 def _train(network, recipe, params, statistics, key, train, validation):

@@ -6,10 +6,13 @@ from typing import Any
 
 from drifa_jax.benchmark.running import COMPLETE
 from drifa_jax.benchmark.table import FIGURES, LEVEL, PRIMARY
+from drifa_jax.evaluate.subgroups import SMALLEST_GROUP
 from drifa_jax.report.blocks import Note, Prose, Section, Table
 from drifa_jax.report.html import render
 
 Document = dict[str, Any]
+COSTS = ("parameters", "kFLOP a record", "MiB in training", "seconds")
+"""Of one network without its branches."""
 
 
 def page(document: Document) -> str:
@@ -57,6 +60,8 @@ def _section(name: str, of_set: Document) -> Section:
                 *(_value(row["conditions"][COMPLETE][figure]) for figure in FIGURES),
                 "" if against is None else _difference(against),
                 f"{row['num_params']:,}",
+                f"{row['flops'] / 1e3:,.0f}",
+                f"{row['train_bytes'] / 2**20:,.0f}",
                 f"{row['seconds']:.1f}",
             ]
         )
@@ -75,13 +80,42 @@ def _section(name: str, of_set: Document) -> Section:
             Note(of_set["verdict"], alarm=bool(of_set["holes"])),
             Table(
                 "Complete records: mean and deviation over folds",
-                ("", *FIGURES.values(), "AUROC against the reference", "parameters", "seconds"),
+                ("", *FIGURES.values(), "AUROC against the reference", *COSTS),
                 rows,
                 note=note,
             ),
             Table("AUROC with a modality missing or damaged", ("", *conditions), harmed),
+            *_subgroups(of_set["rows"]),
         ],
     )
+
+
+def _subgroups(rows: list[Document]) -> list[Table]:
+    tables = []
+    for column, values in rows[0]["subgroups"].items():
+        shown = [k for k, value in enumerate(values) if value["figures"] is not None]
+        if len(shown) < 2:
+            continue
+        heads = [f"{values[k]['name']} ({values[k]['num_records']})" for k in shown]
+        cells = [
+            [row["method"], *(_plain(row["subgroups"][column][k]) for k in shown)] for row in rows
+        ]
+        tables.append(
+            Table(
+                f"AUROC by {column} (records)",
+                ("", *heads),
+                cells,
+                note="Complete test records of all folds, mean over seeds; differences between "
+                f"subgroups are not tested. Below {SMALLEST_GROUP} patients or lesions nothing is "
+                "shown.",
+            )
+        )
+    return tables
+
+
+def _plain(subgroup: Document) -> str:
+    mean = subgroup["figures"][PRIMARY]
+    return "" if mean is None else f"{mean:.3f}"
 
 
 def _value(summary: Document | None) -> str:

@@ -32,6 +32,7 @@ from drifa_jax.data.records import Records, as_records
 from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
+from drifa_jax.evaluate.subgroups import find_columns
 from drifa_jax.whole_files import written_whole
 
 COMPLETE = "complete"
@@ -60,6 +61,7 @@ class Job:
                 kept["labels"],
                 {name: kept[f"p:{name}"] for name in names},
                 json.loads(str(kept["facts"])),
+                json.loads(str(kept["attributes"])),
             )
 
 
@@ -71,7 +73,9 @@ class Answers:
       record_ids, groups, labels: of the `n` labelled records.
       probabilities: condition -> `[s, n, k]` float32; NaN for records that the condition leaves
         without any modality.
-      facts: `num_params`, `seconds`, `num_train`.
+      facts: `num_params`, `flops` of a record without its branches, `train_bytes` and `seconds` of
+        one seed, `num_train`.
+      attributes: column -> what is known of each record, for subgroups.
     """
 
     record_ids: tuple[str, ...]
@@ -79,6 +83,7 @@ class Answers:
     labels: np.ndarray
     probabilities: Mapping[str, np.ndarray]
     facts: Mapping[str, float]
+    attributes: Mapping[str, Sequence[str]]
 
     def save(self, path: Path, key: str) -> None:
         """Writes them, whole or not at all."""
@@ -91,8 +96,35 @@ class Answers:
                 groups=np.array(self.groups),
                 labels=self.labels,
                 facts=np.array(json.dumps(dict(self.facts))),
+                attributes=np.array(json.dumps(dict(self.attributes))),
                 **{f"p:{name}": p.astype(np.float32) for name, p in self.probabilities.items()},
             )
+
+    def only(self, condition: str, chosen: np.ndarray) -> Answers:
+        """Of the chosen records, `[n]` bool, under one condition."""
+        rows = np.flatnonzero(chosen)
+        return dataclasses.replace(
+            self,
+            record_ids=tuple(self.record_ids[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+            labels=self.labels[rows],
+            probabilities={condition: self.probabilities[condition][:, rows]},
+            attributes={},
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Answers]) -> Answers:
+        """Of the records of several folds, under the conditions of the first."""
+        return dataclasses.replace(
+            parts[0],
+            record_ids=tuple(i for part in parts for i in part.record_ids),
+            groups=tuple(g for part in parts for g in part.groups),
+            labels=np.concatenate([part.labels for part in parts]),
+            probabilities={
+                condition: np.concatenate([part.probabilities[condition] for part in parts], 1)
+                for condition in parts[0].probabilities
+            },
+        )
 
 
 class RunningSet:
@@ -190,11 +222,13 @@ class RunningSet:
         seconds = time.monotonic() - started
         facts = {
             "num_params": trained.num_params,
+            "flops": trained.costs.flops,
+            "train_bytes": trained.costs.train_bytes,
             "seconds": round(seconds / len(self.seeds), 2),
             "num_train": len(splits["train"].labels),
         }
         test = fold.split("test")
-        return Answers(fold.ids, fold.groups, test.labels, answers, facts)
+        return Answers(fold.ids, fold.groups, test.labels, answers, facts, fold.attributes)
 
     def _sizes(self) -> dict[str, int]:
         """Split -> records that the largest fold has in it."""
@@ -308,6 +342,9 @@ class _Fold:
             )
             if split == "test":
                 self.ids, self.groups = tuple(records.ids), tuple(records.groups)
+                told = [records.attributes(row) for row in range(len(records))]
+                columns = find_columns(list(dict.fromkeys(c for t in told for c in t)), None)
+                self.attributes = {c: tuple(t.get(c, "") for t in told) for c in columns}
         self._scales = scales
 
     def split(self, name: str) -> Split:

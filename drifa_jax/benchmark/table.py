@@ -17,6 +17,7 @@ from drifa_jax.benchmark.methods import BEST, REFERENCE
 from drifa_jax.benchmark.running import COMPLETE, Answers
 from drifa_jax.evaluate.metrics import METRICS, measured
 from drifa_jax.evaluate.resamples import ScoredRecords
+from drifa_jax.evaluate.subgroups import SMALLEST_GROUP, subgroup_values
 from drifa_jax.uncertainty.selective import aurc
 
 PRIMARY = "auroc"
@@ -49,6 +50,36 @@ def figures_of(answers: Answers, condition: str) -> dict[str, np.ndarray]:
             found[name].append(float(values[0]))
         found["aurc"].append(aurc(-p.max(1), (p.argmax(1) != labels).astype(float)))
     return {name: np.array(values) for name, values in found.items()}
+
+
+def subgroups_of(folds: Sequence[Answers]) -> dict[str, list[Document]]:
+    """Column -> a row for each of its values, over the complete test records of all folds.
+
+    No figures are given where it has too few groups to say anything.
+    """
+    groups = np.concatenate([np.asarray(answers.groups, str) for answers in folds])
+    found = {}
+    for column in folds[0].attributes:
+        names = np.array(subgroup_values([v for a in folds for v in a.attributes[column]]))
+        rows = []
+        for name in sorted(set(names.tolist())):
+            chosen, start, parts = names == name, 0, []
+            for answers in folds:
+                end = start + len(answers.labels)
+                parts.append(answers.only(COMPLETE, chosen[start:end]))
+                start = end
+            row: Document = {"name": name, "num_records": None, "figures": None}
+            if len(set(groups[chosen].tolist())) >= SMALLEST_GROUP:
+                figures = figures_of(Answers.joined(parts), COMPLETE)
+                row["num_records"] = int(chosen.sum())
+                row["figures"] = {n: _mean(values) for n, values in figures.items()}
+            rows.append(row)
+        found[column] = rows
+    return found
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if np.isfinite(values).all() else None
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], test_per_train: float) -> Document:
@@ -109,7 +140,10 @@ def of_set(
             "method": variant.name,
             "meaning": variant.meaning,
             "num_params": first.facts["num_params"],
+            "flops": first.facts["flops"],
+            "train_bytes": first.facts["train_bytes"],
             "seconds": float(np.mean([a.facts["seconds"] for a in found[variant.name]])),
+            "subgroups": subgroups_of(found[variant.name]),
             "conditions": {
                 condition: {name: _summary([f[name] for f in folds]) for name in FIGURES}
                 for condition, folds in conditions.items()
@@ -169,7 +203,8 @@ def as_json(document: Document) -> str:
 def as_csv(document: Document) -> str:
     """One line for each set, method, condition and figure."""
     text = io.StringIO()
-    fields = ("set", "method", "num_params", "seconds", "condition", "figure", "mean", "deviation")
+    facts = ("num_params", "flops", "train_bytes", "seconds")
+    fields = ("set", "method", *facts, "condition", "figure", "mean", "deviation")
     writer = csv.writer(text)
     writer.writerow((*fields, "difference", "low", "high", "p"))
     for name, of_one in document["sets"].items():
@@ -181,8 +216,14 @@ def as_csv(document: Document) -> str:
                         if condition == COMPLETE
                         else {}
                     )
-                    cells = [name, row["method"], row["num_params"], row["seconds"], condition]
+                    cells = [name, row["method"], *(row[fact] for fact in facts), condition]
                     cells += [figure, summary["mean"], summary["deviation"]]
                     cells += [against.get(k, "") for k in ("difference", "low", "high", "p")]
                     writer.writerow(["" if cell is None else cell for cell in cells])
+            for column, values in row["subgroups"].items():
+                for value in values:
+                    for figure, mean in (value["figures"] or {}).items():
+                        cells = [name, row["method"], *(row[fact] for fact in facts)]
+                        cells += [f"{column}: {value['name']}", figure, mean]
+                        writer.writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()

@@ -104,6 +104,7 @@ def test_every_method_is_tested_on_every_fold_under_every_condition(finished):
     assert {"complete", "without ct", "noise in mri", "wrong patient in mri_table"} <= conditions
     assert rows[0]["conditions"]["complete"]["auroc"]["mean"] > 0.8
     assert len(rows[0]["conditions"]["complete"]["nll"]["by_fold"]) == NUM_FOLDS
+    assert rows[0]["flops"] > 0 and rows[0]["train_bytes"] > 0
     # A method that reads the ct alone has nothing to say without it.
     assert rows[2]["conditions"]["without ct"]["auroc"]["mean"] is None
     assert set(rows[0]["against_reference"]["auroc"]) >= {"difference", "low", "high", "p"}
