@@ -211,7 +211,13 @@ def open_predictor(runs: list[str], options: argparse.Namespace):
                     f"--{name.replace('_', '-')}: {runs[0]} answers as it was exported; export "
                     "the run again to change that."
                 )
-        return ExportedPredictor(Path(runs[0]), post_processing=not options.no_post_processing)
+        predictor = ExportedPredictor(Path(runs[0]), post_processing=not options.no_post_processing)
+        if predictor.rebuilt:
+            say(
+                f"NOTE: this JAX cannot read the program in {runs[0]}; it was built anew, as it is "
+                f"at each start. `drifa export --refresh {runs[0]}` keeps it."
+            )
+        return predictor
     from drifa_jax.post_processing.task import PostProcessingOptions
     from drifa_jax.predict.predictor import load
 

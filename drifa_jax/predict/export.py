@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.data.record import Spec, TabularSpec, VolumeSpec
 from drifa_jax.errors import UserError
+from drifa_jax.models.description import describe_network
 from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
 from drifa_jax.predict.exported import (
     CARD,
@@ -27,13 +30,20 @@ from drifa_jax.predict.exported import (
     ExportError,
     card_digest,
     load_exported,
+    opened,
 )
-from drifa_jax.predict.predictor import Predictor, fused_features
+from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predict.program import (
+    PLATFORMS,
+    SIDES,
+    facts_of,
+    leaf_names,
+    program_of,
+    rebuilt,
+)
 from drifa_jax.predict.reading import Reading
-from drifa_jax.uncertainty.mc_dropout import make_sampler
 from drifa_jax.whole_files import written_whole
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-5
 """Largest difference of a probability between the live and the exported network: the rounding
 of float32 convolutions that are compiled for another batch size."""
@@ -65,14 +75,64 @@ def export(predictor: Predictor, path: Path) -> tuple[dict[str, Any], Difference
       UserError: when the file cannot be written, or does not answer as the live network does;
         no file is left then.
     """
-    program, parameters = _program(predictor)
-    parts = {
-        FUNCTION: program,
-        PARAMETERS: _packed({f"p{i}": leaf for i, leaf in enumerate(parameters)}),
-    }
+    restored = predictor.restored
+    leaves = [np.asarray(x) for x in jax.tree.leaves((restored.params, restored.statistics))]
+    card = _card(predictor)
+    program = program_of(
+        restored.network,
+        leaves,
+        card["modalities"],
+        num_samples=predictor.num_samples,
+        may_lack_modalities=predictor.description.may_lack_modalities,
+        with_features=predictor.detector is not None,
+    )
+    parts = {PARAMETERS: _packed({f"p{i}": leaf for i, leaf in enumerate(leaves)})}
     if (detector := predictor.detector) is not None:
         parts[OUT_OF_DISTRIBUTION] = _packed(detector.to_arrays())
-    card = _card(predictor)
+    with _written(path, card, program, parts) as partial:
+        differences = verify(predictor, partial)
+    return card, differences
+
+
+def refresh(path: Path) -> tuple[dict[str, Any], float | None]:
+    """Writes the program of a file anew, for this JAX; all else stays as it was.
+
+    Returns:
+      The card, and the largest difference of a probability between the old program and the new
+      one; None where this JAX cannot read the old one.
+
+    Raises:
+      UserError: when the file is damaged, describes no network or cannot be written, or the new
+        program answers otherwise; the file stays as it was then.
+    """
+    try:
+        old = load_exported(path)
+        card, parts = opened(path)
+        program = rebuilt(card, old.parameters)
+        parts.pop(FUNCTION)
+        card["versions"] |= _versions()
+        with _written(path, card, program, parts) as partial:
+            new = load_exported(partial)
+            pixels, ids = _noise(card)
+            before, after = old(pixels, ids), new(pixels, ids)
+            difference = max(
+                float(np.abs(before[t].samples - after[t].samples).max()) for t in before
+            )
+            if not difference <= TOLERANCE:
+                raise UserError(
+                    f"{path}: the new program differs from the old one by {difference:.1e} in a "
+                    f"probability, more than {TOLERANCE:.0e}; the file stays as it was."
+                )
+    except ExportError as error:
+        raise UserError(str(error)) from error
+    return card, None if old.rebuilt else difference
+
+
+@contextmanager
+def _written(path: Path, card: dict[str, Any], program, parts: dict[str, bytes]) -> Iterator[Path]:
+    """A file beside `path`, which takes its place when the block ends well; completes the card."""
+    parts = {FUNCTION: bytes(program.serialize()), **parts}
+    card["program"] = facts_of(program)
     card["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
     card["card_sha256"] = card_digest(card)
     try:
@@ -81,10 +141,9 @@ def export(predictor: Predictor, path: Path) -> tuple[dict[str, Any], Difference
                 archive.writestr(CARD, json.dumps(card, indent=2, allow_nan=False))
                 for name, data in parts.items():
                     archive.writestr(name, data)
-            differences = verify(predictor, partial)
+            yield partial
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from error
-    return card, differences
 
 
 def verify(predictor: Predictor, path: Path) -> Differences:
@@ -93,20 +152,13 @@ def verify(predictor: Predictor, path: Path) -> Differences:
     Raises:
       UserError: when they differ by more than rounding explains, or the file cannot be read.
     """
-    draw = np.random.default_rng(0)
-    specs = predictor.description.modalities
-    ids = ["first", "second", "third"]
-    pixels = {
-        s.name: draw.normal(size=(3, *s.shape)).astype(np.float32)
-        if isinstance(s, TabularSpec)
-        else draw.integers(0, 256, (3, *s.shape), np.uint8)
-        for s in specs
-    }
-    present = {s.name: np.ones(3, bool) for s in specs}
     try:
-        answers = load_exported(path)(pixels, ids)
+        network = load_exported(path)
+        pixels, ids = _noise(network.card)
+        answers = network(pixels, ids)
     except ExportError as error:
         raise UserError(str(error)) from error
+    present = {name: np.ones(len(ids), bool) for name in pixels}
     live = predictor.samples(pixels, present, ids)
     difference = max(float(np.abs(answers[t].samples - p).max()) for t, p in live.items())
     if not difference <= TOLERANCE:
@@ -132,38 +184,25 @@ def verify(predictor: Predictor, path: Path) -> Differences:
     return Differences(difference, relative)
 
 
+def _noise(card: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Three random records that a card's network reads, and their names."""
+    draw = np.random.default_rng(0)
+    pixels = {}
+    for name, sides in card["modalities"].items():
+        shape = (3, *(sides[side] for side in SIDES if side in sides))
+        is_table = "num_features" in sides
+        pixels[name] = (
+            draw.normal(size=shape).astype(np.float32)
+            if is_table
+            else draw.integers(0, 256, shape, np.uint8)
+        )
+    return pixels, ["first", "second", "third"]
+
+
 def _packed(arrays: dict[str, np.ndarray]) -> bytes:
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     return packed.getvalue()
-
-
-def _program(predictor: Predictor) -> tuple[bytes, list[np.ndarray]]:
-    restored = predictor.restored
-    # One sample a pass: the program cannot know the memory of the machine that runs it.
-    sampler = make_sampler(restored.network, num_samples=predictor.num_samples, samples_per_pass=1)
-    leaves, structure = jax.tree.flatten((restored.params, restored.statistics))
-    masks = predictor.description.may_lack_modalities
-
-    def program(leaves, pixels, present, words, key_data):
-        state = jax.tree.unflatten(structure, leaves)
-        key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-        held = present if masks else None
-        samples = sampler(*state, pixels, key, words, None, held)
-        if predictor.detector is None:
-            return samples
-        return samples, fused_features(restored.network, *state, pixels, held)
-
-    (count,) = jax.export.symbolic_shape("b")
-    specs = predictor.description.modalities
-    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(
-        [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
-        {s.name: jax.ShapeDtypeStruct((count, *s.shape), s.dtype) for s in specs},
-        {s.name: jax.ShapeDtypeStruct((count,), jnp.bool_) for s in specs},
-        jax.ShapeDtypeStruct((count, 2), jnp.uint32),
-        jax.ShapeDtypeStruct((2,), jnp.uint32),
-    )
-    return bytes(exported.serialize()), [np.asarray(leaf) for leaf in leaves]
 
 
 def _modality_card(spec: Spec, reading: Reading) -> dict[str, Any]:
@@ -181,6 +220,8 @@ def _modality_card(spec: Spec, reading: Reading) -> dict[str, Any]:
 
 def _card(predictor: Predictor) -> dict[str, Any]:
     restored, description = predictor.restored, predictor.description
+    classes = {task: len(names) for task, names in description.tasks.items()}
+    network = describe_network(restored.config, description.modalities, classes)
     fitted = {} if predictor.post_processing is None else predictor.post_processing.tasks
     return {
         "format": FORMAT,
@@ -216,5 +257,12 @@ def _card(predictor: Predictor) -> dict[str, Any]:
         "runs": [run.name for run in restored.runs],
         "steps": list(restored.steps),
         "config": json.loads(restored.config.to_json()),
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "network": network.to_json(),
+        "leaves": leaf_names(restored.network),
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    own = importlib.metadata.version("drifa-jax")
+    return {"jax": jax.__version__, "numpy": np.__version__, "drifa_jax": own}

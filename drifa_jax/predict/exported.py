@@ -20,7 +20,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,27 +89,17 @@ class DistanceScores:
     flagged: np.ndarray
 
 
-@dataclass(frozen=True)
-class Answers(Mapping[str, Answer]):
+class Answers(dict[str, Answer]):
     """What a network says of `b` records: `answers["tumour"]` is one task's answer.
 
     Attributes:
-      tasks: task -> answer.
       out_of_distribution: how unlike the validation records each record is; None where the
         export holds no distance.
     """
 
-    tasks: Mapping[str, Answer]
-    out_of_distribution: DistanceScores | None = None
-
-    def __getitem__(self, task: str) -> Answer:
-        return self.tasks[task]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)
+    def __init__(self, tasks: Mapping[str, Answer], out_of_distribution: DistanceScores | None):
+        super().__init__(tasks)
+        self.out_of_distribution = out_of_distribution
 
 
 class ExportedNetwork:
@@ -120,6 +110,9 @@ class ExportedNetwork:
       program: as serialised by `jax.export`.
       parameters: leaves of parameters and statistics.
       distance: arrays of the distance from validation records; None where there is none.
+
+    Attributes:
+      rebuilt: whether this JAX could not read the program, so that the package made it anew.
     """
 
     def __init__(
@@ -129,17 +122,13 @@ class ExportedNetwork:
         parameters: list[np.ndarray],
         distance: Mapping[str, np.ndarray] | None = None,
     ):
-        self.card = card
-        self._distance = distance
-        exported = jax.export.deserialize(bytearray(program))
+        self.card, self.parameters, self._distance = card, parameters, distance
+        exported, self.rebuilt = _program(card, program, parameters)
         platform = jax.default_backend()
         names = {"gpu": ("cuda", "rocm", "gpu")}.get(platform, (platform,))
         if not set(names) & set(exported.platforms):
-            raise ExportError(
-                f"The export runs on {', '.join(exported.platforms)}, not on {platform}."
-            )
+            raise ExportError(f"runs on {', '.join(exported.platforms)}, not on {platform}.")
         self._call = jax.jit(exported.call)
-        self._parameters = parameters
 
     def __call__(
         self,
@@ -165,7 +154,7 @@ class ExportedNetwork:
         if len(ids) != count:
             raise ValueError(f"There are {count} records but {len(ids)} names.")
         key = jax.random.key_data(jax.random.key(self.card["seed"], impl="threefry2x32"))
-        drawn = self._call(self._parameters, pixels, present, _words(ids), np.asarray(key))
+        drawn = self._call(self.parameters, pixels, present, _words(ids), np.asarray(key))
         features = None
         if self._distance is not None:
             drawn, features = drawn
@@ -209,9 +198,7 @@ class ExportedNetwork:
             dtype = np.dtype(np.float32 if is_table else np.uint8)
             given = np.asarray(images[name]) if name in images else np.zeros(shape, dtype)
             if given.shape != shape or given.dtype != dtype:
-                raise ValueError(
-                    f"{name} is {given.dtype} {given.shape}; it must be {dtype} {shape}."
-                )
+                raise ValueError(f"{name} is {given.dtype} {given.shape}, not {dtype} {shape}.")
             pixels[name], present[name] = given, np.full(count, name in images)
             if name in given_present:
                 present[name] = self._presence(name, given_present[name], present[name])
@@ -220,12 +207,9 @@ class ExportedNetwork:
         return pixels, present
 
     def _presence(self, name: str, given: np.ndarray, has_images: np.ndarray) -> np.ndarray:
-        held = np.asarray(given)
-        if held.dtype != bool or held.shape != has_images.shape:
-            raise ValueError(
-                f"present[{name!r}] is {held.dtype} {held.shape}; it must be bool "
-                f"{has_images.shape}."
-            )
+        held, shape = np.asarray(given), has_images.shape
+        if held.dtype != bool or held.shape != shape:
+            raise ValueError(f"present[{name!r}] is {held.dtype} {held.shape}, not bool {shape}.")
         if (held & ~has_images).any():
             raise ValueError(f"Some records are said to hold {name}, but it was left out.")
         if not held.all() and not self.card["may_lack_modalities"]:
@@ -264,37 +248,52 @@ def load_exported(path: str | Path) -> ExportedNetwork:
     """The network in a file.
 
     Raises:
-      ExportError: when the file is no export, was damaged or changed, or needs a newer JAX.
+      ExportError: when the file is no export, was damaged or changed, or its program has expired.
     """
     path = Path(path)
     try:
-        card, parts = _opened(path)
+        card, parts = opened(path)
         leaves = _arrays(parts[PARAMETERS])
         parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
-        distance = None
-        if OUT_OF_DISTRIBUTION in parts:
-            found = _arrays(parts[OUT_OF_DISTRIBUTION])
-            distance = {name: x.astype(np.float64) for name, x in found.items()}
-    except FileNotFoundError as error:
-        raise ExportError(f"{path}: there is no such file.") from error
+        distance = _arrays(parts[OUT_OF_DISTRIBUTION]) if OUT_OF_DISTRIBUTION in parts else {}
+        distance = {name: x.astype(np.float64) for name, x in distance.items()} or None
+        return ExportedNetwork(card, parts[FUNCTION], parameters, distance)
+    except FileNotFoundError:
+        raise ExportError(f"{path}: there is no such file.") from None
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
     except Exception as error:  # of zip, zlib, JSON and NumPy, each with errors of its own
         raise ExportError(
             f"{path}: is no exported network, or is damaged ({error}); copy or export it again."
         ) from error
+
+
+def _program(card: Mapping[str, Any], program: bytes, parameters: list[np.ndarray]):
+    """The program, and whether the package, where it is installed, had to make it anew."""
     try:
-        return ExportedNetwork(card, parts[FUNCTION], parameters, distance)
-    except ExportError as error:
-        raise ExportError(f"{path}: {error}") from error
-    except Exception as error:
+        exported = jax.export.deserialize(bytearray(program))
+        oldest = jax.export.minimum_supported_calling_convention_version
+        if (version := exported.calling_convention_version) < oldest:
+            raise ValueError(f"calling convention {version}, below {oldest}")
+        return exported, False
+    except Exception as error:  # whatever JAX says to a program of another time
+        why = error
+    told = f"JAX {jax.__version__} cannot read a program of JAX {card['versions']['jax']} ({why})"
+    try:
+        from drifa_jax.predict.program import rebuilt
+    except ImportError as error:
+        until = card.get("program", {}).get("readable_until_about", "an earlier day")
         raise ExportError(
-            f"{path}: JAX {jax.__version__} cannot read a program that JAX "
-            f"{card['versions']['jax']} wrote; use that version or a newer one. ({error})"
+            f"{told}; readable until about {until}. Use that JAX, or install drifa-jax, which "
+            "builds it anew (`drifa export --refresh FILE` keeps that)."
         ) from error
+    try:
+        return rebuilt(card, parameters), True
+    except Exception as error:
+        raise ExportError(f"{told}, nor can it be built anew: {error}") from error
 
 
-def _opened(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def opened(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The card, in the newest form, and the checked parts by their newest names."""
     with zipfile.ZipFile(path) as archive:
         _check_size(archive, path.stat().st_size)

@@ -36,7 +36,7 @@ class ExportedPredictor:
     def __init__(self, path: Path, *, post_processing: bool = True):
         try:
             self._network = load_exported(path)
-            card = self._network.card
+            card, self.rebuilt = self._network.card, self._network.rebuilt
             self.description = _description(card)
             self.post_processing = _post_processing(card) if post_processing else None
         except ExportError as error:

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import date
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from drifa_jax.cli import main
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW, DistanceDetector
 from drifa_jax.predict import exported as exported_module
@@ -114,7 +117,7 @@ def test_an_export_tells_who_lacks_a_modality(predictor, arrays, tmp_path):
     alone = network({"ct": arrays["ct"]}, ids)["tumour"].probabilities
     np.testing.assert_allclose(answers["tumour"].probabilities[1], alone[1], atol=TOLERANCE)
     for present, message in (
-        ({"mri": np.ones(4)}, "must be bool"),
+        ({"mri": np.ones(4)}, "not bool"),
         ({"mri": held, "ct": ~held}, None),
         ({"mri": held, "ct": held}, "no image in any modality"),
         ({"pet": held}, "'pet'] are unknown"),
@@ -306,6 +309,96 @@ def test_an_export_of_the_first_format_is_still_read(bare_file, arrays, tmp_path
     )
 
 
+@pytest.fixture
+def expired(monkeypatch):
+    """A JAX that can read no program of today."""
+
+    def refuse(program):
+        raise ValueError("serialization version 1 is not supported")
+
+    monkeypatch.setattr(exported_module.jax.export, "deserialize", refuse)
+
+
+def test_a_file_answers_the_same_from_its_program_and_from_its_description(
+    file, network, arrays, expired
+):
+    rebuilt = load_exported(file)
+    assert rebuilt.rebuilt and not network.rebuilt
+    ids = [*"abcd"]
+    ours, theirs = rebuilt(arrays, ids), network(arrays, ids)
+    for task, answer in theirs.items():
+        np.testing.assert_array_equal(ours[task].samples, answer.samples)
+    np.testing.assert_array_equal(
+        ours.out_of_distribution.distance, theirs.out_of_distribution.distance
+    )
+
+
+def test_a_file_says_until_when_its_program_is_readable_and_by_whom(network):
+    program = network.card["program"]
+    assert program["jax"] == jax.__version__ == network.card["versions"]["jax"]
+    written, until = map(
+        date.fromisoformat, (program["written_on"], program["readable_until_about"])
+    )
+    assert 180 < (until - written).days < 190
+
+
+def test_an_expired_program_without_the_package_is_told_with_the_cure(file, expired, monkeypatch):
+    monkeypatch.setitem(sys.modules, "drifa_jax.predict.program", None)
+    with pytest.raises(
+        ExportError, match=r"cannot read a program of JAX .*readable until about 20"
+    ):
+        load_exported(file)
+    with pytest.raises(ExportError, match=r"install drifa-jax, .*drifa export --refresh"):
+        load_exported(file)
+
+
+def test_an_expired_program_of_a_file_that_describes_no_network_is_told(file, expired, tmp_path):
+    def earlier(entries):
+        card = json.loads(entries[CARD])
+        for name in ("network", "leaves", "program"):
+            del card[name]
+        card["card_sha256"] = card_digest(card)
+        entries[CARD] = json.dumps(card).encode()
+
+    with pytest.raises(ExportError, match="kept no description of the network; export its run"):
+        load_exported(rewritten(file, tmp_path / "earlier.drifa", earlier))
+
+
+def test_another_network_than_the_weights_are_of_is_not_built(file, expired, tmp_path):
+    def wider(entries):
+        card = json.loads(entries[CARD])
+        card["network"]["options"]["width"] *= 2
+        card["card_sha256"] = card_digest(card)
+        entries[CARD] = json.dumps(card).encode()
+
+    with pytest.raises(ExportError, match="builds other parameters than the file holds"):
+        load_exported(rewritten(file, tmp_path / "wider.drifa", wider))
+
+
+def test_a_refreshed_file_has_a_new_program_and_the_same_answers(
+    file, network, arrays, tmp_path, capsys
+):
+    copy = tmp_path / "net.drifa"
+    shutil.copy(file, copy)
+    assert main(["export", "--refresh", str(copy)]) == 0
+    assert "Largest difference of a probability from the old one 0.0e+00" in capsys.readouterr().err
+    refreshed = load_exported(copy)
+    # A program holds the lines of the code that traced it, so its bytes may differ.
+    differing = {"sha256", "card_sha256"}
+    assert {n for n, x in refreshed.card.items() if x != network.card[n]} <= differing
+    ours, theirs = refreshed(arrays), network(arrays)
+    np.testing.assert_array_equal(ours["tumour"].samples, theirs["tumour"].samples)
+
+
+def test_what_cannot_be_refreshed_stays_as_it_was(file, tmp_path, capsys):
+    text = tmp_path / "text.drifa"
+    text.write_text("hello")
+    assert main(["export", "--refresh", str(text)]) == 1
+    assert "no exported network" in capsys.readouterr().err and text.read_text() == "hello"
+    assert main(["export", "--refresh", str(file), "run"]) == 1
+    assert "takes one file and no run" in capsys.readouterr().err
+
+
 def test_an_export_of_another_network_is_not_kept(predictor, second_run, file, bare_file):
     from drifa_jax.predict.predictor import load
 
@@ -348,7 +441,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(file, network, arrays, tmp_
             refused += 1
             continue
         assert found.card == network.card
-        for one, other in zip(found._parameters, network._parameters, strict=True):
+        for one, other in zip(found.parameters, network.parameters, strict=True):
             np.testing.assert_array_equal(one, other)
     assert refused > 40
 
