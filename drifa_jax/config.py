@@ -32,10 +32,10 @@ from drifa_jax.plain_values import from_plain
 class PhantomsConfig:
     """Embedded SYNTHETIC brain phantoms."""
 
-    num_train: int = 4000
-    num_validation: int = 500
-    num_test: int = 1000
-    seed: int = 0
+    num_train: int = 4000  # records
+    num_validation: int = 500  # records
+    num_test: int = 1000  # records
+    seed: int = 0  # of all that is drawn in them
 
 
 VOLUME_FORMATS = ("nifti", "dicom", "npz", "npy", "prepared", "manifest")
@@ -46,8 +46,8 @@ VOLUME_FORMATS = ("nifti", "dicom", "npz", "npy", "prepared", "manifest")
 class ModalityConfig:
     """One modality: the size that its images are brought to, and where they come from."""
 
-    height: int = 128
-    width: int = 128
+    height: int = 128  # pixels, at least 16
+    width: int = 128  # pixels, at least 16
     depth: int = 0  # slices of a volume; 0 reads pictures, also of nifti and dicom
     channels: int = 3  # 1 (grey) or 3 (colour)
     root: str = ""  # folder or file with the images
@@ -56,39 +56,42 @@ class ModalityConfig:
     classes: tuple[str, ...] = ()  # names and order; empty takes those of the data
     ignore_other_classes: bool = False  # folders, manifest: leave out what is none of `classes`
     fit: str = "stretch"  # how another aspect ratio is fitted: stretch, pad or crop
-    spacing: tuple[float, ...] = ()  # of volumes, mm between slices, rows and columns; they are
-    # resampled to it, then cut or padded about their centre; empty fits the whole volume
+    # Of volumes, mm between slices, rows and columns: they are resampled to it, then cut or padded
+    # about their centre; empty fits the whole volume.
+    spacing: tuple[float, ...] = ()
     group_pattern: str = ""  # folders: regular expression; its parentheses name the patient
     include: str = ""  # folders: regular expression that the path of an image must contain
     table: str = ""  # manifest: the CSV, Excel or Parquet file, and its columns
     rows: str = ""  # COLUMN=VALUE, those of this modality; empty reads all
-    id_column: str = "image_id"
-    image_column: str = "image_id"
+    id_column: str = "image_id"  # names the record
+    image_column: str = "image_id"  # path or name of the image, below root
     label_column: str = "label"  # or one-hot columns, with commas between
     label_table: str = ""  # another table with further columns, by id_column
-    group_column: str = ""
-    split_column: str = ""
-    numeric_columns: tuple[str, ...] = ()  # of the table, with categorical_columns: they become a
-    categorical_columns: tuple[str, ...] = ()  # modality of their own, <name>_table
+    group_column: str = ""  # patient, lesion or case, kept whole in every split
+    split_column: str = ""  # train, validation or test
+    numeric_columns: tuple[str, ...] = ()  # they become a modality of their own, NAME_table
+    categorical_columns: tuple[str, ...] = ()  # the same
     window: str = ""  # dicom: a preset; empty takes the window of the file
     backbone: str = ""  # of this modality; empty takes model.backbone
     slice_attention: bool = False  # of volumes: a backbone of pictures reads their slices
     pretrained: str = ""  # of this modality; empty takes train.pretrained, none starts afresh
-    mean: tuple[float, ...] = ()  # of each channel of pixels in 0..1, with std: images are
-    std: tuple[float, ...] = ()  # normalised by them; empty takes those of pretrained weights
+    # Of each channel of pixels in 0..1, by which images are normalised; empty takes those of
+    # pretrained weights.
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()  # with mean
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where records come from, how they are split, paired and augmented."""
 
-    source: str = "phantoms"  # or files: each modality from its own root
-    modalities: Mapping[str, ModalityConfig] = field(default_factory=dict)
+    source: str = "phantoms"  # embedded, or files: each modality from its own root
+    modalities: Mapping[str, ModalityConfig] = field(default_factory=dict)  # by name
     phantoms: PhantomsConfig = field(default_factory=PhantomsConfig)
     pairing: str = "random"  # files: a key of drifa_jax.data.pairing.STRATEGIES
     validation_fraction: float = 0.15  # of the training records, whole groups
     test_fraction: float = 0.2  # where the data bring no test split of their own
-    split_seed: int = 0
+    split_seed: int = 0  # draws other splits
     num_folds: int = 0  # cross-validation of all records by groups; 0 keeps the splits above
     fold: int = 0  # which of them is the test split; data.split_seed draws other folds
     split_folder: str = ""  # the folder `splits` of an earlier run, to use its splits again
@@ -106,7 +109,7 @@ class DataConfig:
 class PlateauConfig:
     """Reduction of the learning rate when the validation loss stops falling."""
 
-    factor: float = 0.2
+    factor: float = 0.2  # that the learning rate is multiplied by
     patience: int = 5  # epochs
     min_scale: float = 0.01  # of learning_rate
 
@@ -115,31 +118,31 @@ class PlateauConfig:
 class RateScales:
     """What the learning rate is multiplied by in each part of the network."""
 
-    backbone: float = 1.0
+    backbone: float = 1.0  # branches
     attention: float = 1.0  # MFA, in branches too, and what fuses modalities
-    heads: float = 1.0
+    heads: float = 1.0  # of the tasks
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation. The authors: Adam 1e-3, batch 32, plateau rule, 200 epochs."""
 
-    seed: int = 0
-    batch_size: int = 32
-    num_epochs: int = 200
-    learning_rate: float = 1e-3
+    seed: int = 0  # of initial weights, order, augmentation and dropout
+    batch_size: int = 32  # records in a step, over all devices
+    num_epochs: int = 200  # passes over the training records
+    learning_rate: float = 1e-3  # of Adam
     schedule: str = "plateau"  # plateau (the authors' rule), cosine or constant
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # in which the learning rate rises from zero
     rate_scales: RateScales = field(default_factory=RateScales)
     layer_decay: float = 1.0  # the rate of a backbone's layer over that of the layer after it
     stochastic_depth: float = 0.0  # rate at which a record skips a branch's last residual block
     weight_decay: float = 0.0  # of matrices and kernels; not of biases, norms and embeddings
     clip_norm: float = 0.0  # 0 switches gradient clipping off
     task_weights: Mapping[str, float] = field(default_factory=dict)  # missing tasks weigh 1
-    class_weights: str = "none"  # or balanced: inversely proportional to frequency
+    class_weights: str = "none"  # none, or balanced: inversely proportional to frequency
     focal_gamma: float = 0.0  # 0 is cross-entropy
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes
     mixing: str = "none"  # of the records of a batch: mixup, cutmix or none
     mixing_alpha: float = 0.2  # of the Beta distribution of the share; small mixes little
     balance_sampling_of: str = ""  # a task whose classes are drawn equally often
@@ -148,7 +151,7 @@ class TrainConfig:
     early_stopping_patience: int = 0  # epochs without a better validation loss; 0 never stops
     checkpoint_every_steps: int = 0  # besides the end of each epoch; 0 only there
     # Of readouts that combine experts: shares of their own losses, by modality or "fused".
-    expert_weights: Mapping[str, float] = field(default_factory=dict)  # missing experts weigh 1
+    expert_weights: Mapping[str, float] = field(default_factory=dict)  # missing ones weigh 1
     product_weight: float = 0.0  # how far the product's loss reaches beyond the temperatures
     initial_weights: str = ""  # a folder written by `drifa convert`; empty starts afresh
     # Weights of the branches: a file or folder of Hugging Face, timm or torchvision, or package
@@ -161,7 +164,7 @@ class TrainConfig:
 class UncertaintyConfig:
     """Monte Carlo dropout at prediction."""
 
-    num_mc_samples: int = 20
+    num_mc_samples: int = 20  # passes with dropout on
     fit_decisions: bool = True  # calibration, sets, thresholds on validation, when training ends
 
 
@@ -169,14 +172,14 @@ class UncertaintyConfig:
 class EvalConfig:
     """Evaluation during and after training."""
 
-    batch_size: int = 64
+    batch_size: int = 64  # records at once
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
     """Networks trained together; member i is the run with train.seed + i, trained alone."""
 
-    num_members: int = 1
+    num_members: int = 1  # networks
 
 
 @dataclass(frozen=True)

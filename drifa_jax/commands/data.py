@@ -61,6 +61,12 @@ FLAGS = {
 """Field of `ModalityConfig` -> what its flag says."""
 
 CHOICES = {"fit": ("stretch", "pad", "crop"), "channels": (1, 3)}
+SPLITS = {
+    "split_seed": "draws other splits",
+    "validation_fraction": "of the training records",
+    "test_fraction": "where the data bring no test split",
+}
+"""Flags named after fields of `DataConfig`, in words."""
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +86,14 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
             choices=CHOICES.get(name),
             help=f"{words} (default: {default})" if default != "" else words,
         )
-    for name in ("split_seed", "validation_fraction", "test_fraction"):
+    for name, words in SPLITS.items():
         default = getattr(DataConfig(), name)
-        group.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{words} (default: {default})",
+        )
 
 
 def _opened(options: argparse.Namespace) -> Mapping:
@@ -143,7 +154,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "tfds builds it from --manual-dir (see docs/data.md)",
     )
     parser.add_argument("--manual-dir", type=Path, help="where the downloaded data set lies")
-    parser.add_argument("--on-problem", default="fail", choices=("fail", "quarantine"))
+    parser.add_argument(
+        "--on-problem",
+        default="fail",
+        choices=("fail", "quarantine"),
+        help="store nothing (default), or leave such records out and list them",
+    )
     parser.add_argument(
         "--duplicates",
         default="remove",
@@ -287,7 +303,9 @@ def _levels(levels) -> dict[str, float]:
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="a .png or .html file")
-    parser.add_argument("--per-class", type=int, default=4)
+    parser.add_argument(
+        "--per-class", type=int, default=4, help="images of each class (default: 4)"
+    )
     parser.add_argument(
         "--augmentation",
         default="paper",

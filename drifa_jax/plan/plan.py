@@ -240,8 +240,6 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             "gates begin as the identity, so that pretrained features are untouched at first; "
             "the paper's: drifa",
         )
-        if device == "cpu":
-            plan.decide("train.frozen", ("branches",), "a CPU trains the fusion and heads alone")
     elif device == "cpu":
         plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
         plan.decide("model.width", 16, whole)
