@@ -45,15 +45,11 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(service: Service, app, listening: socket.socket) -> int:
-    """Serves until it is told to stop; open requests are answered first.
-
-    Returns:
-      0, or 1 where the network could not be compiled.
-    """
+def configured(service: Service, app) -> uvicorn.Config:
+    """How uvicorn is to serve: patient for so long, and silent about who asked for what."""
     limits = service.limits
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=_patient(limits),
         ws="none",
@@ -67,11 +63,19 @@ def run(service: Service, app, listening: socket.socket) -> int:
         limit_concurrency=limits.connections,
         proxy_headers=False,
     )
-    server = _Server(config, service)
+
+
+def run(service: Service, app, listening: socket.socket) -> int:
+    """Serves until it is told to stop; open requests are answered first.
+
+    Returns:
+      0, or 1 where the network could not be compiled.
+    """
+    server = _Server(configured(service, app), service)
     watch = threading.Thread(target=_compile, args=(service, server), daemon=True)
     watch.start()
     asyncio.run(server.serve(sockets=[listening]))
-    ended = service.close(limits.drain_seconds)
+    ended = service.close(service.limits.drain_seconds)
     code = 1 if service.engine.failure is not None else 0
     if not ended:
         # A program that compiles cannot be interrupted, and would be at Python's end.

@@ -19,7 +19,14 @@ from drifa_jax.serve.options import Limits
 from drifa_jax.serve.service import Service
 from tests.predict.conftest import make_run
 
-LIMITS = Limits(batch=2, decoders=1, upload_bytes=8 * 2**20, json_bytes=2**20, body_seconds=5.0)
+LIMITS = Limits(
+    batch=2,
+    decoders=1,
+    upload_bytes=8 * 2**20,
+    json_bytes=2**20,
+    body_seconds=2.0,
+    header_seconds=2.0,
+)
 
 
 def png(pixels: np.ndarray) -> bytes:
