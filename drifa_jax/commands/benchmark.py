@@ -21,6 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SET=FOLDER",
         help="where a set lies; once for each (a config may name its own)",
     )
+    parser.add_argument(
+        "--join",
+        action="append",
+        default=[],
+        metavar="SET=FOLDER",
+        help="write the paired tables of a set into its publisher's folder, and stop",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("frozen",),
+        default="frozen",
+        help="how branches are used: frozen, their features computed once (the only one yet)",
+    )
     parser.add_argument("--workdir", type=Path, help="default: runs/benchmark-SUITE")
     parser.add_argument("--seeds", default="0,1,2", help="by commas (default: %(default)s)")
     parser.add_argument("--methods", default="", help="names by commas (default: all; see --list)")
@@ -40,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
     from drifa_jax.benchmark.suites import find_suite
 
     suite = find_suite(options.suite)
-    roots = _roots(options.root, [s.name for s in suite])
+    if options.join:
+        return _join(options.join, [s.name for s in suite])
+    roots = _roots("--root", options.root, [s.name for s in suite])
     names = tuple(name for name in options.methods.split(",") if name)
     if options.list:
         return _list(suite, roots, options)
@@ -93,14 +108,23 @@ def _list(suite, roots, options) -> int:
     return 0
 
 
-def _roots(pairs: list[str], known: list[str]) -> dict[str, str]:
+def _join(pairs: list[str], known: list[str]) -> int:
+    from drifa_jax.benchmark.publishers import join
+
+    for name, folder in _roots("--join", pairs, known).items():
+        for path in join(name, Path(folder)):
+            print(path)
+    return 0
+
+
+def _roots(flag: str, pairs: list[str], known: list[str]) -> dict[str, str]:
     roots = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
         if not equals or name not in known:
-            raise UserError(f"--root {pair!r}: write SET=FOLDER, SET one of {', '.join(known)}.")
+            raise UserError(f"{flag} {pair!r}: write SET=FOLDER, SET one of {', '.join(known)}.")
         if not Path(folder).is_dir():
-            raise UserError(f"--root {pair!r}: there is no folder {folder!r}.")
+            raise UserError(f"{flag} {pair!r}: there is no folder {folder!r}.")
         roots[name] = folder
     return roots
 
