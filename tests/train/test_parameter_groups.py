@@ -10,14 +10,18 @@ import numpy as np
 import optax
 import pytest
 
+from drifa_jax.config import TrainConfig
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
+from drifa_jax.models.description import ModalityDescription, NetworkDescription
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.models.registry import BACKBONES
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.rng import stream
 from drifa_jax.sharding import layout_of
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.losses import total_loss
+from drifa_jax.train.parameter_groups import parameter_groups
 from drifa_jax.train.program import Program
 from drifa_jax.train.state import initial_state
 from drifa_jax.train.step import make_train_step
@@ -119,6 +123,19 @@ def test_frozen_branches_cost_no_backward_pass():
     # Two passes of three are backward ones: of the convolution, by its kernel alone.
     saved = flops(experiment_of()) - flops(experiment_of(frozen=["branches"]))
     assert saved > 2 * 2 * 8 * 64 * 36 * 0.9
+
+
+def test_all_branches_are_those_that_can_have_learnt_before_so_tables_are_trained():
+    description = NetworkDescription(
+        {"mri": ModalityDescription(1), "mri_table": ModalityDescription(4, "table")},
+        {"tumour": 2},
+        NetworkOptions(width=2, backbone="resnet10"),
+    )
+    named = {
+        frozen: parameter_groups(description, TrainConfig(frozen=frozen)).frozen
+        for frozen in (("branches",), ("branches", "mri_table"), ("mri_table",))
+    }
+    assert list(named.values()) == [{"mri"}, {"mri", "mri_table"}, {"mri_table"}]
 
 
 @pytest.mark.parametrize(
