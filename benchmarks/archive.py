@@ -125,7 +125,7 @@ def check(root: Path, shown: list[int]) -> list[str]:
             wrong += [f"{path.name}: {line}" for line in told.splitlines() if "Error" in line]
     for path in reports:
         groups = highdicom.sr.srread(path).content.get_image_measurement_groups()
-        if [group.tracking_identifier for group in groups] != ["tumour", "stroke"]:
+        if {group.tracking_identifier for group in groups} != {"tumour", "stroke"}:
             wrong.append(f"{path.name}: its tasks are {groups}")
     return wrong
 

@@ -30,6 +30,7 @@ SUBCOMMANDS: dict[str, str] = {
     "evaluate": "metrics with intervals, figures and one HTML report of a run",
     "compare": "paired statistics of two or more runs on the same records",
     "compile": "compile for a slice of TPUs before one is rented: does it fit, how fast can it be",
+    "monitor": "watch a deployment over time against the validation records of its run",
     "export": "write a trained network as one portable file",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""

@@ -117,20 +117,48 @@ def fit_detector(
         from; each record is its own when None.
       num_folds: parts.
     """
+    known = left_out_distances(features, present, groups, num_folds=num_folds)
+    if known is None:
+        return None
+    return DistanceDetector(_fit(features, _kinds(present)), np.sort(known))
+
+
+def left_out_distances(
+    features: np.ndarray,
+    present: Mapping[str, np.ndarray],
+    groups: Sequence[Sequence[str]] | None = None,
+    *,
+    num_folds: int = NUM_FOLDS,
+) -> np.ndarray | None:
+    """The distance `[n]` of each record from a fit that did not see its group, see `fit_detector`.
+
+    None where there are too few records, or one group.
+    """
     count = features.shape[1]
     fold_of = np.arange(count) if groups is None else _ranks(groups)
     num_folds = min(num_folds, int(fold_of.max(initial=0)) + 1)
     if count < SMALLEST or num_folds < 2:
         return None
-    masks = np.stack([present[name] for name in sorted(present)], 1)
-    _, kinds = np.unique(masks, axis=0, return_inverse=True)
-    kinds = kinds.reshape(-1)
+    kinds = _kinds(present)
     known = np.empty(count)
     for fold in range(num_folds):
         left_out = fold_of % num_folds == fold
         members = _fit(features[:, ~left_out], kinds[~left_out])
         known[left_out] = _distance(members, features[:, left_out])
-    return DistanceDetector(_fit(features, kinds), np.sort(known))
+    return known
+
+
+def left_out_scores(known: np.ndarray) -> DistanceScores:
+    """Scores of the very records that p-values count, each among the others."""
+    order = np.sort(known)
+    as_far = len(known) - np.searchsorted(order, known, side="left")
+    return DistanceScores(known, as_far / len(known))
+
+
+def _kinds(present: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Number of each record's set of present modalities, `[n]`."""
+    masks = np.stack([present[name] for name in sorted(present)], 1)
+    return np.unique(masks, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _ranks(groups: Sequence[Sequence[str]]) -> np.ndarray:
