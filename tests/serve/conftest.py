@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -16,6 +19,7 @@ from drifa_jax.predict.predictor import load
 from drifa_jax.serve.app import build_app
 from drifa_jax.serve.guard import Access
 from drifa_jax.serve.options import Limits
+from drifa_jax.serve.server import bound, configured
 from drifa_jax.serve.service import Service
 from tests.predict.conftest import make_run
 
@@ -87,3 +91,17 @@ def files(pixels) -> list[dict[str, tuple[str, bytes, str]]]:
     return [
         {m: (f"{m}.png", png(x[row]), "image/png") for m, x in pixels.items()} for row in range(2)
     ]
+
+
+@pytest.fixture(scope="session")
+def address(client):
+    """Of the same service behind a real socket: (host, port)."""
+    server = uvicorn.Server(configured(client.service, build_app(client.service, Access())))
+    with bound("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        wait_for(lambda: server.started)
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

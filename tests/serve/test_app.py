@@ -10,16 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predictions.files import flat_rows
 from drifa_jax.serve.answers import tasks_json
 from drifa_jax.serve.cases import Case
 from drifa_jax.serve.guard import Access
-from drifa_jax.serve.options import Limits
 from drifa_jax.serve.server import bound
 from drifa_jax.serve.service import Service
 from drifa_jax.serve.tokens import COOKIE, session_of
-from tests.serve.conftest import LIMITS, png, served, wait_for
+from tests.serve.conftest import LIMITS, png, wait_for
 
 PICTURE = ("a.png", png(np.zeros((4, 4), np.uint8)), "image/png")
 BATCH_ROUNDING = 2e-6
@@ -234,13 +232,15 @@ def test_a_lost_decoder_is_started_again(client, files):
     assert "drifa_decoder_restarts_total 1" in client.get("/metrics").text
 
 
-def test_a_run_without_post_processing_answers_and_says_what_lacks(run, predictor, files):
-    bare = Predictor(predictor.restored, num_samples=3)
-    with served(bare, Limits(batch=1, decoders=1), lacks="Its data are gone.") as client:
-        found = post(client, files[0]).json()
+def test_a_run_without_post_processing_answers_and_says_what_lacks(client, files, monkeypatch):
+    monkeypatch.setattr(client.service.predictor, "post_processing", None)
+    monkeypatch.setattr(client.service, "_lacks", "Its data are gone.")
+    found = post(client, files[0]).json()
     assert "not calibrated" in found["lacks"][0] and "data are gone" in found["lacks"][0]
     assert found["out_of_distribution"] is None
     assert {one["prediction_set"] for one in found["tasks"].values()} == {None}
+    page = client.post("/case?part=1", files=files[0]).text
+    assert "Probabilities, not calibrated" in page and "No referral threshold" in page
 
 
 def test_no_file_is_written_and_no_name_is_told(client, files, capfd, caplog):

@@ -128,29 +128,22 @@ function equip() {
 
 async function save() {
   const style = await (await fetch("/static/serve.css")).text();
-  const page = document.implementation.createHTMLDocument(document.title);
-  page.documentElement.lang = "en";
-  const policy = page.createElement("meta");
-  policy.httpEquiv = "Content-Security-Policy";
-  policy.content = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
-  const letters = page.createElement("meta");
-  letters.setAttribute("charset", "utf-8");
-  const width = page.createElement("meta");
-  width.name = "viewport";
-  width.content = "width=device-width, initial-scale=1";
-  const sheet = page.createElement("style");
-  sheet.textContent = style;
-  page.head.prepend(letters, policy, width);
-  page.head.append(sheet);
   const kept = result.cloneNode(true);
   kept.removeAttribute("id");
   for (const gone of kept.querySelectorAll(".tools, .looking, .heat[hidden]")) gone.remove();
-  const frame = page.createElement("main");
-  frame.className = "plain kept";
-  frame.append(kept);
-  for (const part of document.querySelectorAll(".stamp, .top")) page.body.append(page.importNode(part, true));
-  page.body.append(frame);
-  const text = `<!DOCTYPE html>\n${page.documentElement.outerHTML}`;
+  const above = [...document.querySelectorAll(".stamp, .top")].map((part) => part.outerHTML);
+  // As text: a document made here would be held by this page's own policy.
+  const text = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>${document.title.replace(/[&<]/g, "")}</title>
+<style>${style}</style>
+</head>
+<body>${above.join("")}<main class="frame kept">${kept.outerHTML}</main></body>
+</html>`;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/html" }));
   link.download = "drifa-case.html";
