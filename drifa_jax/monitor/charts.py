@@ -123,7 +123,7 @@ def _axis(canvas: Canvas, periods: tuple[str, ...]) -> None:
     """Names of some periods below the axes."""
     places = np.arange(0, len(periods), -(-len(periods) // MOST_TICKS))
     names = [periods[k] if len(periods[k]) <= 14 else f"{periods[k][:12]}..." for k in places]
-    long = max(map(len, names)) * len(names) > 40
+    long = max(map(len, names)) * len(names) > 48
     canvas.axes.set_xticks(
         places, names, rotation=30 if long else 0, ha="right" if long else "center"
     )

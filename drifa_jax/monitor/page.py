@@ -34,7 +34,7 @@ MOST_ALARMS = 25
 
 ADVICE = {
     "unlike": "Look at the images themselves: another scanner, protocol, window, organ or export.",
-    "p_value": "The same, before single images are flagged: all of them moved a little.",
+    "p_value": "All images moved a little, before single ones are flagged: scanner, protocol, window.",
     "missing": "A source of that modality has dried up, or files are named otherwise.",
     "entropy": "Cases became harder, or images other; look at likeness beside it.",
     "mutual_information": "The network knows these cases less: images or cases of a new kind.",
@@ -151,7 +151,7 @@ def _alarm_table(found: Monitoring) -> Table:
                 shown(of, judged.mean[period, statistic]),
                 shown(of, known),
                 f"{shown(of, low).removesuffix(' %')} to {shown(of, high)}",
-                f"{beyond:.1f} x",
+                f"{beyond:.2f} x",
             )
         )
     left = len(found.alarms) - len(rows)

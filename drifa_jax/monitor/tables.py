@@ -16,6 +16,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.monitor.periods import by_time, check_periods, column_of, unique_names
 from drifa_jax.post_processing.saved import PostProcessing
 from drifa_jax.predictions.files import read_predictions
+from drifa_jax.predictions.partitions import SEAL, read_partitions
 from drifa_jax.predictions.table import Predictions, joined, task_predictions
 
 ID_COLUMN = "record_id"
@@ -48,25 +49,40 @@ def read_tables(paths: Sequence[Path]) -> list[tuple[str, Predictions]]:
     """
     found = []
     for path in paths:
-        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not path.exists():
             raise UserError(f"{path} does not exist.")
-        if not files:
-            raise UserError(f"{path} holds no .parquet file of `drifa predict --parquet`.")
-        if files[0].suffix.lower() != ".parquet":
-            raise UserError(
-                f"{path}: a table of this kind does not say which network made it; give the "
-                "Parquet file, by `drifa predict --parquet`."
-            )
-        parts = [read_predictions(file) for file in files]
-        for file, part in zip(files, parts, strict=True):
+        parts = _read(path)
+        for name, part in parts:
             if not len(part):
-                raise UserError(f"{file} holds no records.")
-            check_same(parts[0], part, str(files[0]), str(file))
-        found.append((path.name.removesuffix(".parquet"), joined(parts)))
+                raise UserError(f"{name} holds no records.")
+            check_same(parts[0][1], part, str(parts[0][0]), str(name))
+        name = path.resolve().name.removesuffix(".parquet")
+        found.append((name, _joined([part for _, part in parts])))
     for name, part in found[1:]:
         check_same(found[0][1], part, found[0][0], name)
     return found
+
+
+def _read(path: Path) -> list[tuple[Path, Predictions]]:
+    """The tables of one argument: a file, the parts of one prediction, or any files in a folder."""
+    if (path / SEAL).is_file():
+        return [(path, read_partitions(path))]
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} holds no .parquet file of `drifa predict --parquet`.")
+    if files[0].suffix.lower() != ".parquet":
+        raise UserError(
+            f"{path}: a table of this kind does not say which network made it; give the Parquet "
+            "file, by `drifa predict --parquet`."
+        )
+    return [(file, read_predictions(file)) for file in files]
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    """Parts below each other; without likeness where one of them lacks it."""
+    if any(part.out_of_distribution is None for part in parts):
+        parts = [dataclasses.replace(part, out_of_distribution=None) for part in parts]
+    return joined(parts)
 
 
 def check_same(first: Predictions, other: Predictions, name: str, other_name: str) -> None:
@@ -117,8 +133,10 @@ def with_post_processing(predictions: Predictions, fitted: PostProcessing) -> Pr
                     "(--alpha, --sets, --refer, --class-conditional) than the validation records' "
                     "are; predict with the defaults."
                 )
+        # Tables with labels and without are one page.
+        truth = np.full(len(predictions), MISSING_LABEL) if found.truth is None else found.truth
         tasks[task] = dataclasses.replace(
-            made, truth=found.truth, record_ids=found.record_ids, group_ids=found.group_ids
+            made, truth=truth, record_ids=found.record_ids, group_ids=found.group_ids
         )
     return dataclasses.replace(predictions, tasks=tasks)
 
@@ -143,7 +161,7 @@ def monitored(
     Raises:
       UserError: naming duplicated records, unknown columns, and labels that fit nothing.
     """
-    whole = joined([part for _, part in tables])
+    whole = _joined([part for _, part in tables])
     names = unique_names([name for name, _ in tables])
     period = np.repeat(np.arange(len(tables)), [len(part) for _, part in tables])
     _check_duplicates(whole, period, names, labels is not None or records is not None)

@@ -47,6 +47,14 @@ def test_what_is_no_table_is_named(name, message, deployment, tmp_path):
         read_tables([tmp_path / name])
 
 
+def test_likeness_is_left_out_where_one_table_lacks_it(deployment):
+    with_it, without = deployment(20, 1, name="a"), deployment(20, 2, name="b")
+    without = dataclasses.replace(without, out_of_distribution=None)
+    for tables in ([with_it, without], [without, with_it]):
+        found = monitored([("a", tables[0]), ("b", tables[1])])
+        assert found.predictions.out_of_distribution is None
+
+
 def test_predictions_of_another_run_are_refused(deployment, reference, tmp_path):
     other = deployment(20, 1, identity="f" * 32)
     with pytest.raises(UserError, match=r"another run.*ffff.*not runs/mine with 0123"):
