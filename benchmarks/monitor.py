@@ -107,7 +107,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--records", type=int, default=1500, help="unseen phantoms")
     parser.add_argument("--shifted", type=int, default=150, help="of them shifted, by each shift")
-    parser.add_argument("--histories", type=int, default=400)
+    parser.add_argument("--histories", type=int, default=1000)
+    parser.add_argument("--shifted-histories", type=int, default=100, help="of each shift")
     parser.add_argument("--period", type=int, default=60, help="records of a period")
     parser.add_argument("--labels", action="store_true", help="judge what needs labels as well")
     options = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
         found.setdefault("resampled", []).append(bool(alarm.any()))
         alarm = alarms(values, is_share, known, groups, periods, history)
         found.setdefault("own", []).append(bool(alarm.any()))
-        if history % 4:
+        if history >= options.shifted_histories:
             continue
         for name, other in others.items():
             for share in (0.1, 0.25, 0.5, 1.0):

@@ -31,7 +31,11 @@ PLACES = {
     "report": (6, 1.0),
     "benchmark": (7, 0.0),
     "plan": (7, 1.0),
-    "commands": (8, 0.5),
+    "serve": (8, 0.0),
+    "archive": (8, 1.0),
+    "monitor": (8, 0.5),
+    "compile_for": (7, 0.5),
+    "commands": (9, 0.5),
 }
 CONFIG = ("network_options", "machine_options", "plain_values", "config_files")
 RECORD = ("data", "train", "predictions", "evaluate", "report")
@@ -64,7 +68,7 @@ def measured() -> tuple[Counter, Counter, Counter]:
 
 def main() -> None:
     modules, lines, arrows = measured()
-    figure = Figure(figsize=(13, 4.6))
+    figure = Figure(figsize=(14.5, 4.6))
     axes = figure.add_axes((0.01, 0.02, 0.98, 0.9))
     centre = {room: (1.75 * x, 1.7 * y) for room, (x, y) in PLACES.items()}
     for (user, used), count in arrows.items():
@@ -85,7 +89,7 @@ def main() -> None:
     for y, name in ((-0.95, "run"), (-0.72, "record")):
         axes.text(0.0, y, f"the way of a {name}", color=COLOURS[name], weight="bold", fontsize=10)
     axes.text(2.4, -0.83, "grey: imports, from the lower room to who uses it", fontsize=9)
-    axes.set(xlim=(-0.9, 13.2), ylim=(-1.15, 2.3))
+    axes.set(xlim=(-0.9, 16.6), ylim=(-1.15, 2.3))
     axes.axis("off")
     figure.savefig(ROOT / "docs" / "images" / "house.png", dpi=120)
 
