@@ -34,7 +34,7 @@ MOST_ALARMS = 25
 
 ADVICE = {
     "unlike": "Look at the images themselves: another scanner, protocol, window, organ or export.",
-    "p_value": "All images moved a little, before single ones are flagged: scanner, protocol, window.",
+    "p_value": "All images moved a little, before single ones are flagged: protocol, window.",
     "missing": "A source of that modality has dried up, or files are named otherwise.",
     "entropy": "Cases became harder, or images other; look at likeness beside it.",
     "mutual_information": "The network knows these cases less: images or cases of a new kind.",
