@@ -166,6 +166,11 @@ def modality_names(config: DataConfig) -> tuple[str, ...]:
 
 def _phantoms(config: DataConfig, saved: Path | None) -> Dataset:
     del saved  # drawn anew, they are what they were
+    if config.num_folds:
+        raise UserError(
+            f"config: data.num_folds is {config.num_folds}, but phantoms are drawn split by split; "
+            "set it to 0."
+        )
     sizes = {name: modality.height for name, modality in config.modalities.items()}
     for name, modality in config.modalities.items():
         if modality.depth:

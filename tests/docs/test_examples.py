@@ -40,6 +40,12 @@ def test_python_blocks_of_a_document_run_in_order(document, finished_run, tmp_pa
         ("own_network", "own/explanations"),
         ("fine_tuning", "fine/metrics.json"),
         ("plan_and_run", "plan/plan.drifa"),
+        pytest.param(
+            "sweep",
+            "sweep/trial-0/metrics.json",
+            # Optuna and SQLAlchemy warn among themselves.
+            marks=pytest.mark.filterwarnings("default"),
+        ),
     ],
 )
 def test_a_tutorial_runs_as_it_stands(tutorial, left_behind, tmp_path, monkeypatch):
