@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from drifa_jax.compilation import give_back_freed_memory
 from drifa_jax.errors import UserError
 from drifa_jax.explain.explanation import Explanation, explain_records
 from drifa_jax.explain.without import without_each
@@ -134,6 +135,7 @@ class Engine:
             self.failure = error
             self._on_compiled(self.to_compile)
             return
+        give_back_freed_memory()
         self.ready.set()
         while True:
             with self._changed:

@@ -210,7 +210,7 @@ if (example !== null) {
       for (const drop of drops) {
         const name = drop.dataset.modality;
         const picture = await (await fetch(`/drawn/${number}/${name}.png`)).blob();
-        give(drop, [new File([picture], `drawn-${number}-${name}.png`, { type: "image/png" })]);
+        give(drop, [new File([picture], `drawn-${number}.png`, { type: "image/png" })]);
       }
     } catch {
       tell("The server cannot be reached. Is it still running?");
