@@ -190,10 +190,15 @@ def read_case(items: Mapping[str, Item], readings: Mapping[str, Reading], case: 
                 "give the DICOM files for --dicom-sr and --dicom-sc."
             )
         images[modality] = [
-            source_image(load(path, pixels=False, more=_MORE_TAGS), frames, str(path))
+            read_source(path, frames)
             for path, frames in _files(str(item), readings[modality], case, modality)
         ]
     return of_one_study(images, case)
+
+
+def read_source(path: Path, frames: Sequence[int] = ()) -> SourceImage:
+    """One source from its file; raises as `source_image`, and for a header that cannot be read."""
+    return source_image(load(path, pixels=False, more=_MORE_TAGS), frames, str(path))
 
 
 _MORE_TAGS = tuple(

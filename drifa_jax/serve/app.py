@@ -107,7 +107,9 @@ def build_app(service: Service, access: Access):
         shown = await shown_of(answered, explained)
         if not part:
             return page("index.html", **index_values | {"shown": shown})
-        name = service.held.keep(answered) if service.engine.explains else ""
+        name = (
+            service.held.keep(answered, answered.case.num_bytes) if service.engine.explains else ""
+        )
         response = page("part.html", shown=shown, name=name)
         response.headers["x-summary"] = shown["summary"].encode("ascii", "replace").decode()
         return response
@@ -152,6 +154,34 @@ def build_app(service: Service, access: Access):
         response.set_cookie(COOKIE, session_of(access.token), httponly=True, samesite="strict")
         return response
 
+    async def study(request: Request) -> Response:
+        with service.admitted(_length(request)):
+            form = await service.form(
+                request.stream(), request.headers.get("content-type", ""), _length(request)
+            )
+            try:
+                answered, made = await service.study(form)
+            finally:
+                form.close()
+        name = service.objects.keep(made, sum(len(one.content) for one in made))
+        links = [
+            {"kind": one.kind, "task": one.task, "href": f"/v1/studies/{name}/{number}.dcm"}
+            for number, one in enumerate(made)
+        ]
+        return JSONResponse(answer_json(answered, service.lacks(answered)) | {"objects": links})
+
+    async def study_object(request: Request) -> Response:
+        made = service.objects.find(request.path_params["name"])
+        number = request.path_params["number"]
+        if made is None or number >= len(made):
+            raise Refused(404, "It is no longer held; send the study again.", "forgotten")
+        name = f"{made[number].kind.replace(' ', '-')}-{number}.dcm"
+        return Response(
+            made[number].content,
+            media_type="application/dicom",
+            headers={"content-disposition": f'attachment; filename="{name}"'},
+        )
+
     async def openapi(request: Request) -> Response:
         return JSONResponse(described)
 
@@ -172,6 +202,8 @@ def build_app(service: Service, access: Access):
         Route("/sign-in", sign_in, methods=["GET", "POST"]),
         Route("/static/{name}", static_file),
         Route("/v1/predict", predict, methods=["POST"]),
+        Route("/v1/studies", study, methods=["POST"]),
+        Route("/v1/studies/{name}/{number:int}.dcm", study_object),
         Route("/openapi.json", openapi),
         Route("/healthz", healthz),
         Route("/metrics", metrics),
@@ -194,7 +226,7 @@ def _label_of(known: set[str]):
         first = path.split("/")[1]
         if path in known:
             return path
-        return f"/{first}/..." if first in ("case", "drawn", "static") else "other"
+        return f"/{first}/..." if first in ("case", "drawn", "static", "v1") else "other"
 
     return label
 

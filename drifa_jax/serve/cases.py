@@ -56,8 +56,10 @@ class Answered:
     seconds: dict[str, float]
 
 
-class HeldCases:
-    """Answered cases in memory, under names that cannot be guessed; the oldest go first.
+class Held:
+    """Answered cases, or what was made of them, in memory; the oldest go first.
+
+    Their names cannot be guessed.
 
     Args:
       most, num_bytes, seconds: how many, how large together, and for how long.
@@ -73,30 +75,30 @@ class HeldCases:
     ):
         self._most, self._num_bytes, self._seconds = most, num_bytes, seconds
         self._clock = clock
-        self._held: OrderedDict[str, tuple[float, Answered]] = OrderedDict()
+        self._held: OrderedDict[str, tuple[float, int, Any]] = OrderedDict()
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def keep(self, answered: Answered) -> str:
+    def keep(self, held: Any, num_bytes: int) -> str:
         """The name under which it is held from now on."""
         name = secrets.token_urlsafe(16)
-        self._held[name] = (self._clock(), answered)
-        self._size += answered.case.num_bytes
+        self._held[name] = (self._clock(), num_bytes, held)
+        self._size += num_bytes
         self.forget_old()
         return name
 
-    def find(self, name: str) -> Answered | None:
+    def find(self, name: str) -> Any | None:
         """None where it is held no longer, or never was."""
         self.forget_old()
         found = self._held.get(name)
-        return None if found is None else found[1]
+        return None if found is None else found[2]
 
     def forget_old(self) -> None:
         """Lets go of what is too old or too much."""
         while self._held:
-            since, oldest = next(iter(self._held.values()))
+            since, size, _ = next(iter(self._held.values()))
             if (
                 self._clock() - since < self._seconds
                 and len(self._held) <= self._most
@@ -104,4 +106,4 @@ class HeldCases:
             ):
                 return
             self._held.popitem(last=False)
-            self._size -= oldest.case.num_bytes
+            self._size -= size

@@ -25,6 +25,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.predict.reading import Reading
 from drifa_jax.serve.messages import Gone, receive, send
 from drifa_jax.serve.reading_case import Read, parse_json, read_array, read_files
+from drifa_jax.serve.study_case import by_modality, sources_json
 
 MOST = 2**24
 """Bytes of a question; files come beside it."""
@@ -119,17 +120,34 @@ def _decoded(job, files, described, folder: Path, side: int) -> tuple[dict[str, 
             arrays, rest = parse_json(file.read(), specs)
         for name, value in arrays.items():
             read[name] = read_array(value, *described[name], side)
-    for item in job["modalities"]:
+    for item in _items(job, files, described, folder):
         name = item["name"]
         spec, reading = described[name]
         paths = _linked(folder / name, name, [(files[k], suffix) for k, suffix in item["files"]])
         read[name] = read_files(paths, spec, reading, item["number"], side)
+        if job.get("study"):
+            frame = read[name].facts.get("slice")
+            rest.setdefault("sources", {})[name] = sources_json(paths, frame)
     found, parts = {}, []
     for name, one in read.items():
         pixels = np.ascontiguousarray(one.pixels).tobytes()
         found[name] = {"facts": one.facts, "pixels": len(pixels), "picture": len(one.picture)}
         parts += [pixels, one.picture]
     return {"modalities": found, "rest": rest}, b"".join(parts)
+
+
+def _items(job, files, described, folder: Path) -> list[dict[str, Any]]:
+    """Which file is which modality, as the client says it or, of a study, the files do."""
+    if not job.get("study"):
+        return job["modalities"]
+    all_of_them = [(file, ".dcm") for file in files]
+    paths = _linked(folder / "a study", "study", all_of_them)
+    specs = {name: spec for name, (spec, _) in described.items()}
+    found = by_modality(paths, specs)
+    return [
+        {"name": name, "files": [(paths.index(p), ".dcm") for p in several], "number": None}
+        for name, several in found.items()
+    ]
 
 
 def _linked(folder: Path, name: str, files: list[tuple[int, str]]) -> list[Path]:

@@ -156,6 +156,8 @@ def _beyond_limits(limits: Limits) -> Refused:
 def _job(form: Form, numbers: Mapping[str, int]) -> tuple[dict[str, Any], list[int]]:
     if form.json is not None:
         return {"json": True, "modalities": []}, [form.json.fileno()]
+    if form.study:
+        return {"study": True, "modalities": []}, [upload.file.fileno() for upload in form.study]
     files: list[int] = []
     modalities = []
     for name, uploads in form.files.items():

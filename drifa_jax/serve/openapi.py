@@ -70,6 +70,20 @@ def document(description: Description, limits: Limits, *, needs_token: bool) -> 
     }
     paths = {
         "/v1/predict": {"post": predict},
+        "/v1/studies": {
+            "post": {
+                "summary": "A study of DICOM files: its answer, and objects for its archive",
+                "description": "As an archive sends it (STOW-RS). A file belongs to the modality "
+                "that its header names. The answer is that of /v1/predict, with `objects`: links "
+                "to a structured report (TID 1500) and to secondary captures with Grad-CAM, which "
+                "are kept ten minutes.",
+                "requestBody": {
+                    "required": True,
+                    "content": {'multipart/related; type="application/dicom"': {"schema": {}}},
+                },
+                "responses": predict["responses"],
+            }
+        },
         "/healthz": {
             "get": {
                 "summary": "Whether cases are answered",

@@ -211,9 +211,14 @@ def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
     return small[..., 0] if pixels.ndim == 2 else small
 
 
+def dicom_names(name: str) -> set[str]:
+    """What DICOM may call a modality of this name; empty where that is not known."""
+    return {MODALITY_NAMES[word] for word in name.lower().split("_") if word in MODALITY_NAMES}
+
+
 def _other_modality(path: Path, name: str) -> list[str]:
     """A word of warning where a file says that it is of another modality than its field."""
-    wanted = {MODALITY_NAMES[word] for word in name.lower().split("_") if word in MODALITY_NAMES}
+    wanted = dicom_names(name)
     found = dicom.modality_of(path)
     if not wanted or found not in set(MODALITY_NAMES.values()) - wanted:
         return []

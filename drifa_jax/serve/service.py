@@ -16,7 +16,8 @@ from drifa_jax.errors import UserError
 from drifa_jax.predict.reading import Stored
 from drifa_jax.predict.streaming import fingerprints, read_images
 from drifa_jax.serve.answers import what_lacks
-from drifa_jax.serve.cases import Answered, Case, HeldCases
+from drifa_jax.serve.archive_objects import ArchiveObject, archive_objects, sources_of
+from drifa_jax.serve.cases import Answered, Case, Held
 from drifa_jax.serve.decoding import Decoded, Decoders
 from drifa_jax.serve.engine import AnyPredictor, Engine, Explained
 from drifa_jax.serve.memory_files import check_system
@@ -45,7 +46,8 @@ class Service:
         self._specs = {spec.name: spec for spec in self.description.modalities}
         self.stopping = False
         self._open, self._bytes = 0, 0
-        self.held = HeldCases(limits.held_cases, limits.held_bytes, limits.held_seconds)
+        self.held = Held(limits.held_cases, limits.held_bytes, limits.held_seconds)
+        self.objects = Held(limits.held_cases, limits.held_bytes, limits.held_seconds)
         self.metrics = Metrics(
             {
                 "ready": ("Whether cases are answered.", lambda: float(self.engine.ready.is_set())),
@@ -114,7 +116,7 @@ class Service:
         began = time.monotonic()
         rows, rest, numbers = self._fields(form)
         decoded = Decoded({}, {}, {}, {})
-        if form.json is not None or form.files:
+        if form.json is not None or form.files or form.study:
             decoded = await self.decoders.decode(form, numbers)
         decoding = time.monotonic() - began
         rest |= decoded.rest
@@ -123,6 +125,21 @@ class Service:
         answered.seconds["decoding"] = decoding
         self._measure(answered)
         return answered, rest
+
+    async def study(self, form: Form) -> tuple[Answered, list[ArchiveObject]]:
+        """The answer to a study, and the objects that belong into its archive; raises Refused."""
+        if not form.study:
+            raise Refused(415, "Send a study as multipart/related of DICOM files.", "media_type")
+        answered, rest = await self.answered(form)
+        explained = await self.explained(answered)
+        try:
+            sources = sources_of(rest["sources"])
+            made = await asyncio.to_thread(
+                archive_objects, self.predictor, answered, explained, sources
+            )
+        except UserError as error:
+            raise Refused(422, str(error), "study") from error
+        return answered, made
 
     async def explained(self, answered: Answered) -> Explained:
         """Why; raises Refused."""

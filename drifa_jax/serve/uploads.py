@@ -44,15 +44,17 @@ class Form:
       files: field -> files; fields that a browser's user left alone are left out.
       fields: field -> text.
       json: the whole body, where it is JSON.
+      study: DICOM files, where the body is multipart/related as an archive sends it.
     """
 
     files: dict[str, list[Upload]] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     json: MemoryFile | None = None
+    study: list[Upload] = field(default_factory=list)
 
     def close(self) -> None:
         """Gives the memory back."""
-        for several in self.files.values():
+        for several in (*self.files.values(), self.study):
             for upload in several:
                 upload.file.close()
         if self.json is not None:
@@ -78,9 +80,13 @@ async def read_request(
         receiver, most = _Json(), min(limits.json_bytes, limits.upload_bytes)
     elif kind == b"multipart/form-data" and parameters.get(b"boundary"):
         receiver, most = _Multipart(parameters[b"boundary"], limits), limits.upload_bytes
+    elif kind == b"multipart/related" and parameters.get(b"boundary"):
+        receiver, most = _Study(parameters[b"boundary"], limits), limits.upload_bytes
     else:
         raise Refused(
-            415, "Send multipart/form-data or application/json; see /openapi.json.", "media_type"
+            415,
+            "Send a form or JSON, or a study as multipart/related; see /openapi.json.",
+            "media_type",
         )
     too_large = Refused(
         413,
@@ -234,3 +240,18 @@ class _Multipart:
 
     def _whole(self) -> None:
         self._ended = True
+
+
+class _Study(_Multipart):
+    """Parts of which each is one DICOM file, without a name."""
+
+    def _headers_finished(self) -> None:
+        kind, _ = parse_options_header(self._headers.get(b"content-type", b"application/dicom"))
+        if kind != b"application/dicom":
+            raise Refused(415, "Every part of a study is application/dicom.", "media_type")
+        self._add("files")
+        self._upload = Upload(MemoryFile(), ".dcm")
+        self.form.study.append(self._upload)
+
+    def _end(self) -> None:
+        self._upload = None

@@ -14,7 +14,7 @@ from drifa_jax.predict.reading import TABLE, Reading
 from drifa_jax.predict.restored import Description
 from drifa_jax.predictions.table import Predictions
 from drifa_jax.serve.app import build_app
-from drifa_jax.serve.cases import Answered, Case, HeldCases
+from drifa_jax.serve.cases import Answered, Case, Held
 from drifa_jax.serve.guard import Access
 from drifa_jax.serve.options import Refused
 from drifa_jax.serve.overlays import _placed
@@ -144,15 +144,14 @@ def test_certainty_is_never_claimed():
 
 def test_held_cases_go_when_they_are_old_many_or_large():
     now = [0.0]
-    held = HeldCases(2, 1000, 60.0, lambda: now[0])
+    held = Held(2, 1000, 60.0, lambda: now[0])
     case = Case("a", {"mri": np.zeros(300, np.uint8)}, {"mri": True}, {}, {}, {})
     one = Answered(case, Predictions((), {}), {})
-    names = [held.keep(one) for _ in range(3)]
+    names = [held.keep(one, one.case.num_bytes) for _ in range(3)]
     assert [held.find(name) is one for name in names] == [False, True, True]
     now[0] = 61.0
     assert held.find(names[2]) is None and len(held) == 0
-    large = Answered(Case("b", {"mri": np.zeros(2000, np.uint8)}, {}, {}, {}, {}), None, {})
-    assert held.find(held.keep(large)) is None
+    assert held.find(held.keep(one, 2000)) is None
 
 
 def test_text_of_a_client_is_text_in_the_page(client, files):
