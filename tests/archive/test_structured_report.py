@@ -10,11 +10,13 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from drifa_jax.archive.codes import Code, class_codes
 from drifa_jax.archive.identity import RESEARCH, line, uid
-from drifa_jax.archive.sources import COPIED_TAGS, of_one_study, source_image
+from drifa_jax.archive.sources import COPIED_TAGS, of_one_study, read_case, source_image
 from drifa_jax.archive.structured_report import structured_report
+from drifa_jax.predict.reading import DICOM, Reading
 
 FINDING = highdicom.sr.CodedConcept("121071", "DCM", "Finding")
 
@@ -219,6 +221,18 @@ def test_names_of_any_script_survive(report, studies, tmp_path):
     assert str(read.PatientName) == patient
     numbers = measured(groups(read)[0])
     assert {f"Probability [{line(name)}]" for name in tasks["größe"]} <= set(numbers)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm"])
+def test_headers_of_real_scanners_make_reports(name, report, studies, tmp_path):
+    path = get_testdata_file(name, download=False)
+    sources = read_case({"mri": path}, {"mri": Reading(DICOM)}, "case")
+    made = highdicom.sr.srread(studies.written(tmp_path / "report.dcm", report(sources)))
+    source = pydicom.dcmread(path, stop_before_pixels=True)
+    assert str(made.PatientName) == str(source.PatientName).strip()
+    assert made.StudyInstanceUID == source.StudyInstanceUID
+    (image,) = groups(made)[0].source_images
+    assert image.referenced_sop_instance_uid == source.SOPInstanceUID
 
 
 def test_standard_codes_take_the_place_of_private_ones(report):
