@@ -32,6 +32,9 @@ PAGE_FILE, JSON_FILE = "monitoring.html", "monitoring.json"
 MOST_ALARMS = 25
 """Rows of the table of alarms; the rest is in the JSON."""
 
+MOST_CHARTS = 12
+"""Charts of figures that alarm, by each column of sites."""
+
 ADVICE = {
     "unlike": "Look at the images themselves: another scanner, protocol, window, organ or export.",
     "p_value": "All images moved a little, before single ones are flagged: protocol, window.",
@@ -214,7 +217,7 @@ def _sites(found: Monitoring, folder: Path) -> Section:
     blocks: list[Block] = []
     columns = dict.fromkeys(place.column for place in found.places if place.column)
     for column in columns:
-        rows, panels = [], []
+        rows, alarmed = [], []
         for k, place in enumerate(found.places):
             if place.column != column:
                 continue
@@ -232,13 +235,14 @@ def _sites(found: Monitoring, folder: Path) -> Section:
                     place.held_against,
                 )
             )
-            panels += [
-                control_chart(found, k, s, folder) for s in dict.fromkeys(s for _, s in alarms)
-            ]
+            alarmed += [(k, s) for s in dict.fromkeys(s for _, s in alarms)]
         header = (column, "records", "alarms", "of the limit", "furthest", "held against")
         blocks += [Heading(f"By {column}"), Table(f"Each {column}", header, rows)]
-        if panels:
-            blocks.append(Panels(panels))
+        charts = [control_chart(found, k, s, folder) for k, s in alarmed[:MOST_CHARTS]]
+        if charts:
+            blocks.append(Panels(charts))
+        if (left := len(alarmed) - len(charts)) > 0:
+            blocks.append(Prose(f"{left} more figures with an alarm are in {JSON_FILE}."))
     return Section("sites", "Sites and scanners", blocks)
 
 
