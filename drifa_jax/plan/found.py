@@ -10,7 +10,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.plan import names
 from drifa_jax.plan.modality import Answers, Found
 from drifa_jax.plan.survey import Survey, survey
-from drifa_jax.plan.tables import table_modalities
+from drifa_jax.plan.tables import table_modalities, without_labels
 
 
 def find_modalities(
@@ -61,7 +61,7 @@ def _modalities(name: str, path: Path, files: Survey, answers: Answers) -> list[
         raise UserError(
             f"{path} holds {files}, but neither folders that are classes nor a table with labels. "
             "Put each class into a folder of its own, or add a table (CSV) with a column that "
-            "names the image and one for its label."
+            f"names the image and one for its label.{without_labels(files)}"
         )
     return [_folders(name or names.modality_name(path.name), files.root, tree, answers)]
 

@@ -29,11 +29,13 @@ MODALITY_PARTS = re.compile(
 RADIOLOGY = re.compile(r"mr|mri|ct|x-?ray|cxr|us|ultrasound|t1c?|t2|flair|dwi|adc|pre|post")
 """Modalities without colour, whatever their files have room for."""
 
+NAMED_PATIENT = r"((?:patient|pat|subject|sub|pid)[-_ ]?\d+)"
 GROUP_PATTERNS = (
     (r"^(\d+) \(", "the number before ' (' in the file name"),
     (r"^(\d{3,}(?:-\d{3,})*)[-_]\d+", "the number before the last one in the file name"),
     (r"^(TCGA[-_]\w\w[-_]\w{4})", "the TCGA case in the file name"),
-    (r"((?:patient|pat|subject|sub|case|pid)[-_ ]?\d+)", "the patient number in the file name"),
+    (NAMED_PATIENT, "the patient number in the file name"),
+    (r"(case[-_ ]?\d+)", "the case number in the file name"),
     (r"^([A-Za-z]+[-_]?\d{3,})[-_]\d", "the name before the last number of the file name"),
 )
 """Where file names hold a patient, slide or lesion: pattern, and in words. The first that fits."""
@@ -171,7 +173,7 @@ def grouping(tree: ClassTree) -> Grouping | None:
     """The pattern that finds patients in the names of a class tree; None where none is found.
 
     A pattern counts where it fits every name and makes at least ten groups and twice as many as
-    there are classes, some of them of several images.
+    there are classes, some of them of several images; one that says patient, with any number.
     """
     tried = list(GROUP_PATTERNS)
     if tree.inner:
@@ -179,7 +181,8 @@ def grouping(tree: ClassTree) -> Grouping | None:
         tried.insert(0, (rf"^{split}([^/]+/[^/]+)/", "the folder below the class"))
     for pattern, words in tried:
         found = grouped(tree, pattern, words)
-        if found and max(10, 2 * len(tree.classes)) <= found.groups < len(tree.images):
+        fewest = 1 if pattern == NAMED_PATIENT else max(10, 2 * len(tree.classes))
+        if found and fewest <= found.groups < len(tree.images):
             return found
     return None
 

@@ -203,11 +203,49 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
                 dict(splits),
                 sum(groups_of.values()) if "group_column" in fields else 0,
                 table=str(candidate.root / file),
-                facts=[] if modalities or "group_column" in fields else [UNNAMED],
+                facts=[
+                    *([] if modalities or "group_column" in fields else [UNNAMED]),
+                    *_partly(file, its_rows, column, files),
+                ],
                 classes_of=tuple(kind for _, kind in shown),
             )
         )
     return modalities
+
+
+def without_labels(files: Survey) -> str:
+    """What is said of tables that name images but hold no labels; "" where there are none."""
+    for table in files.tables[:MOST_TABLES]:
+        root = (files.root / table).parent
+        try:
+            rows = read_table(files.root / table)
+        except UserError:
+            continue
+        read = columns.roles(rows, survey(root).images) if rows else None
+        if read is not None and read.images:
+            empty = [name for name in rows[0] if all(is_missing(row[name]) for row in rows)]
+            told = f"; these columns are empty: {', '.join(empty)}" if empty else ""
+            return (
+                f" {table} names the images of {' and '.join(read.images)}, but no column "
+                f"of it reads as a label{told}. --label COLUMN names one."
+            )
+    return ""
+
+
+def _partly(file: str, rows: Sequence[Row], column: str, images: Mapping[str, str]) -> list[str]:
+    """What is said where rows and images do not belong together one by one."""
+    named = [row[column] for row in rows if not is_missing(row[column])]
+    lacking = [cell for cell in named if columns.plain(cell) not in images]
+    if not lacking:
+        return []
+    found = {images[plain] for cell in named if (plain := columns.plain(cell)) in images}
+    alone = sorted(set(images.values()) - found)
+    told = f"; {len(alone)} images are in no row, such as {', '.join(alone[:3])}" if alone else ""
+    return [
+        f"{len(lacking)} of {len(named)} rows of {file} name images that are not there, such as "
+        f"{', '.join(lacking[:3])}: training refuses them, so find the images or leave out the rows"
+        f"{told}"
+    ]
 
 
 def _label(read: columns.Columns, rows: list, answers: Answers) -> str:

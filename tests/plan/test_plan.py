@@ -336,3 +336,24 @@ def test_a_record_is_called_by_a_column_that_reads_as_an_id(images):
     planned(root)
     (modality,) = load_config("plan.py").data.modalities.values()
     assert modality.id_column == "image_id"
+
+
+def test_all_images_of_one_patient_are_refused(images, capsys):
+    root = images(classes(form="{kind}/patient1_{k}.png"))
+    assert "all images are of one patient" in refused(capsys, root)
+
+
+def test_a_table_whose_label_is_empty_is_told_of(images, capsys):
+    root = images([f"{k}.png" for k in range(40)])
+    (root / "t.csv").write_text("image_id,label\n" + "".join(f"{k},\n" for k in range(40)))
+    said = refused(capsys, root)
+    assert "no column of it reads as a label; these columns are empty: label" in said
+
+
+def test_rows_and_images_that_agree_in_part_are_counted_with_examples(images):
+    root = images([f"{k}.png" for k in range(40)])
+    lines = "".join(f"{k if k < 30 else f'x{k}'},{'ab'[k % 2]}\n" for k in range(40))
+    (root / "t.csv").write_text("image_id,label\n" + lines)
+    text = " ".join(planned(root).split())
+    assert "10 of 40 rows of t.csv name images that are not there, such as x30, x31, x32" in text
+    assert "10 images are in no row, such as 30.png" in text

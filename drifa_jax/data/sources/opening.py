@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 
 from drifa_jax.config import ModalityConfig
-from drifa_jax.data.builders import building
 from drifa_jax.data.records import Records
-from drifa_jax.data.sources import arrays, dicom, folders, manifest, nifti, prepared
+from drifa_jax.data.sources import arrays, dicom, folders, manifest, nifti, prepared, tfds_sets
 from drifa_jax.data.splits import split_records
 from drifa_jax.errors import UserError
 
@@ -23,7 +22,7 @@ FORMATS: dict[str, Scan] = {
     "prepared": prepared.scan,
     "dicom": dicom.scan,
     "nifti": nifti.scan,
-    "tfds": building.scan,
+    "tfds": tfds_sets.scan,
 }
 """Format -> how the records of one modality are found."""
 

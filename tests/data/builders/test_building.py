@@ -107,7 +107,7 @@ def test_missing_downloads_and_unknown_names_are_told(tmp_path):
         build("ham10000", tmp_path / "nowhere", tmp_path)
     with pytest.raises(UserError, match="'mnist' is unknown; choose one of"):
         build("mnist", tmp_path, tmp_path)
-    with pytest.raises(UserError, match="holds no data set built by tfds"):
+    with pytest.raises(UserError, match="holds no data set prepared by tfds"):
         scan_modality(PHOTO.name, at(tmp_path))
 
 
