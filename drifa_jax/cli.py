@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         say(f"drifa {options.command}: {error}")
-        return 1
+        return error.exit_code
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -31,10 +31,16 @@ from drifa_jax.digests import sha256
 from drifa_jax.errors import UserError
 
 EXIT_LOST = 75
-"""Exit code after another process was lost: EX_TEMPFAIL, "try again later"."""
+"""Exit code after another process was lost or not reached: EX_TEMPFAIL, "try again later"."""
 
 SKEW_WORTH_A_WARNING = 5.0
 """Seconds between the clocks of two machines above which the user is told."""
+
+
+class Unreached(UserError):
+    """Process 0 did not answer in time: it may be late, as on a machine that is still prepared."""
+
+    exit_code = EXIT_LOST
 
 
 class SaidByAll(UserError):
@@ -202,7 +208,7 @@ def _await_coordinator(address: str, seconds: float) -> None:
     """Returns as soon as somebody listens at the address.
 
     Raises:
-      UserError: naming the address, after the time that the configuration allows.
+      Unreached: naming the address, after the time that the configuration allows.
     """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
@@ -212,7 +218,7 @@ def _await_coordinator(address: str, seconds: float) -> None:
             return
         except OSError as error:
             if time.monotonic() >= deadline:
-                raise UserError(
+                raise Unreached(
                     f"Process 0 cannot be reached at {address} (waited {seconds} s: {error}). "
                     "Is it running, is the address right, does a firewall stand between? "
                     "distributed.connect_seconds sets how long to wait."

@@ -6,8 +6,14 @@
 Prints the manifest, then hands it to `kubectl apply`; `--dry-run` only prints. IMAGE holds this
 package with its `tpu` extra in /app. The claim names a volume that all pods may write
 (Filestore, or a bucket under GCS FUSE); it is mounted at /runs. All pods are started again
-together, up to `--restarts` times, whenever one was preempted (exit code 143) or lost another
-(75); any other error ends the JobSet. Needs kubectl and the JobSet controller.
+together:
+
+- without counting, when a node was taken away or a pod was asked to stop (exit code 129, 130, 143);
+- up to `--restarts` times after anything else that may pass: a process that lost another or never
+  reached process 0 (75), was killed, for memory say (137), or aborted (134);
+- never after a fault of the run itself: an error that the command told (1) or a wrong flag (2).
+
+Needs kubectl and the JobSet controller, 0.11 or newer (`onJobFailureMessagePatterns`).
 """
 
 from __future__ import annotations
@@ -18,6 +24,17 @@ import sys
 from typing import Any
 
 import yaml
+
+OWN_FAULT = (1, 2)
+"""Exit codes of an error that the command told, and of wrong flags."""
+
+ASKED_TO_STOP = (129, 130, 143)
+"""Exit codes after SIGHUP, SIGINT and SIGTERM; everything is saved by then."""
+
+
+def _said_of(codes: tuple[int, ...]) -> str:
+    """What Kubernetes says of a Job that failed by these exit codes, as a regular expression."""
+    return rf"failed with exit code ({'|'.join(map(str, codes))}) matching FailJob rule"
 
 
 def manifest(options: argparse.Namespace) -> dict[str, Any]:
@@ -46,16 +63,17 @@ def manifest(options: argparse.Namespace) -> dict[str, Any]:
             {"name": "runs", "persistentVolumeClaim": {"claimName": options.claim}},
         ],
     }
-    own_fault = {
-        "action": "FailJob",
-        "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]},
-    }
+    failures = [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": list(codes)}}
+        for codes in (OWN_FAULT, ASKED_TO_STOP)
+    ]
+    taken = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]}
     job = {
         "parallelism": options.hosts,
         "completions": options.hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": [own_fault]},
+        "podFailurePolicy": {"rules": [*failures, taken]},
         "template": {"spec": pod},
     }
     return {
@@ -71,7 +89,17 @@ def manifest(options: argparse.Namespace) -> dict[str, Any]:
             "failurePolicy": {
                 "maxRestarts": options.restarts,
                 "rules": [
-                    {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+                    {
+                        "name": "own_fault",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                        "onJobFailureMessagePatterns": [_said_of(OWN_FAULT)],
+                    },
+                    {
+                        "name": "asked_to_stop",
+                        "action": "RestartJobSetAndIgnoreMaxRestarts",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    },
                 ],
             },
             "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
@@ -92,7 +120,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=1, help="pods of the slice")
     parser.add_argument("--chips", type=int, default=8, help="of a host")
     parser.add_argument("--claim", required=True, help="PersistentVolumeClaim, ReadWriteMany")
-    parser.add_argument("--restarts", type=int, default=100)
+    parser.add_argument("--restarts", type=int, default=20, help="of what counts")
     parser.add_argument("--dry-run", action="store_true", help="print the manifest only")
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)

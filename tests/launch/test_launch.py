@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -315,6 +317,75 @@ def test_slurm_job_goes_back_into_the_queue_after_a_preemption(code, requeued, t
     assert ("requeue 7" in result.stdout) == requeued
 
 
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [
+        (1, "FailJobSet"),
+        (2, "FailJobSet"),
+        (143, "RestartJobSetAndIgnoreMaxRestarts"),
+        (129, "RestartJobSetAndIgnoreMaxRestarts"),
+        (None, "RestartJobSetAndIgnoreMaxRestarts"),
+        (75, "RestartJobSet"),
+        (134, "RestartJobSet"),
+        (137, "RestartJobSet"),
+    ],
+)
+def test_jobset_restarts_by_what_ended_a_pod(code, action):
+    """The rules of the Job and of the JobSet, as their controllers read them; None: node lost."""
+    jobset = yaml.safe_load(printed("kubernetes", "--image", "i", "--claim", "c"))
+    (workers,) = jobset["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    for index, rule in enumerate(job["podFailurePolicy"]["rules"]):
+        assert rule["action"] == "FailJob"
+        if code in rule.get("onExitCodes", {}).get("values", ()):
+            ended = f"Container train for pod a/b failed with exit code {code}"
+        elif code is None and "onPodConditions" in rule:
+            ended = "Pod a/b has condition DisruptionTarget"
+        else:
+            continue
+        reason, message = "PodFailurePolicy", f"{ended} matching FailJob rule at index {index}"
+        break
+    taken = "RestartJobSet"
+    for rule in jobset["spec"]["failurePolicy"]["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule["onJobFailureReasons"] and any(re.search(p, message) for p in patterns):
+            taken = rule["action"]
+            break
+    assert taken == action
+
+
+def test_jobset_fits_the_schema_of_its_controller():
+    """JOBSET_CRD names the file in config/components/crd/bases of kubernetes-sigs/jobset."""
+    if "JOBSET_CRD" not in os.environ:
+        pytest.skip("needs JOBSET_CRD, a file with the definition of JobSet")
+    schemas = pytest.importorskip("jsonschema", reason="needs jsonschema")
+    crd = yaml.safe_load(Path(os.environ["JOBSET_CRD"]).read_text())
+    (version,) = (v for v in crd["spec"]["versions"] if v["name"] == "v1alpha2")
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    jobset = yaml.safe_load(printed("kubernetes", "--image", "i", "--claim", "c"))
+    schemas.validate(jobset, schema)
+    rules = jobset["spec"]["failurePolicy"]["rules"]
+    for rule in rules:
+        assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+    rules[0]["onNothing"] = []
+    with pytest.raises(schemas.ValidationError, match="onNothing"):
+        schemas.validate(jobset, schema)
+
+
+def closed(schema):
+    """A schema in which fields that it does not name are errors, as for `kubectl apply`."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: closed(part) for name, part in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "properties" not in schema["properties"]:
+        unknown = schema.get("x-kubernetes-preserve-unknown-fields", False)
+        made.setdefault("additionalProperties", bool(unknown))
+    return made
+
+
 def test_jobset_runs_one_pod_on_each_host_and_restarts_them_together():
     arguments = ["--image", "example.org/drifa:1", "--claim", "runs", "--hosts", "4"]
     jobset = yaml.safe_load(printed("kubernetes", *arguments, "--chips", "4"))
@@ -326,8 +397,6 @@ def test_jobset_runs_one_pod_on_each_host_and_restarts_them_together():
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert_trains(container["command"])
-    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 100
-    (rule,) = job["podFailurePolicy"]["rules"]
-    assert not {75, 143} & set(rule["onExitCodes"]["values"])
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}

@@ -192,7 +192,7 @@ def test_coordinator_that_is_not_there_is_named_after_the_time_allowed(attempts,
         port=port,
         distributed={"num_processes": 2, "connect_seconds": 2},
     )
-    assert attempt.wait() == 1
+    assert attempt.wait() == 75
     assert time.monotonic() - begin < 10
     assert f"Process 0 cannot be reached at 127.0.0.1:{port}" in attempt.said()
     assert not (tmp_path / "run").exists()
