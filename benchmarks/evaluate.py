@@ -107,7 +107,7 @@ def written(answers: Predictions, tasks) -> int:
     from drifa_jax.evaluate.evaluated import Evaluated
     from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
     from drifa_jax.evaluate.folders import REPORT_FILE
-    from drifa_jax.predict.restored import Description
+    from drifa_jax.predict.described import Description
     from drifa_jax.report.evaluation_report import write_evaluation
 
     counts = {task: dict.fromkeys(classes, 1) for task, classes in TASKS.items()}

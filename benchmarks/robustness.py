@@ -417,7 +417,7 @@ def _made_for_flips(at: Place) -> dict[str, tuple]:
     from drifa_jax.models.description import load_description
     from drifa_jax.post_processing import saved
     from drifa_jax.predict import exported
-    from drifa_jax.predict.restored import Description
+    from drifa_jax.predict.described import Description
     from drifa_jax.predictions.files import read_predictions, to_arrow
     from drifa_jax.sealed_files import read_sealed
     from drifa_jax.train.metrics_log import read_metrics

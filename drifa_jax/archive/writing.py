@@ -18,7 +18,8 @@ from drifa_jax.archive.structured_report import structured_report
 from drifa_jax.errors import UserError
 from drifa_jax.explain.explanation import explain_records
 from drifa_jax.predict.inputs import Cases
-from drifa_jax.predict.predictor import LARGEST_BATCH, Predictor
+from drifa_jax.predict.predictor import Predictor
+from drifa_jax.predict.streaming import LARGEST_BATCH
 from drifa_jax.predictions.table import Predictions
 from drifa_jax.whole_files import written_whole
 

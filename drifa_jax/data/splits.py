@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import sparse
 
 from drifa_jax.data.problems import Problems, some_of
 from drifa_jax.data.record import MISSING_LABEL, SPLITS, Source
@@ -23,6 +22,8 @@ def group_ids(source: Source) -> list[str]:
 def connected(num: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
     """The component `[num]` of each of `num` things, of which edges hold two together."""
     rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
+    from scipy import sparse
+
     graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(num, num))
     return sparse.csgraph.connected_components(graph, directed=False)[1]
 

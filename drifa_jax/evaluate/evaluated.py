@@ -10,7 +10,7 @@ from typing import Any
 from drifa_jax.config import Config
 from drifa_jax.evaluate.evaluation import TaskEvaluation
 from drifa_jax.evaluate.facts import Cost, DataSummary
-from drifa_jax.predict.restored import Description
+from drifa_jax.predict.described import Description
 
 
 @dataclass(frozen=True)

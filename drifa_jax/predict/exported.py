@@ -112,6 +112,7 @@ class ExportedNetwork:
       distance: arrays of the distance from validation records; None where there is none.
 
     Attributes:
+      call: runs the program, compiled.
       rebuilt: whether this JAX could not read the program, so that the package made it anew.
     """
 
@@ -128,7 +129,7 @@ class ExportedNetwork:
         names = {"gpu": ("cuda", "rocm", "gpu")}.get(platform, (platform,))
         if not set(names) & set(exported.platforms):
             raise ExportError(f"runs on {', '.join(exported.platforms)}, not on {platform}.")
-        self._call = jax.jit(exported.call)
+        self.call = jax.jit(exported.call)
 
     def __call__(
         self,
@@ -154,7 +155,7 @@ class ExportedNetwork:
         if len(ids) != count:
             raise ValueError(f"There are {count} records but {len(ids)} names.")
         key = jax.random.key_data(jax.random.key(self.card["seed"], impl="threefry2x32"))
-        drawn = self._call(self.parameters, pixels, present, _words(ids), np.asarray(key))
+        drawn = self.call(self.parameters, pixels, present, _words(ids), np.asarray(key))
         features = None
         if self._distance is not None:
             drawn, features = drawn

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from drifa_jax.compilation import Program
 from drifa_jax.data.record import TabularSpec, described_spec
 from drifa_jax.errors import UserError
 from drifa_jax.post_processing.out_of_distribution import DistanceScores
 from drifa_jax.post_processing.saved import PostProcessing
 from drifa_jax.post_processing.task import TaskPostProcessing
-from drifa_jax.predict.exported import ExportError, load_exported
-from drifa_jax.predict.predictor import batches
+from drifa_jax.predict.described import Description
+from drifa_jax.predict.exported import FUNCTION, ExportError, load_exported
 from drifa_jax.predict.reading import Reading
-from drifa_jax.predict.restored import Description
-from drifa_jax.predict.streaming import Arrays, Images, stream
+from drifa_jax.predict.streaming import Arrays, Images, batches, stream
 from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
 from drifa_jax.uncertainty.measures import from_samples
 
@@ -37,6 +37,8 @@ class ExportedPredictor:
         try:
             self._network = load_exported(path)
             card, self.rebuilt = self._network.card, self._network.rebuilt
+            named = None if self.rebuilt else card["sha256"][FUNCTION]
+            self._network.call = Program(self._network.call, named)
             self.description = _description(card)
             self.post_processing = _post_processing(card) if post_processing else None
         except ExportError as error:

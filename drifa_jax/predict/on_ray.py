@@ -27,9 +27,9 @@ from drifa_jax.console import progress, say
 from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
 from drifa_jax.extras import fitting, install_command
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.inputs import Cases
 from drifa_jax.predict.reading import Item, Stored
-from drifa_jax.predict.restored import Description
 from drifa_jax.predict.streaming import RECORDS_A_BLOCK, read_images
 from drifa_jax.predictions.partitions import Partitions, opened_partitions
 from drifa_jax.predictions.table import Predictions, Provenance

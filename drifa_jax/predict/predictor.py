@@ -7,32 +7,33 @@ prediction["tumour"].labels, prediction["tumour"].uncertainty.predictive_entropy
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from drifa_jax.compilation import compiler_options
+from drifa_jax.compilation import Program, compiler_options
 from drifa_jax.data.pairing import groups_of
 from drifa_jax.data.record import Source
 from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.models.pixels import scale_pixels
+from drifa_jax.models.registry import BACKBONES, FUSIONS, READOUTS
 from drifa_jax.post_processing import saved
 from drifa_jax.post_processing.out_of_distribution import DistanceDetector
 from drifa_jax.post_processing.saved import PostProcessing
 from drifa_jax.post_processing.task import PostProcessingOptions
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.kept_apart import check_apart, folds_of
-from drifa_jax.predict.restored import Description, Restored, restore
-from drifa_jax.predict.streaming import Arrays, Images, read_blocks, read_images, stream
+from drifa_jax.predict.restored import Restored, restore
+from drifa_jax.predict.streaming import Arrays, Images, batches, read_blocks, read_images, stream
 from drifa_jax.predictions.table import Predictions, Provenance, joined, task_predictions
 from drifa_jax.rng import root_key
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sampling_mesh
 from drifa_jax.uncertainty.measures import Uncertainty, concatenated, from_samples
-
-LARGEST_BATCH = 16
-"""Records that are answered together: fewer than that, and dispatching them costs more."""
 
 
 class Predictor:
@@ -62,14 +63,17 @@ class Predictor:
         self.description: Description = restored.description
         self.num_samples, self.seed = num_samples, seed
         self.post_processing = post_processing
-        self._features = jax.jit(
+        features = jax.jit(
             lambda *state: fused_features(restored.network, *state),
             compiler_options=compiler_options(),
         )
         sampler = make_sampler(
             restored.network, num_samples=num_samples, mesh=sampling_mesh(self.num_members)
         )
-        self._sampler = jax.jit(sampler, compiler_options=compiler_options())
+        sampler = jax.jit(sampler, compiler_options=compiler_options())
+        named = _named(restored)
+        self._features = Program(features, named and ["features", named])
+        self._sampler = Program(sampler, named and ["samples", num_samples, named])
 
     @property
     def num_members(self) -> int:
@@ -110,6 +114,7 @@ class Predictor:
 
     def predict(self, pixels: Arrays, present: Arrays, record_ids: Sequence[str]) -> Predictions:
         """Answers for records at the network's size, as `read` gives them."""
+        self._compile(pixels, present, record_ids)
         uncertainty = self.uncertainty(pixels, present, record_ids)
         fitted = self.post_processing
         detector = self.detector
@@ -125,6 +130,15 @@ class Predictor:
             None if detector is None else detector(self.features(pixels, present)),
             present=present,
         )
+
+    def _compile(self, pixels: Arrays, present: Arrays, record_ids: Sequence[str]) -> None:
+        """Compiles both programs beside each other, where both are needed."""
+        if self.detector is None:
+            return
+        _, filled = next(batches(len(record_ids)))
+        words = record_words(record_ids)
+        self._sampler.ready(*self._sampler_arguments(pixels, present, words, filled))
+        self._features.ready(*self._features_arguments(pixels, present, filled))
 
     @property
     def provenance(self) -> Provenance:
@@ -165,25 +179,30 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         """Probabilities `[e, s, b, k]` by task."""
         words = record_words(record_ids)
-        key = root_key(self.seed)
-        state = self.restored.params, self.restored.statistics
         parts = []
         for rows, filled in batches(len(words)):
-            masked = self._masks(present, filled)
-            images = {name: x[filled] for name, x in pixels.items()}
-            drawn = self._sampler(*state, images, key, words[filled], None, masked)
+            drawn = self._sampler(*self._sampler_arguments(pixels, present, words, filled))
             parts.append({task: np.asarray(p)[:, :, : len(rows)] for task, p in drawn.items()})
         return {task: np.concatenate([part[task] for part in parts], 2) for task in parts[0]}
 
     def features(self, pixels: Arrays, present: Arrays) -> np.ndarray:
         """Fused features `[e, b, d]` without dropout."""
-        state = self.restored.params, self.restored.statistics
         parts = []
         for rows, filled in batches(len(next(iter(present.values())))):
-            images = {name: x[filled] for name, x in pixels.items()}
-            fused = self._features(*state, images, self._masks(present, filled))
+            fused = self._features(*self._features_arguments(pixels, present, filled))
             parts.append(np.asarray(fused)[:, : len(rows)])
         return np.concatenate(parts, 1)
+
+    def _sampler_arguments(self, pixels: Arrays, present: Arrays, words: np.ndarray, rows):
+        state = self.restored.params, self.restored.statistics
+        images = {name: x[rows] for name, x in pixels.items()}
+        key = root_key(self.seed)
+        return *state, images, key, words[rows], None, self._masks(present, rows)
+
+    def _features_arguments(self, pixels: Arrays, present: Arrays, rows: np.ndarray):
+        state = self.restored.params, self.restored.statistics
+        images = {name: x[rows] for name, x in pixels.items()}
+        return *state, images, self._masks(present, rows)
 
     def _masks(self, present: Arrays, rows: np.ndarray):
         # What is absent is masked, also from a network that never saw a record without it.
@@ -191,6 +210,14 @@ class Predictor:
         if whole and not self.description.may_lack_modalities:
             return None
         return {name: held[rows] for name, held in present.items()}
+
+
+def _named(restored: Restored) -> list[Any] | None:
+    """What tells a network's programs from others'; None where parts come from outside."""
+    for part in (*BACKBONES.values(), *FUSIONS.values(), *READOUTS.values()):
+        if not getattr(part, "func", part).__module__.startswith("drifa_jax."):
+            return None
+    return [json.loads(restored.config.to_json()), restored.description.to_json()]
 
 
 def load(
@@ -323,11 +350,3 @@ def fused_features(
         return seen["pooled"]
 
     return jax.lax.map(of_member, (params, statistics))
-
-
-def batches(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of each batch, and the same with the last repeated to fill the one compiled shape."""
-    size = min(LARGEST_BATCH, 1 << (count - 1).bit_length())
-    for start in range(0, count, size):
-        rows = np.arange(start, min(start + size, count))
-        yield rows, np.pad(rows, (0, size - len(rows)), mode="edge")

@@ -3,68 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from drifa_jax.config import Config, DataConfig
-from drifa_jax.data.dataset import Dataset, open_dataset
-from drifa_jax.data.record import Spec, described_spec
 from drifa_jax.digests import digest
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
-from drifa_jax.predict.reading import Reading, readings_of
+from drifa_jax.predict.described import Description
+from drifa_jax.predict.reading import readings_of
 from drifa_jax.sealed_files import read_sealed, write_sealed
 from drifa_jax.train.checkpoint import best_model
 from drifa_jax.train.run_directory import CONFIG_FILE, SPLITS_FOLDER, differences, saved_config
 from drifa_jax.train.state import Model
 
+if TYPE_CHECKING:
+    from drifa_jax.data.dataset import Dataset
+
 DESCRIPTION_FILE = "preprocessing.json"
-
-
-@dataclass(frozen=True)
-class Description:
-    """What goes into a network and what comes out, by name.
-
-    Attributes:
-      modalities: size and channels that every image is brought to; of a table, its features.
-      readings: modality -> how its files or rows are read.
-      tasks: task -> class names.
-      may_lack_modalities: whether it was trained on records that lack some.
-      synthetic: whether it was trained on drawn data.
-      data: where the training records came from, in words.
-    """
-
-    modalities: tuple[Spec, ...]
-    readings: Mapping[str, Reading]
-    tasks: Mapping[str, tuple[str, ...]]
-    may_lack_modalities: bool
-    synthetic: bool
-    data: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Description:
-        specs = tuple(described_spec(spec) for spec in values["modalities"])
-        if "readings" in values:
-            readings = {s.name: Reading.from_json(values["readings"][s.name]) for s in specs}
-        else:  # of runs that read images alone
-            readings = {s.name: Reading(fit=values["fits"][s.name]) for s in specs}
-        return cls(
-            specs,
-            readings,
-            {task: tuple(classes) for task, classes in values["tasks"].items()},
-            bool(values["may_lack_modalities"]),
-            bool(values["synthetic"]),
-            str(values["data"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +57,9 @@ class Restored:
 
     def open_dataset(self) -> Dataset:
         """The data of the first run, in the splits that it saved."""
+        # Imported where data are opened, as an answer needs none: it waits for it otherwise.
+        from drifa_jax.data.dataset import open_dataset
+
         return open_dataset(self.config.data, self.runs[0] / SPLITS_FOLDER)
 
 
@@ -222,6 +187,8 @@ def _description(run: Path, config: Config, described: Mapping[str, Any] | None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged or was changed ({error!r}). {cure}") from error
     if described is None:
+        from drifa_jax.data.dataset import open_dataset
+
         return beside or describe(config.data, open_dataset(config.data))
     description = Description.from_json(described)
     for field in ("modalities", "readings", "tasks", "may_lack_modalities", "synthetic"):

@@ -9,12 +9,15 @@ import numpy as np
 
 from drifa_jax.data.record import MISSING_LABEL, Source, stack_records
 from drifa_jax.errors import UserError
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.reading import Item, read_item
-from drifa_jax.predict.restored import Description
 from drifa_jax.predictions.table import Predictions
 
 RECORDS_A_BLOCK = 256
 """Records whose images and samples are held at once."""
+
+LARGEST_BATCH = 16
+"""Records that are answered together: fewer than that, and dispatching them costs more."""
 
 Images = Mapping[str, Sequence[Item] | np.ndarray]
 Arrays = dict[str, np.ndarray]
@@ -126,3 +129,11 @@ def fingerprints(pixels: Arrays, present: Arrays) -> list[str]:
                 digest.update(name.encode() + np.ascontiguousarray(pixels[name][row]).tobytes())
         names.append(f"image-{digest.hexdigest()}")
     return names
+
+
+def batches(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of each batch, and the same with the last repeated to fill the one compiled shape."""
+    size = min(LARGEST_BATCH, 1 << (count - 1).bit_length())
+    for start in range(0, count, size):
+        rows = np.arange(start, min(start + size, count))
+        yield rows, np.pad(rows, (0, size - len(rows)), mode="edge")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from drifa_jax.data.record import Spec
-from drifa_jax.predict.restored import Description
+from drifa_jax.predict.described import Description
 from drifa_jax.serve.messages import Gone, receive, send
 from drifa_jax.serve.options import Limits, Refused
 from drifa_jax.serve.uploads import Form

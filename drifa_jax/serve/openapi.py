@@ -6,7 +6,7 @@ from typing import Any
 
 from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.data.record import Spec, TabularSpec, VolumeSpec
-from drifa_jax.predict.restored import Description
+from drifa_jax.predict.described import Description
 from drifa_jax.serve.options import Limits, size_in_words
 
 ERRORS = {

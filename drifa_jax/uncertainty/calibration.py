@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.isotonic import IsotonicRegression
 
 BINNINGS = ("width", "mass")
 LARGEST_LOG_TEMPERATURE = 4.0
@@ -210,6 +208,9 @@ class _Temperature:
             return -np.mean(np.sum(truth * log_softmax(logs / np.exp(log_temperature), 1), 1))
 
         # Bounds far beyond any real network, so that separable validation data stays finite.
+        # Imported where something is fitted: an answer waits a second for it otherwise.
+        from scipy.optimize import minimize_scalar
+
         found = minimize_scalar(
             loss,
             bounds=(-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE),
@@ -254,6 +255,8 @@ class _Vector:
             return -np.sum(truth * log_softmax(logits, 1)) / n + pull / n, gradient
 
         start = np.concatenate([np.ones(k), np.zeros(k)])
+        from scipy.optimize import minimize
+
         found = minimize(loss, start, jac=True, method="L-BFGS-B")
         return {"scale": found.x[:k].tolist(), "shift": found.x[k:].tolist()}
 
@@ -279,6 +282,8 @@ class _Isotonic:
 
     @staticmethod
     def fit(p, truth):
+        from sklearn.isotonic import IsotonicRegression
+
         knots = []
         for k in range(p.shape[1]):
             curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
-from sklearn.metrics import roc_auc_score
 
 
 def max_softmax_score(probabilities: np.ndarray) -> np.ndarray:
@@ -71,6 +69,9 @@ def fit_mahalanobis(features: np.ndarray, labels: np.ndarray) -> Mahalanobis:
     if known.sum() < 2:
         raise ValueError("A covariance needs at least two labelled records.")
     x, y = x[known], y[known]
+    # Imported where something is fitted: an answer waits two seconds for it otherwise.
+    from sklearn.covariance import ledoit_wolf
+
     classes, place = np.unique(y, return_inverse=True)
     means = np.stack([x[y == k].mean(0) for k in classes])
     covariance, _ = ledoit_wolf(x - means[place], assume_centered=True)
@@ -82,6 +83,8 @@ def fit_mahalanobis(features: np.ndarray, labels: np.ndarray) -> Mahalanobis:
 
 def detection_auroc(known: np.ndarray, foreign: np.ndarray) -> float:
     """Probability that a foreign image scores higher than a known one; ties count half."""
+    from sklearn.metrics import roc_auc_score
+
     truth, score = _both(known, foreign)
     return float(roc_auc_score(truth, score))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ def error_detection_auroc(uncertainty: np.ndarray, wrong: np.ndarray) -> float |
     right or all are wrong, so that there is nothing to rank.
     """
     u, w = _checked(uncertainty, wrong)
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(w, u)) if 0 < w.sum() < len(w) else None
 
 

@@ -14,6 +14,7 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.split_manifest import load_split
 from drifa_jax.predict import predictor as predictor_module
+from drifa_jax.predict import streaming
 from drifa_jax.predictions.files import read_predictions
 from tests.predict.conftest import write_run
 
@@ -21,7 +22,7 @@ from tests.predict.conftest import write_run
 @pytest.fixture(autouse=True)
 def small_batches_and_standard_promotion(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-    monkeypatch.setattr(predictor_module, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(streaming, "LARGEST_BATCH", 4)
     with jax.numpy_dtype_promotion("standard"):
         yield
 

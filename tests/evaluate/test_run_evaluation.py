@@ -10,13 +10,13 @@ import pytest
 
 from drifa_jax.cli import main
 from drifa_jax.evaluate import records
-from drifa_jax.predict import predictor as predictor_module
+from drifa_jax.predict import streaming
 
 
 @pytest.fixture(autouse=True)
 def small_batches_and_standard_promotion(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-    monkeypatch.setattr(predictor_module, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(streaming, "LARGEST_BATCH", 4)
     with jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -17,8 +17,9 @@ from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.pixels import scale_pixels
 from drifa_jax.network_options import NetworkOptions
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.predictor import Predictor
-from drifa_jax.predict.restored import Description, Restored
+from drifa_jax.predict.restored import Restored
 
 SIDE, SQUARE = 32, 6
 NUM_STEPS, BATCH = 120, 16

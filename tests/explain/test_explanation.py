@@ -17,9 +17,10 @@ from drifa_jax.explain.gates import gate_rows, gates
 from drifa_jax.models.building import drifa_net
 from drifa_jax.models.functional import Functional
 from drifa_jax.network_options import NetworkOptions
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.reading import TABLE, Reading
-from drifa_jax.predict.restored import Description, Restored
+from drifa_jax.predict.restored import Restored
 
 ROWS = [{"age": "40", "sex": "f"}, {"age": "60", "sex": "m"}, {"age": "", "sex": "f"}]
 

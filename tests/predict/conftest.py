@@ -12,7 +12,7 @@ from PIL import Image
 
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
-from drifa_jax.predict import predictor as predictor_module
+from drifa_jax.predict import streaming
 from drifa_jax.predict.predictor import load
 from drifa_jax.predict.restored import describe
 from drifa_jax.train.checkpoint import Checkpoints
@@ -68,7 +68,7 @@ def write_run(config, folder: Path, *seeds: int) -> Path:
 def small_batches():
     """One compiled shape for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_module, "LARGEST_BATCH", 4)
+        patch.setattr(streaming, "LARGEST_BATCH", 4)
         yield
 
 

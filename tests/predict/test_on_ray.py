@@ -19,8 +19,7 @@ from PIL import Image
 from drifa_jax import extras
 from drifa_jax.cli import main
 from drifa_jax.errors import UserError
-from drifa_jax.predict import on_ray
-from drifa_jax.predict import predictor as predictor_module
+from drifa_jax.predict import on_ray, streaming
 from drifa_jax.predict.inputs import find_cases
 from drifa_jax.predict.predictor import load
 from drifa_jax.predict.streaming import RECORDS_A_BLOCK
@@ -152,7 +151,7 @@ def test_a_second_start_completes_the_table_of_the_local_command_to_the_last_bit
     assert "1 of 2 partitions are there already" in second.stderr
 
     # Workers are processes of their own, without the small batches of this folder's tests.
-    monkeypatch.setattr(predictor_module, "LARGEST_BATCH", 16)
+    monkeypatch.setattr(streaming, "LARGEST_BATCH", 16)
     local = tmp_path / "local.parquet"
     assert main(["predict", str(run), str(table), "--parquet", str(local)]) == 0
     ours, theirs = to_arrow(read_partitions(out)), to_arrow(read_predictions(local))

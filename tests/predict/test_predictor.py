@@ -89,7 +89,7 @@ def test_the_rules_are_fitted_once_and_then_read(run, predictor, monkeypatch):
     def gone(config):
         raise UserError("no data")
 
-    monkeypatch.setattr("drifa_jax.predict.restored.open_dataset", gone)
+    monkeypatch.setattr("drifa_jax.data.dataset.open_dataset", gone)
     again = load(run)
     assert again.post_processing.tasks == predictor.post_processing.tasks
     detector, same = again.post_processing.detector, predictor.post_processing.detector
@@ -252,7 +252,7 @@ def test_answers_that_are_not_finite_are_never_shown(predictor, arrays, monkeypa
     def broken(*_):
         return {"tumour": np.full((1, 3, 4, 4), np.nan), "stroke": np.full((1, 3, 4, 3), 1 / 3)}
 
-    monkeypatch.setattr(predictor, "_sampler", broken)
+    monkeypatch.setattr(predictor, "samples", broken)
     with pytest.raises(UserError, match="'tumour' is not finite for a, b"):
         predictor(arrays, [*"abcd"])
 

@@ -17,10 +17,11 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.errors import UserError
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.inputs import find_cases
 from drifa_jax.predict.predictor import load
 from drifa_jax.predict.reading import DICOM, NIFTI, Reading, read_item
-from drifa_jax.predict.restored import Description, describe, save_description
+from drifa_jax.predict.restored import describe, save_description
 from drifa_jax.predictions.files import flat_rows
 
 

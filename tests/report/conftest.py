@@ -14,7 +14,7 @@ from drifa_jax.evaluate.evaluated import Evaluated
 from drifa_jax.evaluate.evaluation import evaluate_tasks
 from drifa_jax.evaluate.facts import Cost, DataSummary, Leakage, SplitSummary, TrainingCost
 from drifa_jax.post_processing.task import PostProcessingOptions, fit_task
-from drifa_jax.predict.restored import Description
+from drifa_jax.predict.described import Description
 from drifa_jax.predictions.table import Predictions, Provenance, task_predictions
 from drifa_jax.uncertainty.measures import from_samples
 

@@ -32,11 +32,12 @@ from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
 from drifa_jax.models.own_network import OwnNetwork
 from drifa_jax.network_options import NetworkOptions
+from drifa_jax.predict.described import Description
 from drifa_jax.predict.export import TOLERANCE, export
 from drifa_jax.predict.exported import load_exported
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.reading import TABLE, Reading
-from drifa_jax.predict.restored import Description, Restored
+from drifa_jax.predict.restored import Restored
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sample_key
 
 OPTIONS = NetworkOptions(width=4)
