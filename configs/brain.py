@@ -4,6 +4,7 @@
     python -m drifa_jax.main --config configs/brain.py:quick      # SYNTHETIC phantoms, minutes
     python -m drifa_jax.main --config configs/brain.py:folders
         --config.data.modalities.mri.root=MRI --config.data.modalities.ct.root=CT
+    python -m drifa_jax.main --config configs/brain.py:best ...   # as folders
 
 `quick` reaches a test accuracy of 0.84 (tumour) and 0.82 (stroke) on 1,000 SYNTHETIC records
 (seed 0, one CPU device; compiled with other fusions, whose rounding differs, 0.87 and 0.79). Who
@@ -11,12 +12,14 @@ recognises every visible lesion in both modalities reaches 0.95, in MRI alone 0.
 alone 0.72 and 0.74: docs/phantoms.md. The other two: not yet measured.
 
 `folders` reads class folders: brain MRI as `Training/<class>/*.jpg` and `Testing/<class>/*.jpg`,
-stroke CT as `<class>/<patient> (<slice>).jpg`.
+stroke CT as `<class>/<patient> (<slice>).jpg`, and trains the paper's network on them; `best`
+trains the best method known for few records (docs/benchmark.md).
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
+from drifa_jax.fusion_presets import fuse_best
 
-VARIANTS = ("", "quick", "folders")
+VARIANTS = ("", "quick", "folders", "best")
 
 
 def get_config(variant: str = ""):
@@ -42,7 +45,7 @@ def get_config(variant: str = ""):
         config.train.num_epochs = 6
         config.train.schedule = "cosine"
         config.train.warmup_steps = 20
-    elif variant == "folders":
+    elif variant in ("folders", "best"):
         config.data.source = "files"
         config.data.modalities = {
             "mri": modality(channels=1, task="tumour"),
@@ -52,6 +55,8 @@ def get_config(variant: str = ""):
         config.train.class_weights = "balanced"
         config.train.num_epochs = 100
         config.train.early_stopping_patience = 20
+        if variant == "best":
+            fuse_best(config)
     else:
         raise unknown_variant(__file__, variant, VARIANTS)
     return config.lock()

@@ -22,6 +22,7 @@ LAYERS = (
         "sealed_files",
         "plain_values",
         "network_options",
+        "fusion_presets",
         "machine_options",
     ),
     ("cpu",),

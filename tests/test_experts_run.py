@@ -1,4 +1,4 @@
-"""A product of experts behind identity gates, through all that a run is for."""
+"""A product of experts that read every resolution, behind identity gates, through a whole run."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def experts_config(**train):
         model={
             "backbone": "toy",
             "readout": "experts",
+            "read_stages": "resolutions",
             "fusion": "identity_gates",
             "gate_rank": 2,
         },
@@ -111,6 +112,25 @@ def test_records_are_explained_with_their_factors(predictor, cases):
     assert set(explained[0].maps) == {"mri", "ct"}
     assert set(explained[0].factors) == {"mri", "ct", "fused"}
     assert set(explained[2].factors) == {"mri", "fused"}
+
+
+def test_its_answers_are_calibrated_sampled_and_put_into_sets(predictor, cases):
+    pixels, present = cases
+    answers = predictor.predict(pixels, present, ["a", "b", "c"]).tasks["tumour"]
+    fitted = predictor.post_processing.tasks["tumour"]
+    measured = predictor.uncertainty(pixels, present, ["a", "b", "c"])["tumour"]
+    # A product is a distribution like any other; what follows takes no notice of how it came about.
+    np.testing.assert_allclose(answers.probabilities.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        answers.probabilities, fitted.calibrator(measured.probabilities), rtol=1e-6
+    )
+    np.testing.assert_array_equal(answers.sets, fitted.sets(measured.probabilities))
+    assert np.all(measured.mutual_information > 0)
+    alone = predictor.uncertainty({m: x[2:] for m, x in pixels.items()},
+                                  {m: x[2:] for m, x in present.items()}, ["c"])  # fmt: skip
+    np.testing.assert_allclose(
+        alone["tumour"].probabilities[0], measured.probabilities[2], atol=1e-6
+    )
 
 
 def test_its_export_answers_alike(predictor, tmp_path):

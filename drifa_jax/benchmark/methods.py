@@ -7,6 +7,7 @@ from typing import Any
 
 from drifa_jax.ablate.variants import Variant
 from drifa_jax.errors import UserError
+from drifa_jax.fusion_presets import BEST_FUSION, NO_ATTENTION
 from drifa_jax.network_options import READ_RESOLUTIONS
 
 REFERENCE = "concatenation"
@@ -15,8 +16,9 @@ REFERENCE = "concatenation"
 BEST = "best"
 """The method that is compared with the reference; `docs/fusion_protocol.md` says why it is this."""
 
-_APART: dict[str, Any] = {"model.fusion": "drifa", "model.mfa_parts": (),
-                          "model.stage_mfa_parts": (), "model.mifa_parts": ()}  # fmt: skip
+_APART: dict[str, Any] = {"model.fusion": "drifa"} | {
+    f"model.{field}": value for field, value in NO_ATTENTION.items()
+}
 
 
 def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
@@ -25,8 +27,8 @@ def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
     return (
         Variant(
             BEST,
-            "product of experts that read every resolution",
-            {**_APART, **every_resolution, "model.readout": "experts"},
+            "concatenation of every resolution, with the same auxiliary heads",
+            {"model.fusion": "drifa"} | {f"model.{name}": v for name, v in BEST_FUSION.items()},
         ),
         Variant(
             REFERENCE,
@@ -34,9 +36,9 @@ def methods(modalities: Sequence[str]) -> tuple[Variant, ...]:
             {**_APART, "model.readout": "auxiliary"},
         ),
         Variant(
-            "concatenated_resolutions",
-            "concatenation of every resolution, with the same auxiliary heads",
-            {**_APART, **every_resolution, "model.readout": "auxiliary"},
+            "experts_of_resolutions",
+            "product of experts that read every resolution",
+            {**_APART, **every_resolution, "model.readout": "experts"},
         ),
         Variant(
             "experts",

@@ -228,7 +228,9 @@ class DRIFANet(nnx.Module):
                 # Before they go on rather than after they came, so that what an explanation
                 # holds after a stage is all that the rest depends on.
                 features = features | {
-                    _read_of(m, k - 1): mean_and_deviation(features[m])
+                    _read_of(m, k - 1): mean_and_deviation(
+                        features[m], self._kept(m, k - 1, dropout_key)
+                    )
                     for m, (k,) in later.items()
                     if k - 1 in self.reading.stages[m]
                 }
@@ -254,7 +256,10 @@ class DRIFANet(nnx.Module):
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
         if self.reading is not None:
             read = {
-                m: [*(features[_read_of(m, k)] for k in stages[:-1]), mean_and_deviation(maps[m])]
+                m: [
+                    *(features[_read_of(m, k)] for k in stages[:-1]),
+                    mean_and_deviation(maps[m], self._kept(m, stages[-1], dropout_key)),
+                ]
                 for m, stages in self.reading.stages.items()
             }
             # By modality it says which branches are frozen, and that the network is in training.
@@ -272,6 +277,15 @@ class DRIFANet(nnx.Module):
             seen |= {f"experts/{task}/{name}": x for name, x in said.experts.items()}
             seen |= {f"evidence/{task}/{name}": x for name, x in said.evidence.items()}
         return logits
+
+    def _kept(self, modality, number, dropout_key) -> float:
+        """Share of a map's elements that dropout left when it is read after a stage."""
+        if dropout_key is None:
+            return 1.0
+        plan = self.plans[modality]
+        # What heads read of the last stage is dropped once more.
+        times = plan[number].dropout + (number == len(plan) - 1)
+        return (1.0 - self.dropout_rate) ** times
 
     def _first_stages(
         self, images, train, present, found: list[PlacedGate] | None = None, depth=None

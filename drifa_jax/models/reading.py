@@ -9,21 +9,29 @@ from flax import nnx
 
 from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.models.batch_norm import BatchNorm
-from drifa_jax.models.pooling import at_least_float32, average_pool, spatial_axes
+from drifa_jax.models.pooling import at_least_float32, average_pool
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Pooled, Present
 
 EPSILON = 1e-6
 
 
-def mean_and_deviation(x: FeatureMap) -> Pooled:
+def mean_and_deviation(x: FeatureMap, kept: float = 1.0) -> Pooled:
     """Mean and standard deviation of each channel over space, `[b, 2 c]`.
 
-    The deviation of features without space, those of a table, is 0.
+    Args:
+      x: `[b, *space, c]`; the deviation of features without space, those of a table, is 0.
+      kept: share of the elements that dropout left, each divided by it. Zeros among the elements
+        scatter them, which is none of the image's doing: a map without dropout would deviate
+        less, and a network that learnt under dropout would misread it. The second moment is
+        multiplied by `kept`, which makes it that of the map before dropout, in expectation.
     """
     x = x.astype(at_least_float32(x))
-    variance = jnp.var(x, axis=spatial_axes(x)) if x.ndim > 2 else jnp.zeros_like(x)
-    return jnp.concatenate([average_pool(x), jnp.sqrt(variance + EPSILON) - EPSILON**0.5], -1)
+    mean = average_pool(x)
+    if x.ndim == 2:
+        return jnp.concatenate([mean, jnp.zeros_like(mean)], -1)
+    variance = jnp.maximum(kept * average_pool(x * x) - mean * mean, 0)
+    return jnp.concatenate([mean, jnp.sqrt(variance + EPSILON) - EPSILON**0.5], -1)
 
 
 def read_stages(plan: tuple[Stage, ...]) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ def test_a_table_and_a_page_are_written(finished):
         "auroc", "balanced_accuracy", "nll", "ece", "aurc"
     }  # fmt: skip
     page = (finished / "benchmark.html").read_text()
-    assert "product of experts that read every resolution" in page and "NOT FINISHED" not in page
+    assert "concatenation of every resolution" in page and "NOT FINISHED" not in page
 
 
 def test_what_is_finished_is_not_trained_again(copied, config, monkeypatch, capsys):

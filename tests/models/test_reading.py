@@ -8,6 +8,7 @@ from flax import nnx
 
 from drifa_jax.models.backbones.resnet import ResNet
 from drifa_jax.models.drifa_net import DRIFANet
+from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.reading import mean_and_deviation
 from drifa_jax.network_options import NetworkOptions
@@ -54,6 +55,29 @@ def test_a_map_is_read_by_mean_and_deviation_over_space():
     read = np.asarray(mean_and_deviation(jnp.asarray(x)))
     np.testing.assert_allclose(read[:, :4], x.mean((1, 2)), rtol=TOLERANCE)
     np.testing.assert_allclose(read[:, 4:], x.std((1, 2)), rtol=2e-3)  # the epsilon of the root
+
+
+def test_dropout_does_not_move_what_is_read():
+    x = np.random.default_rng(1).gamma(2, 1, (2, 64, 64, 4)).astype(np.float32)
+    dropped = monte_carlo_dropout(jnp.asarray(x), 0.25, jax.random.key(2))
+    clean, read = mean_and_deviation(jnp.asarray(x)), mean_and_deviation(dropped, kept=0.75)
+    # 4096 places a channel: means and deviations scatter by about 1 %.
+    np.testing.assert_allclose(read, clean, rtol=0.05)
+    assert np.all(mean_and_deviation(dropped)[:, 4:] > 1.1 * clean[:, 4:])
+
+
+def test_a_network_reads_under_dropout_what_it_reads_without(network, state):
+    """Of the first stage, before anything bends: three means and three deviations."""
+    params, statistics, images = state
+    means = [
+        network.apply(params, statistics, images, train={"mri": False, "ct": False},
+                      dropout_key=jax.random.key(k))[1]["reading"]["scales"]["mri"]["mean"]
+        for k in range(30)
+    ]  # fmt: skip
+    _, without = network.apply(params, statistics, images, train={"mri": False, "ct": False})
+    expected = np.asarray(without["reading"]["scales"]["mri"]["mean"])[:6]
+    # 64 places a channel and 30 draws; without the correction deviations are a third too large.
+    np.testing.assert_allclose(np.mean(means, 0)[:6], expected, rtol=0.15)
 
 
 def test_a_table_deviates_by_nothing_and_has_a_gradient():
