@@ -60,3 +60,21 @@ PEAK_FLOPS: dict[str, dict[str, float]] = {
     "L4": {"float32": 30.3e12, "tensorfloat32": 60e12, "bfloat16": 121e12},
 }
 """Part of a device's name -> dtype -> FLOP/s of one device, dense."""
+
+MEMORY_BANDWIDTH = {
+    kind: tpu.memory_bandwidth for tpu in TPUS.values() for kind in tpu.device_kinds
+} | {
+    "V100": 900e9,
+    "A100-SXM4-80GB": 2039e9,
+    "A100": 1555e9,
+    "H100 PCIe": 2000e9,
+    "H100": 3350e9,
+    "H200": 4800e9,
+    "L4": 300e9,
+}
+"""Part of a device's name -> bytes/s of its memory."""
+
+
+def memory_bandwidth(device_kind: str) -> float | None:
+    """Bytes/s of a device's memory; None where it is not in the table."""
+    return next((of for name, of in MEMORY_BANDWIDTH.items() if name in device_kind), None)

@@ -26,7 +26,10 @@ GIB = 2**30
 HOP_SECONDS = 1e-6
 """That a message takes from chip to chip."""
 
-_TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_TOO_LARGE = re.compile(
+    r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"
+    r"|\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
@@ -129,18 +132,25 @@ def estimate(
         compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
         seconds = time.perf_counter() - began
-        found = _TOO_LARGE.search(str(error))
-        if found is None:
+        if (told := used_and_limit(str(error))) is None:
             raise UserError(
                 f"the TPU compiler refuses the {name}: {str(error).splitlines()[0]}"
             ) from error
-        used, limit = (int(float(found[i]) * _UNITS[found[i + 1]]) for i in (1, 3))
-        return Estimate(name, num_records, seconds, Memory(dict(held or {}), used, limit))
+        return Estimate(name, num_records, seconds, Memory(dict(held or {}), *told))
     seconds = time.perf_counter() - began
     work = work_of(parse(compiled.as_text()), num_devices)
     code = compiled.memory_analysis().generated_code_size_in_bytes
     memory = _memory(planned_bytes(compiled), held or {}, code)
     return Estimate(name, num_records, seconds, memory, bounds(work, slices), work, code)
+
+
+def used_and_limit(message: str) -> tuple[int, int] | None:
+    """Bytes that a program needs and those that there are, as the compiler's refusal says."""
+    found = _TOO_LARGE.search(message)
+    if found is None:
+        return None
+    used, used_unit, limit, limit_unit = (part for part in found.groups() if part is not None)
+    return int(float(used) * _UNITS[used_unit]), int(float(limit) * _UNITS[limit_unit])
 
 
 def _memory(planned: Mapping[str, int], held: Mapping[str, int], code: int) -> Memory:

@@ -165,8 +165,7 @@ def _moved(
         yield from _started(opcode, instruction.arrays)
         return
     if opcode == "fusion":
-        fused = program.computations[instruction.called["calls"]]
-        yield from _of_fusion(fused, operands, instruction.arrays)
+        yield from _of_fusion(program, instruction.called["calls"], operands, instruction.arrays)
         return
     written = instruction.arrays
     if opcode in PARTS:
@@ -189,40 +188,60 @@ def _started(opcode: str, arrays: Sequence[Array]) -> Iterator[tuple[int, int]]:
 
 
 def _of_fusion(
-    fused: Computation, operands: Sequence[Array], written: Sequence[Array]
+    program: Program, name: str, operands: Sequence[Array], written: Sequence[Array]
 ) -> Iterator[tuple[int, int]]:
     """Operands of which only slices are read, and results of which parts are written, count so."""
-    users: dict[str, list[Instruction]] = {}
-    for inner in fused.values():
-        for name in inner.operands:
-            users.setdefault(name, []).append(inner)
-    for inner in fused.values():
-        if inner.opcode == "parameter":
-            operand = operands[inner.number]
-            read = _read_of(inner.name, users, operand.num_bytes)
-            yield read, operand.space
+    for number, operand in enumerate(operands):
+        yield (
+            min(_read_of(program, name, number, operand.num_bytes), operand.num_bytes),
+            operand.space,
+        )
+    for result, array in zip(_results(program, name), written, strict=False):
+        yield array.num_bytes if result is None else result, array.space
+
+
+def _read_of(program: Program, name: str, number: int, whole: int) -> int:
+    """Bytes that a fused computation reads of one of its parameters."""
+    fused = program.computations[name]
+    parameters = [i for i in fused.values() if i.opcode == "parameter" and i.number == number]
+    waiting, read = [i.name for i in parameters], 0
+    while waiting:
+        used = waiting.pop()
+        for user in fused.values():
+            if used not in user.operands:
+                continue
+            first = user.operands[0] == used
+            if user.opcode == "bitcast":
+                waiting.append(user.name)
+            elif user.opcode == "fusion":
+                inner = user.called["calls"]
+                for place, operand in enumerate(user.operands):
+                    if operand == used:
+                        read += _read_of(program, inner, place, whole)
+            elif user.opcode in SLICES and first:
+                read += sum(array.num_bytes for array in user.arrays)
+            elif not (user.opcode in PARTS and first):
+                return whole
+    return read
+
+
+def _results(program: Program, name: str) -> list[int | None]:
+    """Of each result of a fused computation the bytes that are written where it is a part of an
+    array that is there already; None where all of it is written.
+    """
+    fused = program.computations[name]
     (root,) = [inner for inner in fused.values() if inner.is_root]
-    results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    for result, array in zip(results, written, strict=False):
+    found = []
+    for result in [fused[of] for of in root.operands] if root.opcode == "tuple" else [root]:
         while result.opcode == "bitcast":
             result = fused[result.operands[0]]
         if result.opcode in PARTS:
-            yield fused[result.operands[1]].arrays[0].num_bytes, array.space
+            found.append(fused[result.operands[1]].arrays[0].num_bytes)
+        elif result.opcode == "fusion":
+            found += _results(program, result.called["calls"])
         else:
-            yield array.num_bytes, array.space
-
-
-def _read_of(name: str, users: dict[str, list[Instruction]], whole: int) -> int:
-    read = 0
-    for user in users.get(name, ()):
-        first = user.operands[0] == name
-        if user.opcode == "bitcast":
-            read += _read_of(user.name, users, whole)
-        elif user.opcode in SLICES and first:
-            read += sum(array.num_bytes for array in user.arrays)
-        elif not (user.opcode in PARTS and first):
-            return whole
-    return min(read, whole)
+            found.append(None)
+    return found
 
 
 def _collective(

@@ -23,12 +23,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from drifa_jax.models.initial import ones
-from drifa_jax.models.kernels.attention_pools import clia_pool, hifa_pools
+from drifa_jax.models.kernels.attention_pools import (
+    HIFAPools,
+    are_side_by_side,
+    attention_pools,
+    clia_pool,
+    hifa_pools,
+)
 from drifa_jax.models.kernels.record_by_record import refined_by_record
 from drifa_jax.models.kernels.tracing import jit
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import over_space
-from drifa_jax.typing import FeatureMap, Gate
+from drifa_jax.typing import FeatureMap, Gate, Pooled
 
 
 def hifa_gate(
@@ -62,8 +68,11 @@ def hifa_gate(
     implementation forms and never reads, is left out.
     Test: tests/models/test_mfa.py.
     """
-    convs = (conv1, conv2, conv3, conv4)
-    average1_bc, max2_bc, average3_bc, max4_bc = hifa_pools(convs, x)
+    return _hifa_gate_of(hifa_pools((conv1, conv2, conv3, conv4), x), dense)
+
+
+def _hifa_gate_of(pools: HIFAPools, dense: Weights) -> Gate:
+    average1_bc, max2_bc, average3_bc, max4_bc = pools
     shallow_bc = average1_bc + max2_bc
     deep_bc = average3_bc + jax.nn.sigmoid(max4_bc)
     return jax.nn.sigmoid(pointwise(jnp.concatenate([shallow_bc, deep_bc], axis=-1), dense))
@@ -87,7 +96,10 @@ def clia_gate(conv1: Weights, conv2: Weights, x: FeatureMap) -> Gate:
     second map over space again, which changes nothing on a map that is one pixel large.
     Test: tests/models/test_mfa.py.
     """
-    first_bc = clia_pool(conv1, x)
+    return _clia_gate_of(clia_pool(conv1, x), conv2)
+
+
+def _clia_gate_of(first_bc: Pooled, conv2: Weights) -> Gate:
     return first_bc + jax.nn.sigmoid(pointwise(first_bc, conv2))
 
 
@@ -217,14 +229,22 @@ def _refine(parts, alpha, x, dtype):
 
 def _gates(dtype, weights, x):
     parts, _ = weights
-    gates: dict[str, Gate] = {}
-    weighted: list[Gate] = []
-    for name, gate in (("hifa", hifa_gate), ("clia", clia_gate)):
-        if name in parts:
-            of_part, scale = parts[name]
-            gates[name] = gate(*of_part, x.astype(dtype))
-            weighted.append(scale.reshape(1, -1) * gates[name])
+    gates = _part_gates({name: of_part for name, (of_part, _) in parts.items()}, x.astype(dtype))
+    weighted = [parts[name][1].reshape(1, -1) * gates[name] for name in GATES if name in parts]
     return gates | {"gate": jax.nn.sigmoid(add_all(weighted))}
+
+
+def _part_gates(parts, x):
+    if len(parts) == 2 and are_side_by_side():
+        *convs, dense = parts["hifa"]
+        conv1, conv2 = parts["clia"]
+        pools, first_bc = attention_pools(tuple(convs), conv1, x)
+        return {"hifa": _hifa_gate_of(pools, dense), "clia": _clia_gate_of(first_bc, conv2)}
+    return {name: gate(*parts[name], x) for name, gate in GATES.items() if name in parts}
+
+
+GATES = {"hifa": hifa_gate, "clia": clia_gate}
+"""Part -> its gate."""
 
 
 def _apply(weights, gates, x):

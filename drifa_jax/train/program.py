@@ -106,7 +106,8 @@ class Program:
         keys = jax.ShapeDtypeStruct(lead, kind, sharding=replicated(mesh))
         asked = jax.ShapeDtypeStruct((mesh.size,), jnp.int32, sharding=self._asked)
         # Large maps are looped over record by record, of each device of the mesh one.
-        with without_garbage_collection(), kernels.batch_over(mesh.shape[DATA_AXIS]):
+        traced_for = kernels.batch_over(mesh.shape[DATA_AXIS], self._layout.platform)
+        with without_garbage_collection(), traced_for:
             return self._step.lower(self.template, batch, keys, asked)
 
     def __call__(

@@ -12,7 +12,7 @@ import pytest
 from drifa_jax import cli
 from drifa_jax.chips import TPUS
 from drifa_jax.compile_for import slices as slices_module
-from drifa_jax.compile_for.estimate import GIB, Estimate, Memory
+from drifa_jax.compile_for.estimate import GIB, Estimate, Memory, used_and_limit
 from drifa_jax.compile_for.report import largest_batch
 from drifa_jax.compile_for.slices import SHAPES, check_libtpu, slices_named
 from drifa_jax.compile_for.stand_in import open_or_stand_in
@@ -196,6 +196,20 @@ def test_no_batch_fits_where_the_state_alone_does_not():
     limit, held = 10 * GIB, {"parameters": 8 * GIB, "moments": 16 * GIB}
     step, _ = grows_by(GIB, fixed=32 * GIB, limit=limit)
     assert largest_batch(step(8), held, 8, limit, step) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.00G of 15.75G hbm. "
+        "Exceeded hbm capacity by 7.25G.",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (23.00G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_refusal_for_want_of_memory_is_understood(message):
+    assert used_and_limit(message) == (23 * GIB, 15.75 * GIB)
+    assert used_and_limit("INTERNAL: something else") is None
 
 
 def test_estimate_names_the_slowest_resource_and_writes_plain_values():

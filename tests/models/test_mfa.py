@@ -7,7 +7,7 @@ from flax import nnx
 
 from drifa_jax.models import kernels
 from drifa_jax.models.functional import Functional
-from drifa_jax.models.kernels.attention_pools import clia_pool, hifa_pools
+from drifa_jax.models.kernels.attention_pools import attention_pools, clia_pool, hifa_pools
 from drifa_jax.models.mfa import MFA
 
 NUM_CHANNELS = 5
@@ -58,13 +58,30 @@ def value_and_cotangents(pools, convs, x, cotangents):
     return values, back(cotangents)
 
 
+def side_by_side(convs, x):
+    """HIFA's pools, and CLIA's of weights of its own."""
+    return attention_pools(convs, jax.tree.map(lambda a: -0.7 * a, convs[2]), x)
+
+
+def test_an_mfa_for_a_tpu_is_that_of_other_devices(randomised):
+    """Both parts of one product, which rounds as two."""
+    network = Functional(lambda rngs: MFA(NUM_CHANNELS, rngs=rngs))
+    params, x = randomised(network.abstract_params), jnp.asarray(features(4, 6))
+    expected, _ = network.apply(params, {}, x, method="attend")
+    with kernels.batch_over(1, "tpu"):
+        found, _ = network.apply(params, {}, x, method="attend")
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("constant", [False, True], ids=["random", "every pixel a maximum"])
-@pytest.mark.parametrize("pools", [hifa_pools, clia_pool])
+@pytest.mark.parametrize("pools", [hifa_pools, clia_pool, side_by_side])
 def test_pools_have_the_gradient_of_the_plain_formula(pools, constant):
     with jax.enable_x64(True):
         convs, x, cotangents = pool_arguments(jnp.float64, constant)
         if pools is clia_pool:
             convs, cotangents = convs[0], cotangents[0]
+        if pools is side_by_side:
+            cotangents = cotangents, cotangents[1]
         found = value_and_cotangents(pools, convs, x, cotangents)
         with kernels.plain():
             expected = value_and_cotangents(pools, convs, x, cotangents)

@@ -1,9 +1,10 @@
-"""Attention over a large map, one record after another where caches are small.
+"""Attention over a large map, a few records after another where fast memory is small.
 
 Attention reads a map through several 1x1 convolutions and keeps one vector per channel. On CPU
 the gate maps of one record stay in the cache if no other record comes between; those of a whole
-batch are written to memory and read back, several times. Accelerators take the batch at once.
-Either way the gate maps are computed again in the backward pass, instead of being stored.
+batch are written to memory and read back, several times. On a TPU those of a few records stay in
+the memory beside its units. GPUs take the batch at once. Everywhere the gate maps are computed
+again in the backward pass, instead of being stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ Refine = Callable[[Any, Any, FeatureMap], FeatureMap]
 """`(weights, vectors, x)` -> a map shaped and typed as `x`, each pixel from the same of `x`."""
 
 LARGE_MAP = 2**18
-"""Bytes of one record's map from which a loop pays; below, its operations cost more."""
+"""Bytes of one record's map from which a loop pays on CPU; below, its operations cost more."""
+
+RECOMPUTED_BATCH, LARGE_BATCH = 2**22, 2**25
+"""Bytes of the map of all records on one TPU from which gate maps are computed again, and from
+which a loop pays besides; below that the dozen maps of an attention find room beside its units."""
+
+TPU_BLOCK = 2**22
+"""Bytes of the map of the records that a TPU takes together in such a loop."""
+
+TPU_TILE = (8, 128)
+"""To which a TPU pads the last two axes of a map."""
 
 
 def pooled_by_record(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
@@ -37,9 +48,9 @@ def pooled_by_record(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
     Args:
       pools: a differentiable function.
       weights: a tree of arrays.
-      x: the map. A loop runs on CPU if a record of it has at least `LARGE_MAP` bytes.
+      x: the map. On CPU a loop runs if a record of it has at least `LARGE_MAP` bytes.
     """
-    return _pooled(pools, weights, x) if _loops(x) else pools(weights, x)
+    return _pooled(pools, weights, x) if _is_recomputed(x) else pools(weights, x)
 
 
 def refined_by_record(
@@ -51,18 +62,46 @@ def refined_by_record(
       gates: a differentiable function.
       refine: a differentiable function.
       weights: a tree of arrays.
-      x: the map. A loop runs on CPU if a record of it has at least `LARGE_MAP` bytes.
+      x: the map. On CPU a loop runs if a record of it has at least `LARGE_MAP` bytes.
     """
-    if _loops(x):
+    if _is_recomputed(x):
         return _refined(gates, refine, weights, x)
     return _at_once(gates, refine, weights, x)
 
 
-def _loops(x: FeatureMap) -> bool:
+def _is_recomputed(x: FeatureMap) -> bool:
+    """Whether what is between the map and its vectors is computed again in the backward pass."""
     # A batch of unknown size, in an export, cannot be looped over.
-    known = isinstance(x.shape[0], int)
-    large = known and math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
-    return large and not tracing().plain
+    if tracing().plain or not isinstance(x.shape[0], int) or x.ndim < 3:
+        return False
+    if tracing().platform == "tpu":
+        return _batch_bytes(x) >= RECOMPUTED_BATCH
+    return math.prod(x.shape[1:]) * x.dtype.itemsize >= LARGE_MAP
+
+
+def _tpu_bytes(x: FeatureMap) -> int:
+    """Of one record's map on a TPU."""
+    last = (-(-n // tile) * tile for n, tile in zip(x.shape[-2:], TPU_TILE, strict=True))
+    return math.prod((*x.shape[1:-2], *last)) * x.dtype.itemsize
+
+
+def _batch_bytes(x: FeatureMap) -> int:
+    """Of the maps of all records on one TPU."""
+    return x.shape[0] // _num_devices(x) * _tpu_bytes(x)
+
+
+def _together(x: FeatureMap) -> int:
+    """Records of each device in one turn of the loop."""
+    if tracing().platform != "tpu":
+        return 1
+    own, most = x.shape[0] // _num_devices(x), max(TPU_BLOCK // _tpu_bytes(x), 1)
+    return max(n for n in range(1, min(own, most) + 1) if own % n == 0)
+
+
+def _looped_or_at_once(x: FeatureMap, loop: Callable, at_once: Callable, *arguments: Any) -> Any:
+    if tracing().platform == "tpu":
+        return (loop if _batch_bytes(x) >= LARGE_BATCH else at_once)(*arguments)
+    return lax.platform_dependent(*arguments, cpu=loop, default=at_once)
 
 
 def _at_once(gates, refine, weights, x):
@@ -72,7 +111,7 @@ def _at_once(gates, refine, weights, x):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pooled(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
-    return lax.platform_dependent(weights, x, cpu=functools.partial(_loop, pools), default=pools)
+    return _looped_or_at_once(x, functools.partial(_loop, pools), pools, weights, x)
 
 
 def _pooled_forward(pools, weights, x):
@@ -86,9 +125,8 @@ def _pooled_backward(pools, residuals, cotangents):
         space = jnp.broadcast_to(over_space(first, x), x.shape)
         return _loop_back(lambda row, _: row, pools, weights, x, cotangents, space)
 
-    return lax.platform_dependent(
-        *residuals, cotangents, cpu=loop, default=functools.partial(_back_at_once, pools)
-    )
+    at_once = functools.partial(_back_at_once, pools)
+    return _looped_or_at_once(residuals[1], loop, at_once, *residuals, cotangents)
 
 
 _pooled.defvjp(_pooled_forward, _pooled_backward)
@@ -96,7 +134,7 @@ _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _refined(gates: Vectors, refine: Refine, weights: Any, x: FeatureMap):
-    found = lax.platform_dependent(weights, x, cpu=functools.partial(_loop, gates), default=gates)
+    found = _looped_or_at_once(x, functools.partial(_loop, gates), gates, weights, x)
     return refine(weights, found, x), found
 
 
@@ -111,24 +149,24 @@ def _refined_backward(gates, refine, residuals, cotangents):
         d_refined, d_gates = cotangents
         return _loop_back(lambda row, d: (d, row), function, weights, x, d_gates, d_refined)
 
-    return lax.platform_dependent(
-        *residuals, cotangents, cpu=loop, default=functools.partial(_back_at_once, function)
-    )
+    at_once = functools.partial(_back_at_once, function)
+    return _looped_or_at_once(residuals[1], loop, at_once, *residuals, cotangents)
 
 
 _refined.defvjp(_refined_forward, _refined_backward)
 
 
 def _loop(vectors, weights, x):
-    stacked = lax.map(lambda rows: vectors(weights, rows), _split(x))
-    return jax.tree.map(_join, stacked)
+    split = functools.partial(_split, together=_together(x), num_devices=_num_devices(x))
+    stacked = lax.map(lambda rows: vectors(weights, rows), split(x))
+    return jax.tree.map(functools.partial(_join, num_devices=_num_devices(x)), stacked)
 
 
 def _loop_back(cotangents_of, function, weights, x, d_vectors, place):
-    """Cotangents of `weights` and `x`, the latter written into `place` row by row.
+    """Cotangents of `weights` and `x`, the latter written into `place` turn by turn.
 
     Args:
-      cotangents_of: `(row of d_vectors, row of place)` -> cotangents of `function` for a record.
+      cotangents_of: `(rows of d_vectors, rows of place)` -> cotangents of `function` for them.
       function: `(weights, x)` -> outputs.
       weights: its first argument.
       x: its second.
@@ -144,11 +182,13 @@ def _loop_back(cotangents_of, function, weights, x, d_vectors, place):
         place = lax.dynamic_update_index_in_dim(place, d_x, number, 0)
         return (jax.tree.map(jnp.add, sums, d_weights), place), None
 
+    num_devices = _num_devices(x)
+    split = functools.partial(_split, together=_together(x), num_devices=num_devices)
     start = jax.tree.map(jnp.zeros_like, weights)
-    x, d_vectors, place = jax.tree.map(_split, (x, d_vectors, place))
+    x, d_vectors, place = jax.tree.map(split, (x, d_vectors, place))
     numbers = jnp.arange(x.shape[0], dtype=jnp.int32)
     (d_weights, d_x), _ = lax.scan(body, (start, place), (numbers, x, d_vectors))
-    return d_weights, _join(d_x)
+    return d_weights, _join(d_x, num_devices)
 
 
 def _back_at_once(function, weights, x, cotangents):
@@ -157,15 +197,20 @@ def _back_at_once(function, weights, x, cotangents):
     return jax.vjp(function, weights, x)[1](cotangents)
 
 
-def _split(rows: jax.Array) -> jax.Array:
-    """`[b, ...] -> [b / d, d, ...]`: one record of each of `d` devices at a time."""
+def _num_devices(x: FeatureMap) -> int:
+    """That share the records of a map."""
     num_devices = tracing().num_devices
-    if rows.shape[0] % num_devices:
-        num_devices = 1
-    by_device = rows.reshape(num_devices, -1, *rows.shape[1:])
-    return jnp.swapaxes(by_device, 0, 1)
+    return num_devices if x.shape[0] % num_devices == 0 else 1
 
 
-def _join(rows: jax.Array) -> jax.Array:
+def _split(rows: jax.Array, together: int, num_devices: int) -> jax.Array:
+    """`[b, ...] -> [b / (d n), d n, ...]`: n records of each of `d` devices at a time."""
+    by_device = rows.reshape(num_devices, -1, together, *rows.shape[1:])
+    turns = jnp.swapaxes(by_device, 0, 1)
+    return turns.reshape(turns.shape[0], -1, *rows.shape[1:])
+
+
+def _join(rows: jax.Array, num_devices: int) -> jax.Array:
     """The way back from `_split`."""
-    return jnp.swapaxes(rows, 0, 1).reshape(-1, *rows.shape[2:])
+    by_device = rows.reshape(rows.shape[0], num_devices, -1, *rows.shape[2:])
+    return jnp.swapaxes(by_device, 0, 1).reshape(-1, *rows.shape[2:])

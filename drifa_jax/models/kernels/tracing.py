@@ -19,10 +19,12 @@ class Tracing:
     Attributes:
       plain: whether it is made of plain formulas, which JAX differentiates.
       num_devices: that each batch is spread over, in equal parts.
+      platform: that it is compiled for, where that is known: cpu, gpu or tpu.
     """
 
     plain: bool = False
     num_devices: int = 1
+    platform: str = ""
 
 
 _USUAL = Tracing()
@@ -48,9 +50,9 @@ def plain():
     return _tracing_with(plain=True)
 
 
-def batch_over(num_devices: int):
-    """Traces inside of the block for batches that are spread over so many devices."""
-    return _tracing_with(num_devices=num_devices)
+def batch_over(num_devices: int, platform: str = ""):
+    """Traces inside of the block for batches that are spread over so many devices of a kind."""
+    return _tracing_with(num_devices=num_devices, platform=platform)
 
 
 def jit(function: Callable[..., Any], static_argnums: Sequence[int] = ()) -> Callable[..., Any]:
@@ -75,6 +77,7 @@ def hand_written(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     nondiff_argnums: Sequence[int] = (),
+    plain_on: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """A function with a gradient of its own, and with the formula's under `plain`.
 
@@ -83,6 +86,7 @@ def hand_written(
       forward: its arguments -> outputs and residuals, as `jax.custom_vjp` wants them.
       backward: `nondiff_argnums`' arguments, residuals, cotangents -> cotangents.
       nondiff_argnums: of static arguments.
+      plain_on: platforms on which the formula's own gradient is the better one.
     """
 
     def value(*arguments):
@@ -94,6 +98,7 @@ def hand_written(
 
     @functools.wraps(formula)
     def function(*arguments):
-        return (formula if tracing().plain else written)(*arguments)
+        is_plain = tracing().plain or tracing().platform in plain_on
+        return (formula if is_plain else written)(*arguments)
 
     return function

@@ -3,7 +3,8 @@
 XLA's own gradient of a windowed maximum scans every window again (`select_and_scatter`) and
 costs many times the forward pass on CPU. Here the forward pass remembers which window position
 won, one byte an output pixel, and the backward pass adds one masked, dilated copy of the
-cotangent per position. Measured by `benchmarks/train_step.py --parts`.
+cotangent per position. Measured by `benchmarks/train_step.py --parts`. On TPUs these copies would
+go through memory one by one, and XLA's own gradient is the better one (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _backward(pads: _Pads, residuals, cotangent: FeatureMap):
     return (total,)
 
 
-_max_pool = hand_written(_plain_max_pool, _forward, _backward, (1,))
+_max_pool = hand_written(_plain_max_pool, _forward, _backward, (1,), plain_on=("tpu",))
 
 
 def _window_positions(x: FeatureMap, pads: _Pads) -> list[FeatureMap]:

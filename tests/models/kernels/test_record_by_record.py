@@ -90,6 +90,32 @@ def test_no_map_but_the_input_is_kept_for_the_backward_pass(function, every_map_
     assert sum(leaf.size >= x.size for leaf in jax.tree.leaves(back)) == 1
 
 
+@pytest.mark.parametrize("function", [functools.partial(pooled_by_record, hifa_pools), refined])
+def test_a_tpu_takes_as_many_records_together_as_find_room(function, monkeypatch):
+    module = "drifa_jax.models.kernels.record_by_record"
+    convs, x = arguments(jnp.float32)
+    monkeypatch.setattr(f"{module}.RECOMPUTED_BATCH", 0)
+    monkeypatch.setattr(f"{module}.LARGE_BATCH", 0)
+    # A record's map of 3 x 5 x 3 takes three tiles of 8 x 128 floats; of four records two fit.
+    monkeypatch.setattr(f"{module}.TPU_BLOCK", 2 * 3 * 8 * 128 * 4 + 1)
+    whole = value_and_gradient(function, convs, x)
+    with kernels.batch_over(1, "tpu"):
+        traced = str(jax.make_jaxpr(functools.partial(value_and_gradient, function))(convs, x))
+        looped = value_and_gradient(function, convs, x)
+    assert "length=2" in traced and "length=4" not in traced and "platform_index" not in traced
+    # float32, and sums over records in another order.
+    chex.assert_trees_all_close(looped, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_that_find_room_on_a_tpu_are_taken_at_once_and_recomputed(monkeypatch):
+    convs, x = arguments(jnp.float32)
+    monkeypatch.setattr("drifa_jax.models.kernels.record_by_record.RECOMPUTED_BATCH", 0)
+    with kernels.batch_over(1, "tpu"):
+        assert "scan" not in str(jax.make_jaxpr(functools.partial(refined, convs))(x))
+        _, back = jax.vjp(refined, convs, x)
+    assert sum(leaf.size >= x.size for leaf in jax.tree.leaves(back)) == 1
+
+
 def test_small_maps_are_not_looped_over():
     convs, x = arguments(jnp.float32)
     for function, weights in (
