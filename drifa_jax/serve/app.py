@@ -60,7 +60,7 @@ def build_app(service: Service, access: Access):
         "token": access.token is not None,
         "errors": ERRORS,
         "others": [
-            ("/openapi.json", "the interface, for programs that write programs"),
+            ("/openapi.json", "the interface, whole studies (POST /v1/studies) included"),
             ("/healthz", "whether cases are answered: 200 or 503"),
             ("/metrics", "counters and times, for Prometheus"),
         ],

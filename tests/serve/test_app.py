@@ -105,7 +105,7 @@ def test_the_explanation_comes_where_it_is_asked_for(client, predictor, files):
         ({"mri": ("a.png", b"", "image/png")}, None, 422, "is empty"),
         ({"mri": ("a.dcm", b"x" * 200, "")}, None, 422, "is not a DICOM file"),
         ({"mri": ("a.nii", b"x" * 600, "")}, None, 422, "is not a NIfTI file"),
-        ({"mri": PICTURE}, None, 422, "lack ct"),
+        ({"mri": PICTURE}, None, 422, "The case lacks ct"),
         ({}, {"mri": "words"}, 422, "needs a file name"),
         ({}, {"mri.slice": "-1"}, 422, "number of a slice"),
         ({}, {"record_id": "x" * 5000}, 413, "longer than"),

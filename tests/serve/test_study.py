@@ -66,7 +66,7 @@ def test_its_answer_is_that_to_the_same_files_by_name(client, images):
         ([("Doe^Jane", 1, 1, MR), ("Roe^Mary", 1, 2, CT)], "several patients"),
         ([("Doe^Jane", 1, 1, MR), ("Doe^Jane", 2, 2, CT)], "several studies"),
         ([("Doe^Jane", 1, 1, MR), ("Doe^Jane", 1, 2, MR)], "2 images of mri"),
-        ([("Doe^Jane", 1, 1, MR)], "lack ct"),
+        ([("Doe^Jane", 1, 1, MR)], "lacks ct"),
     ],
 )
 def test_what_is_no_study_of_one_patient_is_told(client, study, told):
