@@ -195,7 +195,8 @@ def _advice(config, layout: Layout, found, held, largest, limit) -> list[str]:
     parts = layout.mesh.shape[DATA_AXIS]
     if not config.mesh.shard_state and parts > 1:
         saved = sum(held.values()) * (1 - 1 / parts) / GIB
-        lines.append(f"--config.mesh.shard_state=true (FSDP) saves up to {saved:.2f} GiB")
+        if saved >= 0.01:
+            lines.append(f"--config.mesh.shard_state=true (FSDP) saves up to {saved:.2f} GiB")
     step = found[0]
     if largest is not None:
         lines.append(f"--config.train.batch_size={largest.num_records} fits")
