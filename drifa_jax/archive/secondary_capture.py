@@ -122,6 +122,7 @@ def _capture(
     series = uid("capture series", str(header.StudyInstanceUID), model.identity, model.seed)
     facts = [[str(i.header.SOPInstanceUID), *i.frames] for i in sources.all]
     told_of = [model.parameters, explanation.task, words, header.to_json_dict(), sources.when]
+    told_of += [model.version, highdicom().__version__]
     date, time = sources.when
     made = highdicom().sc.SCImage(
         pixel_array=pixels,

@@ -86,7 +86,8 @@ def structured_report(
         root.append(_text(COMMENT, words))
     # What is not in the content but in the object may not differ under one UID either.
     header = sources.header.to_json_dict()
-    instance = uid("report", place, header, sources.when, content[0].to_json_dict())
+    made_by = highdicom().__version__
+    instance = uid("report", place, header, sources.when, content[0].to_json_dict(), made_by)
     date, time = sources.when
     report = sr.ComprehensiveSR(
         evidence=[image.header for image in sources.all],

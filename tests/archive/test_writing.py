@@ -28,7 +28,7 @@ def predictor(finished_run) -> Predictor:
 @pytest.fixture
 def predict(predictor, finished_run, monkeypatch, tmp_path):
     """The command on that network; returns its exit code."""
-    monkeypatch.setattr("drifa_jax.commands.predict._predictor", lambda *_: predictor)
+    monkeypatch.setattr("drifa_jax.commands.predict.open_predictor", lambda *_: predictor)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: main(["predict", str(finished_run), *map(str, arguments)])
 
