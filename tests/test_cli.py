@@ -62,3 +62,15 @@ def test_a_file_that_registers_parts_is_run_before_the_command(tmp_path, monkeyp
     file.write_text("1 / 0")
     assert main([f"--parts={file}", "configs"]) == 1
     assert "failed with ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_error_that_may_pass_has_an_exit_code_of_its_own(monkeypatch, capsys):
+    from drifa_jax.commands import configs
+    from drifa_jax.processes import Unreached
+
+    def late(options):
+        raise Unreached("Process 0 cannot be reached")
+
+    monkeypatch.setattr(configs, "run", late)
+    assert main(["configs"]) == 75
+    assert capsys.readouterr().err == "drifa configs: Process 0 cannot be reached\n"

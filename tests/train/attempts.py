@@ -162,7 +162,7 @@ def attempt(request) -> int:
         return train_and_test(toy_config(**request["groups"]), Path(request["workdir"]))
     except UserError as error:
         print(f"drifa train: {error}", file=sys.stderr, flush=True)
-        return 1
+        return error.exit_code
 
 
 def keep_all_programs() -> None:
