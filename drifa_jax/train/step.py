@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,6 +59,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, root_key: jax.Array):
+        _check(batch)
         present = batch["present"] if masks_absent else None
         images, targets = scale_pixels(batch["images"]), None
         if mix is not None:
@@ -117,6 +119,7 @@ def make_evaluation_step(
     """
 
     def evaluation_step(params, statistics, batch: Batch):
+        _check(batch)
         (logits, _), _ = network.apply(
             params,
             statistics,
@@ -127,3 +130,12 @@ def make_evaluation_step(
         return {task: values.astype(jnp.float32) for task, values in logits.items()}
 
     return evaluation_step
+
+
+def _check(batch: Batch) -> None:
+    """Refuses, when a step is traced, what would otherwise be broadcast in silence."""
+    arrays = [batch[part] for part in ("images", "labels", "present") if part in batch]
+    chex.assert_equal_shape_prefix(jax.tree.leaves(arrays), 1)
+    labels = list(batch.get("labels", {}).values())
+    chex.assert_rank(labels, 1)
+    chex.assert_type(labels, int)

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from drifa_jax.train.losses import TaskLoss
 from drifa_jax.train.optimizer import make_optimizer
@@ -131,3 +132,20 @@ def test_mixed_images_and_targets_replace_those_of_the_batch():
     _, plain = step(state, reverse, KEY)
     # Two programs compiled apart may round sums differently.
     np.testing.assert_allclose(mixed["total"], plain["total"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "wrong"),
+    (
+        ("labels", "tumour", np.zeros(1, np.int32)),
+        ("labels", "tumour", np.zeros((8, 1), np.int32)),
+        ("labels", "tumour", np.zeros(8, np.float32)),
+        ("images", "ct", np.zeros((1, 8, 8, 3), np.uint8)),
+    ),
+)
+def test_what_would_be_broadcast_in_silence_is_refused(part, name, wrong):
+    step, state = first_step()
+    batch = batch_of()
+    batch[part] = batch[part] | {name: wrong}
+    with pytest.raises(AssertionError, match=r"[Ss]hape|rank|type"):
+        step(state, batch, KEY)
