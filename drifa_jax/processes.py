@@ -38,7 +38,7 @@ SKEW_WORTH_A_WARNING = 5.0
 
 
 class Unreached(UserError):
-    """Process 0 did not answer in time: it may be late, as on a machine that is still prepared."""
+    """Others did not come in time: they may be late, as on a machine that is still prepared."""
 
     exit_code = EXIT_LOST
 
@@ -158,7 +158,7 @@ def _connected(config: DistributedConfig) -> bool:
         "Start all of them, make sure that no other program listens there, or raise "
         "distributed.connect_seconds."
     ).replace("  ", " ")
-    _speak_when_aborted(lambda: _end(1, absent))
+    _speak_when_aborted(lambda: _end(EXIT_LOST, absent))
     try:
         jax.distributed.initialize(
             **known,
@@ -173,7 +173,7 @@ def _connected(config: DistributedConfig) -> bool:
                 f"({_first_line(error)}). This works on Cloud TPU, under SLURM, in a JobSet and "
                 "under Open MPI; elsewhere give HOST:PORT."
             ) from error
-        raise UserError(f"{absent} ({_first_line(error)})") from error
+        raise Unreached(f"{absent} ({_first_line(error)})") from error
     _speak_when_aborted(None)
     return True
 

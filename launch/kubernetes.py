@@ -1,10 +1,11 @@
-"""Kubernetes: a JobSet on a TPU node pool of GKE, one pod for each host.
+"""Kubernetes: a JobSet of TPU hosts (GKE) or of GPU hosts, one pod for each host.
 
     python launch/kubernetes.py --image IMAGE --accelerator tpu-v5-lite-podslice --topology 4x4 \
         --hosts 4 --chips 4 --claim shared-runs -- --config configs/brain.py --workdir /runs/brain
+    python launch/kubernetes.py --image IMAGE --gpus 8 --hosts 2 --claim shared-runs -- ...
 
 Prints the manifest, then hands it to `kubectl apply`; `--dry-run` only prints. IMAGE holds this
-package with its `tpu` extra in /app. The claim names a volume that all pods may write
+package with its `tpu` or `cuda` extra in /app. The claim names a volume that all pods may write
 (Filestore, or a bucket under GCS FUSE); it is mounted at /runs. All pods are started again
 together:
 
@@ -13,7 +14,9 @@ together:
   reached process 0 (75), was killed, for memory say (137), or aborted (134);
 - never after a fault of the run itself: an error that the command told (1) or a wrong flag (2).
 
-Needs kubectl and the JobSet controller, 0.11 or newer (`onJobFailureMessagePatterns`).
+Pods of GPUs find each other by the names that JobSet gives them, so they need no rights at the API
+server and no `jax[k8s]`. Needs kubectl and the JobSet controller, 0.10 or newer
+(`onJobFailureMessagePatterns`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import sys
 from typing import Any
 
 import yaml
+
+PORT, WORKERS = 8476, "workers"
 
 OWN_FAULT = (1, 2)
 """Exit codes of an error that the command told, and of wrong flags."""
@@ -40,24 +45,35 @@ def _said_of(codes: tuple[int, ...]) -> str:
 def manifest(options: argparse.Namespace) -> dict[str, Any]:
     """The JobSet."""
     train = ["python", "-m", "drifa_jax.main", *options.arguments]
+    if options.gpus:
+        selector = {"cloud.google.com/gke-accelerator": options.accelerator}
+        devices, topology = {"nvidia.com/gpu": options.gpus}, {}
+        settings = {"env": _places(options)}
+    else:
+        train.append("--config.distributed.coordinator=auto")
+        selector = {
+            "cloud.google.com/gke-tpu-accelerator": options.accelerator or "tpu-v5-lite-podslice",
+            "cloud.google.com/gke-tpu-topology": options.topology,
+        }
+        devices, settings = {"google.com/tpu": options.chips}, {}
+        own_pool = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+        topology = {"annotations": {own_pool: "cloud.google.com/gke-nodepool"}}
     container = {
         "name": "train",
         "image": options.image,
         "workingDir": "/app",
-        "command": [*train, "--config.distributed.coordinator=auto"],
+        "command": train,
+        **settings,
         # JAX's coordinator, and libtpu's.
-        "ports": [{"containerPort": 8476}, {"containerPort": 8471}],
-        "resources": {"limits": {"google.com/tpu": options.chips}},
+        "ports": [{"containerPort": PORT}, {"containerPort": 8471}],
+        "resources": {"limits": devices},
         "volumeMounts": [{"name": "runs", "mountPath": "/runs"}],
     }
     pod = {
         "restartPolicy": "Never",
         # Long enough to finish a step and write a checkpoint after SIGTERM.
         "terminationGracePeriodSeconds": 120,
-        "nodeSelector": {
-            "cloud.google.com/gke-tpu-accelerator": options.accelerator,
-            "cloud.google.com/gke-tpu-topology": options.topology,
-        },
+        "nodeSelector": {name: value for name, value in selector.items() if value},
         "containers": [container],
         "volumes": [
             {"name": "runs", "persistentVolumeClaim": {"claimName": options.claim}},
@@ -79,12 +95,7 @@ def manifest(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {
-            "name": options.name,
-            "annotations": {
-                "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
-            },
-        },
+        "metadata": {"name": options.name, **topology},
         "spec": {
             "failurePolicy": {
                 "maxRestarts": options.restarts,
@@ -102,9 +113,20 @@ def manifest(options: argparse.Namespace) -> dict[str, Any]:
                     },
                 ],
             },
-            "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+            "replicatedJobs": [{"name": WORKERS, "replicas": 1, "template": {"spec": job}}],
         },
     }
+
+
+def _places(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Where process 0 is, how many there are and which one a pod is, as the package reads it."""
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    first = f"{options.name}-{WORKERS}-0-0.{options.name}:{PORT}"
+    return [
+        {"name": "JAX_COORDINATOR_ADDRESS", "value": first},
+        {"name": "JAX_NUM_PROCESSES", "value": str(options.hosts)},
+        {"name": "JAX_PROCESS_ID", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+    ]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -115,10 +137,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--name", default="drifa")
     parser.add_argument("--image", required=True)
-    parser.add_argument("--accelerator", default="tpu-v5-lite-podslice")
+    parser.add_argument("--accelerator", default="", help="label of the nodes; of TPUs v5e without")
     parser.add_argument("--topology", default="2x4")
     parser.add_argument("--hosts", type=int, default=1, help="pods of the slice")
     parser.add_argument("--chips", type=int, default=8, help="of a host")
+    parser.add_argument("--gpus", type=int, default=0, help="of a host; then no TPUs")
     parser.add_argument("--claim", required=True, help="PersistentVolumeClaim, ReadWriteMany")
     parser.add_argument("--restarts", type=int, default=20, help="of what counts")
     parser.add_argument("--dry-run", action="store_true", help="print the manifest only")

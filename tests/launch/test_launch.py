@@ -363,8 +363,9 @@ def test_jobset_fits_the_schema_of_its_controller():
     crd = yaml.safe_load(Path(os.environ["JOBSET_CRD"]).read_text())
     (version,) = (v for v in crd["spec"]["versions"] if v["name"] == "v1alpha2")
     schema = closed(version["schema"]["openAPIV3Schema"])
-    jobset = yaml.safe_load(printed("kubernetes", "--image", "i", "--claim", "c"))
-    schemas.validate(jobset, schema)
+    for flags in (["--gpus", "8"], []):
+        jobset = yaml.safe_load(printed("kubernetes", "--image", "i", "--claim", "c", *flags))
+        schemas.validate(jobset, schema)
     rules = jobset["spec"]["failurePolicy"]["rules"]
     for rule in rules:
         assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
@@ -384,6 +385,24 @@ def closed(schema):
         unknown = schema.get("x-kubernetes-preserve-unknown-fields", False)
         made.setdefault("additionalProperties", bool(unknown))
     return made
+
+
+def test_jobset_of_gpus_tells_each_pod_its_place_without_asking_the_api():
+    flags = ["--image", "i", "--claim", "c", "--gpus", "8", "--hosts", "2", "--name", "fusion"]
+    jobset = yaml.safe_load(printed("kubernetes", *flags))
+    (workers,) = jobset["spec"]["replicatedJobs"]
+    pod = workers["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    assert pod["nodeSelector"] == {} and "annotations" not in jobset["metadata"]
+    places = {each["name"]: each.get("value") for each in container["env"]}
+    # JobSet names pods JOBSET-REPLICATED JOB-JOB-POD, in a subdomain of its own name.
+    assert places == {
+        "JAX_COORDINATOR_ADDRESS": "fusion-workers-0-0.fusion:8476",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": None,
+    }
+    assert not any("coordinator=auto" in word for word in container["command"])
 
 
 def test_jobset_runs_one_pod_on_each_host_and_restarts_them_together():
