@@ -29,6 +29,7 @@ def fuse_best(config: Any) -> None:
     config.model.update(BEST_FUSION)
     config.model.batch_norm_momentum = 0.9
     config.data.modality_dropout = 0.1
+    config.train.class_weights = "none"
     config.train.pretrained = "package"
     config.train.frozen = ("branches",)
     config.train.batch_size = 64
