@@ -15,7 +15,7 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from drifa_jax.predict import predictor as predictor_module
+from drifa_jax.predict import streaming
 from drifa_jax.predict.predictor import load
 from drifa_jax.serve.app import build_app
 from drifa_jax.serve.guard import Access
@@ -67,7 +67,7 @@ def wait_for(condition, seconds: float = 20.0) -> None:
 def small_batches():
     """Two compiled sizes for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_module, "LARGEST_BATCH", LIMITS.batch)
+        patch.setattr(streaming, "LARGEST_BATCH", LIMITS.batch)
         yield
 
 
