@@ -17,7 +17,7 @@ trains the best method known for few records (docs/benchmark.md).
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
-from drifa_jax.fusion_presets import fuse_best
+from drifa_jax.fusion_presets import fuse_best, train_from_scratch
 
 VARIANTS = ("", "quick", "folders", "best")
 
@@ -52,9 +52,7 @@ def get_config(variant: str = ""):
             "ct": modality(channels=1, task="stroke", group_pattern=r"^(\d+) \("),
         }
         config.data.augmentation = "paper"
-        config.train.class_weights = "balanced"
-        config.train.num_epochs = 100
-        config.train.early_stopping_patience = 20
+        train_from_scratch(config)
         if variant == "best":
             fuse_best(config)
     else:

@@ -10,7 +10,7 @@ A table for each view, one row a case: `cases_view_1.csv` and `cases_view_2.csv`
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
-from drifa_jax.fusion_presets import fuse_best
+from drifa_jax.fusion_presets import fuse_best, train_from_scratch
 
 VARIANTS = ("", "paper")
 SIDE = 160
@@ -37,11 +37,8 @@ def get_config(variant: str = ""):
     config.data.pairing = "paired"
     config.data.augmentation = "flip"
     config.data.in_memory = True
-    config.train.class_weights = "balanced"
     if variant == "":
         fuse_best(config)
     else:
-        config.model.batch_norm_momentum = 0.9
-        config.train.num_epochs = 100
-        config.train.early_stopping_patience = 20
+        train_from_scratch(config)
     return config.lock()

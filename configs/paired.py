@@ -14,6 +14,7 @@ Branches are EfficientNet-Lite0, which starts from ImageNet weights (the extra `
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
+from drifa_jax.fusion_presets import train_as_in_the_study
 
 VARIANTS = ("milk10k", "bus_bra", "lgg", "ham10000")
 SIDE = 160
@@ -30,15 +31,8 @@ def get_config(variant: str = ""):
     config.data.pairing = "paired"
     config.data.duplicates = "keep"
     config.data.num_folds = 5
-    config.data.modality_dropout = 0.1
     config.data.augmentation = "flip"
-    config.model.backbone = "efficientnet_lite0"
-    config.train.pretrained = "package"
-    config.train.batch_size = 64
-    config.train.num_epochs = 30
-    config.train.schedule = "cosine"
-    config.train.learning_rate = 1e-4
-    config.train.weight_decay = 0.1
+    train_as_in_the_study(config)
     return config.lock()
 
 

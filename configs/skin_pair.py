@@ -12,7 +12,7 @@ MILK10k; where your table names them, set `group_column` of both modalities.
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
-from drifa_jax.fusion_presets import fuse_best
+from drifa_jax.fusion_presets import fuse_best, train_from_scratch
 
 VARIANTS = ("", "paper")
 SIDE = 160
@@ -44,11 +44,8 @@ def get_config(variant: str = ""):
     config.data.pairing = "paired"
     config.data.augmentation = "photo"
     config.data.in_memory = True
-    config.train.class_weights = "balanced"
     if variant == "":
         fuse_best(config)
     else:
-        config.model.batch_norm_momentum = 0.9
-        config.train.num_epochs = 100
-        config.train.early_stopping_patience = 20
+        train_from_scratch(config)
     return config.lock()

@@ -1,4 +1,4 @@
-"""The way to fuse that the study of docs/fusion_protocol.md ended with, for config files."""
+"""What the study of docs/fusion_protocol.md trained, and ended with, for config files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,38 @@ BEST_FUSION: dict[str, Any] = NO_ATTENTION | {
 """Fields of `model`: concatenation of every resolution, trained beside a head a modality."""
 
 
-def fuse_best(config: Any) -> None:
-    """Sets what the best known method for few records needs, in place; the paper's is the default.
-
-    Pretrained branches that stay as they are, `BEST_FUSION`, modality dropout, and the training
-    options of the study: docs/benchmark.md has its figures.
+def train_as_in_the_study(config: Any) -> None:
+    """Sets branches and training options of every method of the study, in place.
 
     Args:
       config: of `config.default_config()`.
     """
     config.model.backbone = "efficientnet_lite0"
-    config.model.update(BEST_FUSION)
-    config.model.batch_norm_momentum = 0.9
     config.data.modality_dropout = 0.1
-    config.train.class_weights = "none"
     config.train.pretrained = "package"
-    config.train.frozen = ("branches",)
     config.train.batch_size = 64
     config.train.num_epochs = 30
     config.train.schedule = "cosine"
     config.train.learning_rate = 1e-4
     config.train.weight_decay = 0.1
+
+
+def fuse_best(config: Any) -> None:
+    """Sets what the best known method for few records needs, in place; the paper's is the default.
+
+    `BEST_FUSION` on branches that stay as they are, trained as in the study: docs/benchmark.md has
+    its figures.
+    """
+    train_as_in_the_study(config)
+    config.model.update(BEST_FUSION)
+    config.model.batch_norm_momentum = 0.9
+    config.train.class_weights = "none"
+    config.train.frozen = ("branches",)
+
+
+def train_from_scratch(config: Any) -> None:
+    """Sets training options of a network that starts from nothing on few records, in place."""
+    config.model.batch_norm_momentum = 0.9
+    config.train.class_weights = "balanced"
+    config.train.num_epochs = 100
+    config.train.early_stopping_patience = 20

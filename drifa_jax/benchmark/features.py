@@ -22,6 +22,7 @@ from drifa_jax.config import Config
 from drifa_jax.data.record import ModalitySpec, stack_records
 from drifa_jax.data.records import Records
 from drifa_jax.digests import digest
+from drifa_jax.fusion_presets import NO_ATTENTION
 from drifa_jax.models.building import build_network, declared_plans
 from drifa_jax.models.description import describe_network
 from drifa_jax.models.pixels import scale_pixels
@@ -114,9 +115,8 @@ def frozen_features(
 def _branch(config: Config, spec: ModalitySpec) -> Callable[[np.ndarray], Mapping[str, Any]]:
     """Pixels `[b, h, w, c]` to all that can be read of the pretrained branch."""
     apart = dataclasses.replace(
-        config.model, fusion="drifa", mfa_parts=(), stage_mfa_parts=(), mifa_parts=(),
-        readout="concatenate", read_stages=READ_LAST,
-    )  # fmt: skip
+        config.model, **NO_ATTENTION, fusion="drifa", readout="concatenate", read_stages=READ_LAST
+    )
     own = dataclasses.replace(
         config,
         model=apart,
