@@ -44,12 +44,13 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--class needs IMAGES, and --task to say whose class it is.")
     # Imported late, so that a wrong flag is answered before JAX loads.
     from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.evaluate.folders import check_replaceable
     from drifa_jax.predict.kept_apart import folds_of
     from drifa_jax.predict.predictor import load
-    from drifa_jax.report.explained_cases import check_folder, write_explanations
+    from drifa_jax.report.explained_cases import EXPLANATIONS_FILE, write_explanations
 
     out = options.out or Path(runs[0]) / "explanations"
-    check_folder(out)
+    check_replaceable(out, EXPLANATIONS_FILE)
     use_compilation_cache()
     if not images and len(folds := folds_of([Path(run) for run in runs])) > 1:
         # Only those networks explain test records that never saw them.

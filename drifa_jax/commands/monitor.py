@@ -66,12 +66,13 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or Path(runs[0]) / "monitoring"
     # Imported late, so that a wrong flag is answered before JAX loads.
     from drifa_jax.compilation import use_compilation_cache
+    from drifa_jax.evaluate.folders import check_replaceable
     from drifa_jax.monitor.monitoring import monitor
-    from drifa_jax.monitor.page import PAGE_FILE, check_folder, verdict, write_monitoring
+    from drifa_jax.monitor.page import JSON_FILE, PAGE_FILE, verdict, write_monitoring
     from drifa_jax.monitor.reference import reference_of
     from drifa_jax.monitor.tables import check_run, monitored, read_tables, with_post_processing
 
-    check_folder(out)
+    check_replaceable(out, JSON_FILE)
     tables = read_tables(files)
     first = tables[0][1].provenance
     use_compilation_cache()

@@ -26,15 +26,19 @@ def find_evaluation(path: Path) -> Path:
     raise UserError(f"{path} has no evaluation; run `drifa evaluate {path}` first.")
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that is no earlier evaluation or comparison.
+def check_replaceable(folder: Path, mark: str = REPORT_FILE) -> None:
+    """Refuses a folder that does not hold an earlier result.
+
+    Args:
+      folder: given as `--out`.
+      mark: the file by which an earlier result is known.
 
     Raises:
       UserError: naming it.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
         raise UserError(
-            f"--out {folder} holds files but no {REPORT_FILE}; choose an empty or a new folder."
+            f"--out {folder} holds files but no {mark}; choose an empty or a new folder."
         )

@@ -36,6 +36,11 @@ class RecordMap:
     mean: np.ndarray
     spread: np.ndarray
 
+    @property
+    def hottest(self) -> list[int]:
+        """Place of the warmest pixel, along each axis of the map."""
+        return [int(i) for i in np.unravel_index(self.mean.argmax(), self.mean.shape)]
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -75,6 +80,17 @@ class Explanation:
     leave_one_out: Mapping[str, float]
     factors: Mapping[str, float]
     trained_without: bool
+
+    def contributions(self) -> dict[str, dict[str, float]]:
+        """Modality -> what it gave, by measure: plain values, for files."""
+        return {
+            m: {
+                "shapley": self.shapley[m],
+                "shapley_spread": self.shapley_spread[m],
+                "leave_one_out": self.leave_one_out[m],
+            }
+            for m in self.shapley
+        }
 
 
 def explain_records(

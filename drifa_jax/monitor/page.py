@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drifa_jax.errors import UserError
-from drifa_jax.evaluate.folders import FIGURES_FOLDER
+from drifa_jax.evaluate.folders import FIGURES_FOLDER, check_replaceable
 from drifa_jax.monitor.charts import control_chart, label_charts
 from drifa_jax.monitor.monitoring import Monitoring
 from drifa_jax.monitor.statistics import LABELLED, Statistic
@@ -50,20 +50,6 @@ ADVICE = {
 }
 
 
-def check_folder(out: Path) -> None:
-    """Refuses a folder that is no earlier page.
-
-    Raises:
-      UserError: naming it.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / JSON_FILE).is_file():
-        raise UserError(
-            f"--out {out} holds files but no {JSON_FILE}; choose an empty or a new folder."
-        )
-
-
 def write_monitoring(found: Monitoring, out: Path) -> None:
     """Writes the page, its figures and the JSON, all or nothing.
 
@@ -72,7 +58,7 @@ def write_monitoring(found: Monitoring, out: Path) -> None:
 
     Test: tests/monitor/test_page.py.
     """
-    check_folder(out)
+    check_replaceable(out, JSON_FILE)
     predictions = found.monitored.predictions
     try:
         with folder_replaced(out) as fresh:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from drifa_jax.console import RESEARCH_NOTE
 from drifa_jax.errors import UserError
+from drifa_jax.evaluate.folders import check_replaceable
 from drifa_jax.explain.explanation import Explanation
 from drifa_jax.predictions.files import write_csv
 from drifa_jax.report.canvas import ALARM, FAINT, INK, PAPER, STYLE, SYNTHETIC_STAMP, plain_text
@@ -35,7 +34,7 @@ def write_explanations(
 
     Test: tests/report/test_explained_cases.py.
     """
-    check_folder(out)
+    check_replaceable(out, EXPLANATIONS_FILE)
     names = [f"{i:03d}-{_file_name(case)}.png" for i, case in enumerate(found, start=1)]
     document = {
         "notice": RESEARCH_NOTE,
@@ -53,20 +52,6 @@ def write_explanations(
             write_whole(fresh / EXPLANATIONS_FILE, text)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror}).") from error
-
-
-def check_folder(out: Path) -> None:
-    """Refuses a folder that holds anything but earlier explanations.
-
-    Raises:
-      UserError: naming it.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / EXPLANATIONS_FILE).is_file():
-        raise UserError(
-            f"--out {out} holds files but no {EXPLANATIONS_FILE}; choose an empty or a new folder."
-        )
 
 
 def rows(explanation: Explanation) -> list[dict[str, Any]]:
@@ -157,20 +142,11 @@ def _entry(explanation: Explanation, picture: str) -> dict[str, Any]:
         "predictive_entropy": explanation.predictive_entropy,
         "mutual_information": explanation.mutual_information,
         "rows": {m: dict(row) for m, row in explanation.rows.items()},
-        "contributions": {
-            m: {
-                "shapley": explanation.shapley[m],
-                "shapley_spread": explanation.shapley_spread[m],
-                "leave_one_out": explanation.leave_one_out[m],
-            }
-            for m in explanation.shapley
-        },
+        "contributions": explanation.contributions(),
         "factors": dict(explanation.factors),
         "trained_without_modalities": explanation.trained_without,
         "maps": {
-            m: {"hottest": [int(i) for i in np.unravel_index(x.mean.argmax(), x.mean.shape)]}
-            for m, x in explanation.maps.items()
-            if x.mean.max() > 0
+            m: {"hottest": x.hottest} for m, x in explanation.maps.items() if x.mean.max() > 0
         },
         "picture": picture,
     }

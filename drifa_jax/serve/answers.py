@@ -86,22 +86,13 @@ def explanation_json(explained: Explained) -> dict[str, Any]:
         "tasks": {
             task: {
                 "class": one.predicted,
-                "contributions": {
-                    name: {
-                        "shapley": one.shapley[name],
-                        "shapley_spread": one.shapley_spread[name],
-                        "leave_one_out": one.leave_one_out[name],
-                    }
-                    for name in one.shapley
-                },
+                "contributions": one.contributions(),
                 "factors": dict(one.factors),
                 "maps": {
                     name: {
                         "shape": list(of.mean.shape),
                         "png": None if of.mean.ndim > 2 else _grey_png(of.mean),
-                        "hottest": [
-                            int(k) for k in np.unravel_index(of.mean.argmax(), of.mean.shape)
-                        ],
+                        "hottest": of.hottest,
                     }
                     for name, of in one.maps.items()
                     if of.mean.max() > 0

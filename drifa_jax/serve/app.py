@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ from drifa_jax.serve.options import Refused
 from drifa_jax.serve.pages import STATIC, render, static
 from drifa_jax.serve.service import Service
 from drifa_jax.serve.tokens import COOKIE, is_token, session_of
-from drifa_jax.serve.uploads import short_form
+from drifa_jax.serve.uploads import Form, short_form
 from drifa_jax.serve.view import form_view, result_view
 
 
@@ -69,15 +70,19 @@ def build_app(service: Service, access: Access):
     def page(template: str, status: int = 200, **values: Any) -> Response:
         return HTMLResponse(render(template, service.description, **values), status)
 
+    async def of_form(request: Request, answer: Callable[[Form], Awaitable[Any]]) -> Any:
+        """What is answered to a request's form, which is closed before that is looked at."""
+        form = await service.form(
+            request.stream(), request.headers.get("content-type", ""), _length(request)
+        )
+        try:
+            return await answer(form)
+        finally:
+            form.close()
+
     async def predict(request: Request) -> Response:
         with service.admitted(_length(request)):
-            form = await service.form(
-                request.stream(), request.headers.get("content-type", ""), _length(request)
-            )
-            try:
-                answered, rest = await service.answered(form)
-            finally:
-                form.close()
+            answered, rest = await of_form(request, service.answered)
             found = answer_json(answered, service.lacks(answered))
             if rest.get("explain"):
                 explained = await service.explained(answered)
@@ -91,13 +96,7 @@ def build_app(service: Service, access: Access):
         part = "part" in request.query_params
         try:
             with service.admitted(_length(request)):
-                form = await service.form(
-                    request.stream(), request.headers.get("content-type", ""), _length(request)
-                )
-                try:
-                    answered, _ = await service.answered(form)
-                finally:
-                    form.close()
+                answered, _ = await of_form(request, service.answered)
             explained = None if part else await service.explained(answered)
         except Refused as error:
             if part:
@@ -156,13 +155,7 @@ def build_app(service: Service, access: Access):
 
     async def study(request: Request) -> Response:
         with service.admitted(_length(request)):
-            form = await service.form(
-                request.stream(), request.headers.get("content-type", ""), _length(request)
-            )
-            try:
-                answered, made = await service.study(form)
-            finally:
-                form.close()
+            answered, made = await of_form(request, service.study)
         name = service.objects.keep(made, sum(len(one.content) for one in made))
         links = [
             {"kind": one.kind, "task": one.task, "href": f"/v1/studies/{name}/{number}.dcm"}
