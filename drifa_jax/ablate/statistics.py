@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from drifa_jax.ablate.scores import Scores
+from drifa_jax.evaluate.intervals import NUM_RESAMPLES, bootstrap, group_numbers, percentile
+from drifa_jax.evaluate.metrics import METRICS as EVERY_METRIC
+from drifa_jax.evaluate.metrics import measured
+from drifa_jax.evaluate.resamples import ScoredRecords
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc")
-BLOCK = 250
-"""Resamples computed together, to bound memory."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,13 @@ def aligned(seeds: Sequence[Scores]) -> tuple[Scores, np.ndarray]:
     return first, np.stack([scores.probabilities for scores in seeds])
 
 
-def group_weights(groups: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    """`[r, n]` how often each record occurs when groups are drawn with replacement.
-
-    The draw of a group depends on its name's place among the sorted names and on `seed`, so two
-    variants tested on the same records get the same resamples, which makes them paired.
-    """
-    names, number = np.unique(groups, return_inverse=True)
-    generator = np.random.default_rng([seed, len(names)])
-    size = len(names)
-    drawn = generator.multinomial(size, np.full(size, 1 / size), num_resamples)
-    return drawn[:, number].astype(np.float32)
-
-
 def draws(
-    seeds: Sequence[Scores], *, num_resamples: int = 2000, seed: int = 0, stream: int = 0
+    seeds: Sequence[Scores], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, stream: int = 0
 ) -> Draws:
     """Bootstrap of the metrics of one variant.
+
+    Two variants tested on the same groups get the same resamples of them, which makes them
+    paired.
 
     Args:
       seeds: the scores of each trained network, on the same records.
@@ -83,27 +75,32 @@ def draws(
         seeds of two networks have nothing in common.
     """
     records, probabilities = aligned(seeds)
-    weights = group_weights(records.groups, num_resamples, seed)
-    everything = _metrics(records.labels, probabilities, np.ones((1, len(records.labels))))
+    groups = group_numbers(records.groups)
+    networks = [ScoredRecords(p, records.labels, groups) for p in probabilities]
+    metrics = tuple(EVERY_METRIC[name] for name in METRICS)
+
+    def by_seed(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = [measured(network(weights), metrics) for network in networks]
+        return {name: np.stack([values[name] for values in found], 1) for name in METRICS}
+
+    num_groups = networks[0].num_groups
+    everything = by_seed(np.ones((1, num_groups)))
+    drawn = bootstrap(by_seed, num_groups, num_resamples=num_resamples, seed=seed)
     chosen = np.random.default_rng([seed, 1, stream]).integers(
         len(seeds), size=(num_resamples, len(seeds))
     )
-    replicates: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
-    for start in range(0, num_resamples, BLOCK):
-        block = _metrics(records.labels, probabilities, weights[start : start + BLOCK])
-        for metric, values in block.items():
-            of_seeds = np.take_along_axis(values, chosen[start : start + BLOCK], axis=1)
-            replicates[metric].append(of_seeds.mean(axis=1))
     return Draws(
-        {metric: values[0] for metric, values in everything.items()},
-        {metric: np.concatenate(parts) for metric, parts in replicates.items()},
+        {name: values[0] for name, values in everything.items()},
+        {
+            name: np.take_along_axis(values, chosen, axis=1).mean(axis=1)
+            for name, values in drawn.items()
+        },
     )
 
 
-def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def interval(replicates: np.ndarray) -> tuple[float, float]:
     """Percentile interval; replicates in which the metric is undefined are left out."""
-    low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentile(replicates[~np.isnan(replicates)])
 
 
 def permutation_p(
@@ -137,64 +134,3 @@ def permutation_p(
     # Sums that are equal but for rounding count as equal.
     as_large = np.abs(signs @ difference) >= abs(difference.sum()) - 1e-12
     return float((1 + as_large.sum()) / (1 + num))
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction for several tests: p-values that keep the family-wise error."""
-    corrected, running = {}, 0.0
-    for place, name in enumerate(sorted(p, key=p.__getitem__)):
-        running = max(running, min(1.0, p[name] * (len(p) - place)))
-        corrected[name] = running
-    return {name: corrected[name] for name in p}
-
-
-def _metrics(labels, probabilities, weights) -> dict[str, np.ndarray]:
-    """Metric -> `[r, s]` for weights `[r, n]` of the records."""
-    num_seeds, _, num_classes = probabilities.shape
-    correct = (probabilities.argmax(-1) == labels).astype(np.float64)
-    weights = weights.astype(np.float64)
-    classes = [k for k in range(num_classes) if (labels == k).any()]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recalls = np.stack(
-            [
-                (weights[:, labels == k] @ correct[:, labels == k].T)
-                / weights[:, labels == k].sum(1, keepdims=True)
-                for k in classes
-            ]
-        )
-    areas = np.full((len(classes), len(weights), num_seeds), np.nan)
-    if len(classes) > 1:
-        for place, k in enumerate(classes):
-            for s in range(num_seeds):
-                areas[place, :, s] = weighted_auroc(probabilities[s, :, k], labels == k, weights)
-    return {
-        "accuracy": weights @ correct.T / weights.sum(1, keepdims=True),
-        "balanced_accuracy": _mean_where_defined(recalls),
-        "auroc": _mean_where_defined(areas),
-    }
-
-
-def _mean_where_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaN; NaN where all are."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(defined, values, 0).sum(0) / defined.sum(0)
-
-
-def weighted_auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve for many weightings at once, `[r]`; NaN where undefined.
-
-    Args:
-      score: `[n]`, higher for positive; ties count half.
-      positive: `[n]` bool.
-      weights: `[r, n]`.
-    """
-    order = np.argsort(score, kind="stable")
-    score, positive, weights = score[order], positive[order], weights[:, order]
-    starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-    of_positive = np.add.reduceat(weights * positive, starts, axis=1)
-    of_negative = np.add.reduceat(weights * ~positive, starts, axis=1)
-    below = np.cumsum(of_negative, axis=1) - of_negative / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        pairs = of_positive.sum(1) * of_negative.sum(1)
-        return (of_positive * below).sum(1) / pairs

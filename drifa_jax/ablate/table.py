@@ -16,12 +16,12 @@ from drifa_jax.ablate.statistics import (
     Draws,
     aligned,
     draws,
-    holm,
     interval,
     permutation_p,
 )
 from drifa_jax.ablate.variants import CONCATENATION, REFERENCE, Variant
 from drifa_jax.console import harmless
+from drifa_jax.evaluate.comparison import holm
 
 COMPARED = "balanced_accuracy"
 """The metric of the tests and of the sentences; one, chosen beforehand."""
@@ -102,7 +102,7 @@ def _of_task(task, variants, tested, num_resamples, seed) -> Document:
                     **_differences(drawn(variant.name, common), of_reference[key]),
                 }
         rows.append(row)
-    corrected = holm(p)
+    corrected = dict(zip(p, holm(list(p.values())), strict=True))
     for row in rows:
         if "against_reference" in row:
             row["against_reference"]["p_holm"] = corrected[row["variant"]]

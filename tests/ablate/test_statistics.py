@@ -6,11 +6,8 @@ from drifa_jax.ablate.scores import Scores
 from drifa_jax.ablate.statistics import (
     aligned,
     draws,
-    group_weights,
-    holm,
     interval,
     permutation_p,
-    weighted_auroc,
 )
 
 
@@ -42,24 +39,6 @@ def test_metrics_on_all_records_are_those_of_scikit_learn():
     )
     areas = [metrics.roc_auc_score(labels == k, probabilities[:, k]) for k in range(3)]
     assert found["auroc"] == pytest.approx(np.mean(areas))
-
-
-def test_weighted_auroc_counts_a_record_of_weight_two_twice():
-    draw = np.random.default_rng(1)
-    score = draw.integers(5, size=30).astype(float)
-    positive = draw.random(30) < 0.4
-    weights = draw.integers(0, 3, size=(4, 30)).astype(float)
-    expected = [
-        metrics.roc_auc_score(positive, score, sample_weight=of_resample) for of_resample in weights
-    ]
-    np.testing.assert_allclose(weighted_auroc(score, positive, weights), expected, rtol=1e-12)
-
-
-def test_groups_are_resampled_whole_and_their_number_stays():
-    groups = np.array(["a", "a", "b", "c", "c", "c"])
-    weights = group_weights(groups, 50, seed=0)
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
-    assert (weights[:, [0, 2, 3]].sum(1) == 3).all()
 
 
 def test_large_groups_widen_the_interval():
@@ -116,11 +95,6 @@ def test_a_class_without_test_records_leaves_auroc_undefined_and_the_rest_define
     one_class = draws([scores([True, False, True], labels=[0, 0, 0])], num_resamples=5)
     assert np.isnan(one_class.per_seed["auroc"]).all()
     assert one_class.mean("balanced_accuracy") == pytest.approx(2 / 3)
-
-
-def test_holm_multiplies_the_smallest_most_and_never_changes_the_order():
-    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    assert corrected == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
 
 
 def test_seeds_of_different_records_are_refused():
