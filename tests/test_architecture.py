@@ -24,6 +24,7 @@ LAYERS = (
         "network_options",
         "fusion_presets",
         "machine_options",
+        "inline_pictures",
     ),
     ("cpu",),
     ("config", "config_files", "rng", "compilation", "processes"),

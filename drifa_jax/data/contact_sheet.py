@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from drifa_jax.data.pipeline import Transform
 from drifa_jax.data.record import Source, TabularSpec
+from drifa_jax.inline_pictures import data_uri
 
 TILE = 96
 GAP = 4
@@ -93,10 +93,7 @@ def write_html(path: Path, rows: list[Strip], title: str) -> None:
     """One self-contained page."""
     lines = []
     for row in rows:
-        tiles = "".join(
-            f'<img alt="" src="data:image/png;base64,{base64.b64encode(_png(t)).decode()}">'
-            for t in row.tiles
-        )
+        tiles = "".join(f'<img alt="" src="{data_uri(_png(tile))}">' for tile in row.tiles)
         cells = (row.split, row.task, row.kind, row.modality)
         names = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         lines.append(f"<tr>{names}<td>{tiles}</td></tr>")

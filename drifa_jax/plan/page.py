@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drifa_jax.console import printable
+from drifa_jax.inline_pictures import data_uri
 from drifa_jax.plan.config_file import rows
 from drifa_jax.plan.modality import Found
 from drifa_jax.plan.plan import Plan
@@ -142,8 +142,7 @@ def _picture(path: Path) -> str:
             small.save(written, "JPEG", quality=80)
     except Exception:  # verify says what is wrong with it
         return ""
-    data = base64.b64encode(written.getvalue()).decode()
-    return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="" src="{data_uri(written.getvalue(), "jpeg")}">'
 
 
 def _breakable(name: str) -> str:

@@ -6,7 +6,6 @@ the template, so that a class called `<b>` shows as it is written.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drifa_jax.evaluate.intervals import Interval
+from drifa_jax.inline_pictures import data_uri
 from drifa_jax.report.canvas import Panel
 
 
@@ -193,8 +193,7 @@ def picture(pixels: np.ndarray, *, alt: str, caption: str) -> Picture:
         pixels = pixels[:, :, 0]
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
-    return Picture(source, alt, caption, pixels.shape[1], pixels.shape[0])
+    return Picture(data_uri(packed.getvalue()), alt, caption, pixels.shape[1], pixels.shape[0])
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 
 import cv2
@@ -41,11 +40,6 @@ def overlay(heat: np.ndarray, size: tuple[int, int], fit: str) -> bytes:
     colours = _colours()[(placed * 255).astype(np.uint8)]
     opacity = (placed * STRONGEST * 255).astype(np.uint8)
     return png(np.dstack([colours, opacity]))
-
-
-def data_uri(picture: bytes) -> str:
-    """A PNG inside of a page."""
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
 
 
 def _placed(heat: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from drifa_jax.data.record import TabularSpec
+from drifa_jax.inline_pictures import data_uri
 from drifa_jax.post_processing.out_of_distribution import FLAGGED_BELOW
 from drifa_jax.predict.restored import Description
 from drifa_jax.predictions.table import Predictions, TaskPredictions
 from drifa_jax.serve.cases import Answered
 from drifa_jax.serve.engine import Explained
-from drifa_jax.serve.overlays import data_uri, overlay, picture_size
+from drifa_jax.serve.overlays import overlay, picture_size
 
 TIMES = " \N{MULTIPLICATION SIGN} "
 
