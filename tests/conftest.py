@@ -17,7 +17,7 @@ os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {U
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 
 import jax
 from absl import flags

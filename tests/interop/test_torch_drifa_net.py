@@ -10,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+torch = pytest.importorskip("torch")
+
 from drifa_jax.interop import torch_drifa_net
 from drifa_jax.interop.author_names import author_slots
 from drifa_jax.interop.network_files import assemble
@@ -29,8 +31,6 @@ from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.registry import BACKBONES
 from drifa_jax.network_options import NetworkOptions
-
-torch = pytest.importorskip("torch")
 
 
 def random_images(network, sizes, dtype):

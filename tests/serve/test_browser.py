@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from http import HTTPStatus
 
 import pytest
 
@@ -25,7 +26,8 @@ FLAGS = (
 )
 PHONE, DESK = 390, 1280
 REFUSED = (
-    "Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)"
+    "Failed to load resource: the server responded with a status of "
+    f"422 ({HTTPStatus.UNPROCESSABLE_ENTITY.phrase})"  # Python 3.13 has another phrase.
 )
 """What Chromium itself says of any request that is answered so."""
 

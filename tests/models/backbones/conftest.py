@@ -13,8 +13,6 @@ from drifa_jax.models.backbones.contract import TokenBackbone
 from drifa_jax.models.functional import Functional
 from drifa_jax.network_options import NetworkOptions
 
-torch = pytest.importorskip("torch")
-
 # Features are sums of a few hundred products, in a few dozen layers: rounding of 6e-8 (1e-16 in
 # float64) grows to about a hundred times itself.
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}
@@ -23,6 +21,7 @@ TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}
 @pytest.fixture
 def drawn():
     """Fills a PyTorch network with random weights, so that no zero or one hides a mistake."""
+    torch = pytest.importorskip("torch")
 
     def fill(model, seed=0):
         generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from flax import nnx
 from transformers import ConvNextConfig, ConvNextModel, ConvNextV2Config, ConvNextV2Model
 

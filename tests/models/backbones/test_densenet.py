@@ -2,7 +2,9 @@ import functools
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 
 from drifa_jax.interop.checkpoint_names import DENSENET
 from drifa_jax.models.backbones.densenet import DENSENET_PLANS, DenseNet, DenseNetPlan

@@ -2,7 +2,9 @@ import functools
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from efficientnet_lite_pytorch import EfficientNet as LiteModel
 from efficientnet_lite_pytorch.utils import BlockArgs, GlobalParams
 from flax import nnx
