@@ -8,7 +8,9 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from drifa_jax.buckets import local_copy, url_of
 from drifa_jax.console import say
 from drifa_jax.errors import UserError
 from drifa_jax.whole_files import UNWRITABLE
@@ -34,6 +36,13 @@ SUBCOMMANDS: dict[str, str] = {
     "export": "write a trained network as one portable file",
 }
 """Name -> one line of help; `drifa_jax/commands/<name>.py` holds the arguments and the call."""
+
+READS_FROM_BUCKETS = {
+    **dict.fromkeys(("predict", "serve", "explain", "monitor", "export"), "paths"),
+    **dict.fromkeys(("evaluate", "compare"), "runs"),
+}
+"""Command -> the argument with runs and files, of which copies are made here."""
+KEEPS_IN_BUCKETS = ("train", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"unknown argument {unknown[0]!r}; see `drifa {options.command} --help`."
             )
+        _bring_from_buckets(options)
         return command.run(options)
     except BrokenPipeError:
         # Who read the output has left; Python flushes once more at exit and would complain.
@@ -114,6 +124,34 @@ def _with_parts(arguments: list[str]) -> list[str]:
 
     run_file(file, "--parts")
     return arguments[1 if equals else 2 :]
+
+
+def _bring_from_buckets(options: argparse.Namespace) -> None:
+    """Puts local copies in the place of the runs and files in buckets that a command reads.
+
+    Raises:
+      UserError: for what a command cannot take from a bucket, or not write into one.
+    """
+    for name, value in vars(options).items():
+        values = value if isinstance(value, list) else [value]
+        if not any(isinstance(one, str | Path) and url_of(one) for one in values):
+            continue
+        if name == "workdir" and options.command in KEEPS_IN_BUCKETS:
+            continue
+        # The nodes of a cluster would not see a copy on this machine.
+        alone = getattr(options, "engine", "local") == "local"
+        read = alone and READS_FROM_BUCKETS.get(options.command) == name
+        # The last path of an export is what it writes.
+        last = url_of(values[-1]) if options.command == "export" else None
+        if not read or last:
+            raise UserError(
+                f"{last or url_of(values[0])}: `drifa {options.command}` does not go to a bucket "
+                "for this; mount the bucket (gcsfuse, mount-s3) and name the folder."
+            )
+        for position, one in enumerate(values):
+            if url := url_of(one):
+                values[position] = type(one)(copy := local_copy(url))
+                say(f"{url} is copied to {copy}; what is written beside it stays there.")
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:

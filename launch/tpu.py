@@ -15,7 +15,8 @@ the slice was preempted or a worker was lost; it deletes the slice after success
 until then (`--keep` leaves it). Before it asks for one, it compiles the training step for the slice
 on this machine (`drifa compile`), and stops where that does not fit (`--no-compile` leaves it out;
 without libtpu it says so and goes on). The run directory must be a folder that all workers share
-and that outlives them (Filestore, or a bucket under GCS FUSE). `--dry-run`, wherever it stands,
+and that outlives them (Filestore, or a bucket under GCS FUSE), or, of a slice with one host,
+gs://BUCKET/FOLDER. `--dry-run`, wherever it stands,
 prints the commands only. Needs the gcloud CLI, logged in.
 """
 
@@ -53,7 +54,9 @@ PASSED_ON = ("metadata", "data-disk", "service-account", "network", "subnetwork"
 """Flags that gcloud gets as they are."""
 NOT_COMPILED_FOR = ("v2", "v3")
 """Generations that `drifa compile` does not know."""
-DIES_WITH_THE_SLICE = re.compile(r"(?!/|gs://)|/(tmp|home|root|dev|var)(/|$)")
+DIES_WITH_THE_SLICE = re.compile(r"(?!/|gs://|s3://)|/(tmp|home|root|dev|var)(/|$)")
+ONE_HOST = re.compile(r".*-[1-8]")
+"""Types whose devices are all of one host, which alone may train into a bucket itself."""
 
 INSTALL = """\
 cd ~/drifa && (command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh) >/dev/null \
@@ -198,6 +201,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(
                 f"--workdir {workdir or '(none)'} dies with the slice, and the run with it; give "
                 "a folder that all workers share and that outlives them, e.g. /mnt/shared/brain"
+            )
+        if re.match("gs://|s3://", workdir) and not ONE_HOST.fullmatch(options.type):
+            parser.error(
+                f"--workdir {workdir}: the hosts of {options.type} write each checkpoint together, "
+                "into a folder that all of them see; mount the bucket (gcsfuse) and name the folder"
             )
     return options
 

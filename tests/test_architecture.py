@@ -19,6 +19,7 @@ LAYERS = (
         "console",
         "digests",
         "whole_files",
+        "buckets",
         "sealed_files",
         "plain_values",
         "network_options",

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from drifa_jax.buckets import url_of
 from drifa_jax.config import Config
 from drifa_jax.config_files import load_config
 from drifa_jax.console import RESEARCH_NOTE, say
@@ -25,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help="FILE.py or FILE.py:VARIANT, e.g. configs/brain.py:quick"
     )
-    parser.add_argument("--workdir", type=Path, help="directory of the run (default: runs/NAME)")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="directory of the run (default: runs/NAME), of one process also gs://... or s3://...",
+    )
     parser.epilog = (
         "Any field of the configuration can be changed: --config.train.batch_size=16. "
         "The same command again goes on where an interrupted run stopped."
@@ -36,7 +41,14 @@ def run(options: argparse.Namespace) -> int:
     """Trains, tests and reports; 128 + the signal's number when interrupted."""
     with signals.end_at_once():
         config = load_config(options.config, options.overrides)
-        return train_and_test(config, options.workdir or Path("runs") / run_name(options.config))
+        workdir = options.workdir or Path("runs") / run_name(options.config)
+        if (url := url_of(workdir)) is None:
+            return train_and_test(config, workdir)
+        from drifa_jax.processes import joined
+        from drifa_jax.train.bucket_run import kept_in_bucket
+
+        with joined(config, Path()), kept_in_bucket(url) as folder:
+            return train_and_test(config, folder)
 
 
 def train_and_test(config: Config, workdir: Path) -> int:

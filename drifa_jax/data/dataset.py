@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from drifa_jax.buckets import here
 from drifa_jax.config import DataConfig, ModalityConfig
 from drifa_jax.data import duplicates
 from drifa_jax.data.duplicates import Duplicate
@@ -358,7 +359,7 @@ def _with_table(
     if not modality.table:
         raise UserError(f"config: {where}.table is empty; name the CSV or Parquet file.")
     rows = {}
-    for row in read_table(Path(modality.root) / modality.table):
+    for row in read_table(Path(here(modality.root)) / modality.table):
         if modality.id_column not in row:
             raise UserError(
                 f"config: {where}.id_column {modality.id_column!r} is no column of "

@@ -419,3 +419,14 @@ def test_jobset_runs_one_pod_on_each_host_and_restarts_them_together():
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize(("accelerator", "admitted"), [("v5litepod-8", True), ("v6e-16", False)])
+def test_tpu_slice_of_several_hosts_has_no_run_directory_in_a_bucket(accelerator, admitted, capsys):
+    words = ["run", *TPU, "--type", accelerator, "--", "--config", "a.py", "--workdir", "gs://b/a"]
+    if admitted:
+        assert load("tpu").parse(words).type == accelerator
+        return
+    with pytest.raises(SystemExit):
+        load("tpu").parse(words)
+    assert "the hosts of v6e-16 write each checkpoint together" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+from drifa_jax.buckets import here
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources import arrays, dicom, folders, manifest, nifti, prepared, tfds_sets
@@ -53,6 +55,7 @@ def scan_modality(name: str, config: ModalityConfig, quarantine: str | None = No
             raise UserError(
                 f"The {field} {pattern!r} of {name} is no regular expression: {error}."
             ) from error
+    config = dataclasses.replace(config, root=here(config.root))
     return FORMATS[config.format](name, config, quarantine)
 
 
