@@ -5,9 +5,9 @@
     python launch/kubernetes.py --image IMAGE --gpus 8 --hosts 2 --claim shared-runs -- ...
 
 Prints the manifest, then hands it to `kubectl apply`; `--dry-run` only prints. IMAGE holds this
-package with its `tpu` or `cuda` extra in /app. The claim names a volume that all pods may write
-(Filestore, or a bucket under GCS FUSE); it is mounted at /runs. All pods are started again
-together:
+package with its `tpu` or `cuda` extra in /app (launch/Dockerfile). The claim names a volume that
+all pods may write (Filestore, or a bucket under GCS FUSE); it is mounted at /runs. All pods are
+started again together:
 
 - without counting, when a node was taken away or a pod was asked to stop (exit code 129, 130, 143);
 - up to `--restarts` times after anything else that may pass: a process that lost another or never

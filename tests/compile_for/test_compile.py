@@ -12,6 +12,7 @@ import pytest
 from drifa_jax import cli
 from drifa_jax.chips import TPUS
 from drifa_jax.compile_for import slices as slices_module
+from drifa_jax.compile_for.cost import cost
 from drifa_jax.compile_for.estimate import GIB, Estimate, Memory, used_and_limit
 from drifa_jax.compile_for.report import largest_batch
 from drifa_jax.compile_for.slices import SHAPES, check_libtpu, slices_named
@@ -219,3 +220,31 @@ def test_estimate_names_the_slowest_resource_and_writes_plain_values():
     too_large = dataclasses.replace(of, memory=Memory({}, 20, 10), bounds={})
     assert too_large.to_json()["fits"] is False
     assert too_large.to_json()["memory_limit_bytes"] == 10
+
+
+STEP = Estimate("training step", 256, 1.0, Memory({}, 1), {"MXU": 0.004, "HBM": 0.009})
+
+
+def test_a_run_costs_at_least_its_steps_at_the_longest_bound():
+    """5,700 records make 22 whole batches of 256; 30 epochs of 9 ms on 4 chips."""
+    least = cost(STEP, slices_named("v5e-4"), 5700, 30, price=2.0)
+    assert least.num_steps == 660
+    assert least.hours == pytest.approx(660 * 0.009 / 3600)
+    assert least.money == pytest.approx(660 * 0.009 / 3600 * 4 * 2.0)
+    assert "0.00165 h on 4 chips, which cost at least 0.0132 at 2 a chip-hour" in least.in_words()
+
+
+@pytest.mark.parametrize(("name", "count", "chips"), [("v4-8", 2, 8), ("tpu7x-8", 1, 4)])
+def test_what_is_paid_for_are_chips_and_not_cores(name, count, chips):
+    assert cost(STEP, slices_named(name, count), 256, 1, price=1.0).num_chips == chips
+
+
+@pytest.mark.parametrize(("records", "price"), [(255, 1.0), (256, -1.0), (256, float("nan"))])
+def test_what_cannot_be_priced_is_said(records, price):
+    with pytest.raises(UserError, match="--price"):
+        cost(STEP, slices_named("v5e-4"), records, 1, price)
+
+
+def test_a_step_that_does_not_fit_has_no_price():
+    too_large = dataclasses.replace(STEP, bounds={})
+    assert cost(too_large, slices_named("v5e-4"), 256, 1, price=1.0) is None
