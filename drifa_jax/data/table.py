@@ -8,6 +8,7 @@ never saw, have places of their own, so that neither is mistaken for an average 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,54 @@ class TableEncoding:
             values[name] = words[int(np.argmax(shares))]
             place += len(words)
         return values
+
+
+def common_encoding(encodings: Sequence[TableEncoding]) -> TableEncoding:
+    """One encoding that loses nothing that any of several says of a row.
+
+    The scale of numbers is the first one's, the categories are those of all.
+    """
+    first = encodings[0]
+    known = zip(*(encoding.categories for encoding in encodings), strict=True)
+    categories = tuple(tuple(sorted(set().union(*several))) for several in known)
+    return dataclasses.replace(first, categories=categories)
+
+
+def translation(common: TableEncoding, own: TableEncoding) -> tuple[np.ndarray, np.ndarray]:
+    """How features of `common_encoding` become those of one of its encodings.
+
+    Returns:
+      `matrix` `[num_common, num_own]` and `shift` `[num_own]`, float64: for every row that is not
+      wholly missing, `own.encode(row)` is `common.encode(row) @ matrix + shift` up to rounding.
+
+    Test: tests/data/test_table.py.
+    """
+    at = {name: place for place, name in enumerate(common.feature_names)}
+    matrix = np.zeros((len(at), len(own.feature_names)))
+    shift = np.zeros(len(own.feature_names))
+    place = 0
+    scales = zip(own.means, own.deviations, common.means, common.deviations, strict=True)
+    for column, (mean, deviation, its_mean, its_deviation) in zip(
+        own.columns.numeric, scales, strict=True
+    ):
+        missing = at[f"{column} missing"]
+        matrix[at[column], place] = its_deviation / deviation
+        shift[place] = (its_mean - mean) / deviation
+        # What is missing is 0 in both, whatever lies between the two means.
+        matrix[missing, place] = -shift[place]
+        matrix[missing, place + 1] = 1
+        place += 2
+    for column, known, theirs in zip(
+        own.columns.categorical, own.categories, common.categories, strict=True
+    ):
+        unseen = place + len(known) + 1
+        for category in theirs:
+            to = place + known.index(category) if category in known else unseen
+            matrix[at[f"{column} = {category}"], to] = 1
+        matrix[at[f"{column} missing"], unseen - 1] = 1
+        matrix[at[f"{column} not seen in training"], unseen] = 1
+        place = unseen + 1
+    return matrix, shift
 
 
 def fit_table(columns: TableColumns, rows: Sequence[Row]) -> TableEncoding:

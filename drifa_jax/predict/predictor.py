@@ -318,7 +318,7 @@ def fit_post_processing(
     tasks = predictor.description.tasks
     found = []
     for member, validation in parts:
-        for pixels, present, labels, names in read_blocks(predictor.description, validation):
+        for pixels, present, labels, names in read_blocks(member.description, validation):
             uncertainty = member.uncertainty(pixels, present, names)
             found.append((uncertainty, labels, member.features(pixels, present), present))
     uncertainties, labels, features, present = zip(*found, strict=True)

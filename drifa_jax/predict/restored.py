@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription, describe_network
 from drifa_jax.models.functional import Functional
+from drifa_jax.predict.common_tables import in_common, translated
 from drifa_jax.predict.described import Description
 from drifa_jax.predict.reading import readings_of
 from drifa_jax.sealed_files import read_sealed, write_sealed
@@ -101,23 +103,31 @@ def restore(runs: Sequence[str | Path]) -> Restored:
                 f"{configs[0].model}. Members of an ensemble share config.model."
             )
     first, *others = loaded = [_load(*run) for run in zip(paths, configs, strict=True)]
-    for run in others:
+    descriptions = in_common([run.description for run in loaded])
+    for run, description in zip(others, descriptions[1:], strict=True):
         for field in ("modalities", "readings", "tasks"):
-            theirs, ours = (getattr(r.description, field) for r in (run, first))
+            theirs, ours = (getattr(d, field) for d in (description, descriptions[0]))
             if theirs != ours:
                 raise UserError(
                     f"{run.path} and {first.path} differ in their {field}: {theirs}, {ours}."
                 )
     params, statistics = jax.tree.map(
         lambda *leaves: np.concatenate(leaves),
-        *[(run.model.params, run.model.statistics) for run in loaded],
+        *[
+            (translated(run.model.params, run.description, description), run.model.statistics)
+            for run, description in zip(loaded, descriptions, strict=True)
+        ],
     )
+    description = dataclasses.replace(
+        descriptions[0], may_lack_modalities=any(d.may_lack_modalities for d in descriptions)
+    )
+    network = first.network
+    if description.modalities != first.description.modalities:
+        network = build_network(_described(first.config, description))
     steps = tuple(np.concatenate([run.model.step for run in loaded]).tolist())
     identities = [run.model.identity for run in loaded]
     identity = digest([identities, first.config.model.identity()])
-    return Restored(
-        paths, first.config, first.description, first.network, params, statistics, steps, identity
-    )
+    return Restored(paths, first.config, description, network, params, statistics, steps, identity)
 
 
 @dataclass
@@ -162,8 +172,7 @@ def _network(
 
     Checkpoints of earlier releases do not say which one that was.
     """
-    tasks = {task: len(classes) for task, classes in description.tasks.items()}
-    network = describe_network(config, description.modalities, tasks)
+    network = _described(config, description)
     if trained is not None:
         wanted = NetworkDescription.from_json(trained, f"the checkpoint of {run}")
         if network != wanted:
@@ -173,6 +182,11 @@ def _network(
                 "Copy it again from where the run was made."
             )
     return network
+
+
+def _described(config: Config, description: Description) -> NetworkDescription:
+    tasks = {task: len(classes) for task, classes in description.tasks.items()}
+    return describe_network(config, description.modalities, tasks)
 
 
 def _description(run: Path, config: Config, described: Mapping[str, Any] | None) -> Description:

@@ -10,7 +10,14 @@ import pytest
 from drifa_jax.data.record import Source
 from drifa_jax.data.records import as_records
 from drifa_jax.data.sources.phantoms import PhantomSource
-from drifa_jax.data.table import TableColumns, add_table, fit_table, read_table
+from drifa_jax.data.table import (
+    TableColumns,
+    add_table,
+    common_encoding,
+    fit_table,
+    read_table,
+    translation,
+)
 from drifa_jax.errors import UserError
 
 COLUMNS = TableColumns("patient", numeric=("age",), categorical=("sex", "site"))
@@ -122,3 +129,21 @@ def test_broken_tables_are_named(name, text, words, tmp_path):
         read_table(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_common_encoding_translates_into_what_each_training_set_says_of_a_row():
+    other = fit_table(COLUMNS, [*TRAIN[:1], {"age": "81", "sex": "other", "site": "toe"}])
+    ours = fit_table(COLUMNS, TRAIN)
+    common = common_encoding([ours, other])
+    rows = [
+        *({"age": a, "sex": s} for a in ("", "52.5") for s in ("male", "other")),
+        {"age": "52.5", "sex": "?"},
+        {"sex": "a third", "site": "toe"},
+        {"age": "7", "site": "face"},
+    ]
+    for own in (ours, other):
+        matrix, shift = translation(common, own)
+        for row in rows:
+            features = common.encode(row) @ matrix + shift
+            # float32 features of either side.
+            np.testing.assert_allclose(features, own.encode(row), atol=1e-6)
