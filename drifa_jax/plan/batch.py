@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drifa_jax.errors import UserError
-from drifa_jax.train.step_memory import StepMemory
+from drifa_jax.train.step_cost import StepCost
 
 SHARE = {"cpu": 0.5, "gpu": 0.9, "tpu": 0.9}
 """Of the memory, for the step; a CPU holds the data and all else beside it."""
@@ -19,12 +19,12 @@ class Room:
     Attributes:
       device: cpu, gpu or tpu.
       available: bytes.
-      step: as the compiler plans it.
+      step: as it was measured.
     """
 
     device: str
     available: int
-    step: StepMemory
+    step: StepCost
 
 
 def batch_for(records: int, room: Room | None) -> tuple[int, str]:

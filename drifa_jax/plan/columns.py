@@ -17,6 +17,10 @@ LABEL_WORDS = (
     *("category", "grade", "status", "disease"),
 )
 GROUP_WORDS = re.compile(r"patient|subject|person|^pid$|case|lesion|study|participant|mrn")
+PATIENT_WORDS = re.compile(
+    r"(patient|subject|participant|person)([_ ]?(id|no|nr|number|code|name))?|pid|mrn"
+)
+"""Columns that say so in so many words count with few patients too, even with one."""
 SPLIT_WORDS = re.compile(r"split|subset|partition|fold_name|set$|usage")
 KNOWN_BEFORE = re.compile(
     r"^(patient_?)?(age|sex|gender)($|_)|^(site|localization|location|laterality|side|body_part)"
@@ -81,7 +85,10 @@ def roles(rows: Sequence[Row], images: Sequence[str]) -> Columns:
             for name in names
             if GROUP_WORDS.search(name.lower())
             and name not in image_columns
-            and 10 <= distinct[name] < len(values[name]) > 0.5 * len(rows)
+            and (1 if PATIENT_WORDS.fullmatch(name.lower()) else 10)
+            <= distinct[name]
+            < len(values[name])
+            > 0.5 * len(rows)
         ),
         "",
     )

@@ -8,9 +8,12 @@ from typing import Any
 
 from drifa_jax.errors import UserError
 from drifa_jax.plan import names
-from drifa_jax.plan.modality import Answers, Found
+from drifa_jax.plan.modality import Answers, Found, too_small
 from drifa_jax.plan.survey import Survey, survey
-from drifa_jax.plan.tables import table_modalities, without_labels
+from drifa_jax.plan.tables import table_modalities, what_tables_lack
+
+SAMPLED = 20
+"""DICOM or NIfTI files that are tried before all of a place are taken for unreadable."""
 
 
 def find_modalities(
@@ -58,10 +61,12 @@ def _modalities(name: str, path: Path, files: Survey, answers: Answers) -> list[
         return [_folders(head, files.root, tree, answers) for head, tree in trees.items()]
     tree = names.class_tree(files.images)
     if tree is None:
+        if small := names.small_classes(files.images):
+            raise UserError(f"{path}: {too_small(small)}")
         raise UserError(
             f"{path} holds {files}, but neither folders that are classes nor a table with labels. "
             "Put each class into a folder of its own, or add a table (CSV) with a column that "
-            f"names the image and one for its label.{without_labels(files)}"
+            f"names the image and one for its label.{what_tables_lack(files)}"
         )
     return [_folders(name or names.modality_name(path.name), files.root, tree, answers)]
 
@@ -114,6 +119,7 @@ def _medical(name: str, path: Path, files: Survey, answers: Answers) -> Found:
             f"{path} holds {files}, but no class folders: put the studies of each class into a "
             "folder of its own."
         )
+    _check_readable(kind, files.root, images)
     found = _folders(name or names.modality_name(path.name), files.root, tree, answers)
     found.fields["format"] = kind
     found.reasons["format"] = f"{len(images)} {kind.upper()} files in class folders"
@@ -122,6 +128,27 @@ def _medical(name: str, path: Path, files: Survey, answers: Answers) -> Found:
         found.reasons["root"] = "PatientID in the headers keeps patients whole; it is never shown"
         found.facts.clear()
     return found
+
+
+def _check_readable(kind: str, root: Path, images: Sequence[str]) -> None:
+    """An error where not one header in a sample of files can be read."""
+    from drifa_jax.data.readers import dicom_files, nifti
+
+    step = max(1, len(images) // SAMPLED)
+    problems = []
+    for image in images[::step]:
+        try:
+            if kind == "nifti":
+                nifti.read_shape(root / image)
+            else:
+                dicom_files.load(root / image, pixels=False)
+            return
+        except UserError as error:
+            problems.append(error)
+    raise UserError(
+        f"{root}: none of {len(problems)} {kind.upper()} files that were tried can be read. "
+        f"{problems[0]}"
+    ) from problems[0]
 
 
 def _arrays(name: str, path: Path, files: Survey) -> Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,19 @@ FEWEST_GROUPS = 5
 """Of a class: fewer cannot be in every split and fold."""
 ENOUGH_GROUPS = 30
 """Of a class: from here on its own sensitivity means something (a 95 % interval of +-0.15)."""
+
+
+ONE_PATIENT = "all images are of one patient, who cannot be both in training and in test."
+
+
+def too_small(small: Mapping[str, int]) -> str:
+    """What is said of classes of too few groups, class -> groups."""
+    told = ", ".join(f"{name} ({groups})" for name, groups in small.items())
+    return (
+        f"too small for its classes: {told} of fewer than {FEWEST_GROUPS} patients or images. "
+        f"With {FEWEST_GROUPS} a class can be split at all, from about {ENOUGH_GROUPS} on its "
+        "figures mean something. Add records, or merge or remove these classes."
+    )
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,14 @@ def class_tree(names: Sequence[str], top: str = "") -> ClassTree | None:
     )
 
 
+def small_classes(names: Sequence[str]) -> dict[str, int]:
+    """Folder -> images, where a few folders of too few images would be classes; else nothing."""
+    parts = [PurePosixPath(name).parts for name in names]
+    counts = Counter(path[0] for path in parts if len(path) > 1)
+    few = 2 <= len(counts) <= 12 and len(parts) < FEWEST_BY_CLASS * len(counts)
+    return dict(sorted(counts.items())) if few else {}
+
+
 def including(tree: ClassTree, pattern: str) -> ClassTree:
     """The part of a tree whose paths contain a pattern.
 
@@ -132,15 +140,15 @@ def including(tree: ClassTree, pattern: str) -> ClassTree:
 def modality_trees(names: Sequence[str]) -> dict[str, ClassTree]:
     """Folder -> its class tree, where the folders at the top are modalities; else nothing.
 
-    They are where all of them are trees of classes with names in common (numbers are patients),
-    or are called as modalities are.
+    They are where they are no splits, and all of them are trees of classes with names in common
+    (numbers are patients), or are called as modalities are.
     """
     below: dict[str, list[str]] = defaultdict(list)
     for name in names:
         head, slash, rest = name.partition("/")
         if slash:
             below[head].append(rest)
-    if not 2 <= len(below) <= 8:
+    if not 2 <= len(below) <= 8 or {head.lower() for head in below} <= SPLIT_FOLDERS.keys():
         return {}
     trees = {head: class_tree(rest, head) for head, rest in below.items()}
     if not all(tree is not None and len(tree.classes) > 1 for tree in trees.values()):

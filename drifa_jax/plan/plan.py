@@ -9,15 +9,25 @@ from typing import Any
 
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
+from drifa_jax.network_options import READ_RESOLUTIONS
 from drifa_jax.plan.batch import Room, batch_for
-from drifa_jax.plan.modality import ENOUGH_GROUPS, FEWEST_GROUPS, Answers, Found, Questions
+from drifa_jax.plan.duration import HOURS, TRAINED, Length, in_words, length_within
+from drifa_jax.plan.modality import (
+    ENOUGH_GROUPS,
+    FEWEST_GROUPS,
+    ONE_PATIENT,
+    Answers,
+    Found,
+    Questions,
+    too_small,
+)
 from drifa_jax.plan.names import RADIOLOGY
 from drifa_jax.plan.survey import ImageHeader
 
 SIDES = (64, 96, 128, 160, 224)
 LARGEST_SIDE = {"cpu": 128, "gpu": 224, "tpu": 224}
 STEPS = {"cpu": 600, "gpu": 6000, "tpu": 6000}
-"""Training steps that a plan aims at: about an hour for a small network on two cores."""
+"""Training steps that a plan aims at, where the time allows them."""
 FOLDS_BELOW = 1500
 """Groups below which one test split says too little, so that all records are tested in folds."""
 
@@ -31,12 +41,14 @@ class Plan:
       settings: dotted name -> value, of all else.
       reasons: dotted name -> one line.
       warnings: what the user should know before believing any figure.
+      seconds: that the run takes on this device; None where it was not measured.
     """
 
     modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    seconds: float | None = None
 
     def decide(self, name: str, value: Any, reason: str) -> None:
         """Sets a field, with its reason."""
@@ -61,6 +73,7 @@ def make_plan(
     device: str,
     answers: Answers,
     measure: Callable[[Config, Mapping[str, int]], Room | None] = lambda config, tasks: None,
+    hours: float | None = None,
 ) -> Plan:
     """What follows from the data.
 
@@ -72,6 +85,7 @@ def make_plan(
       answers: of the user.
       measure: (configuration, task -> number of classes) -> what its training step may take and
         takes; None where that is not to be known.
+      hours: that the run may take; None for what is usual on such a device.
 
     Raises:
       UserError: where the data cannot be trained on; `Questions` where the user must choose.
@@ -94,7 +108,10 @@ def make_plan(
     _splits(plan, found)
     _network(plan, found, device)
     tasks = {plan.modalities[m.name]["task"]: len(m.counts) for m in found}
-    _training(plan, found, grey, device, measure(plan.config(), tasks))
+    room = measure(plan.config(), tasks)
+    _training(plan, found, grey, device, room)
+    if room is not None:
+        _length(plan, found, room, 3600 * (HOURS[device] if hours is None else hours))
     return plan
 
 
@@ -109,19 +126,10 @@ def _check(found: Sequence[Found]) -> None:
                 "tell apart."
             )
         if modality.groups == 1:
-            raise UserError(
-                f"{modality.name}: all images are of one patient, who cannot be both in training "
-                "and in test."
-            )
+            raise UserError(f"{modality.name}: {ONE_PATIENT}")
         small = {n: g for n, g in modality.groups_of.items() if g < FEWEST_GROUPS and n in counts}
         if small:
-            told = ", ".join(f"{name} ({groups})" for name, groups in small.items())
-            raise UserError(
-                f"{modality.name}: too small for its classes: {told} of fewer than {FEWEST_GROUPS} "
-                f"patients or images. With {FEWEST_GROUPS} a class can be split at all, from about "
-                f"{ENOUGH_GROUPS} on its figures mean something. Add records, or merge or remove "
-                "these classes."
-            )
+            raise UserError(f"{modality.name}: {too_small(small)}")
 
 
 def _pairing(found: Sequence[Found], answers: Answers) -> tuple[str, str, str]:
@@ -240,6 +248,12 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             "gates begin as the identity, so that pretrained features are untouched at first; "
             "the paper's: drifa",
         )
+        plan.decide(
+            "model.read_stages",
+            READ_RESOLUTIONS,
+            "heads read every resolution, not the last stage alone: a higher AUROC on four sets of "
+            "few records (docs/benchmark.md)",
+        )
     elif device == "cpu":
         plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
         plan.decide("model.width", 16, whole)
@@ -267,7 +281,7 @@ def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room 
     records = max(sum(modality.counts.values()) for modality in found)
     batch, why = batch_for(records, room)
     plan.decide("train.batch_size", batch, why)
-    steps = max(1, int(0.65 * records) // batch)
+    steps = max(1, int(TRAINED * records) // batch)
     epochs = min(100, max(8, -(-STEPS[device] // steps)))
     plan.decide("train.num_epochs", epochs, f"about {epochs * steps} steps of {batch} records")
     plan.decide(
@@ -295,6 +309,41 @@ def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room 
         plan.warnings.append(
             f"figures of {', '.join(scarce)} mean little: fewer than {ENOUGH_GROUPS} patients or "
             "images each"
+        )
+
+
+def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> None:
+    """Shortens the training to the time that there is, and says how long it takes."""
+    counts = [sum(modality.counts.values()) for modality in found]
+    sides = {name: fields["height"] for name, fields in plan.modalities.items()}
+    folds = plan.settings.get("data.num_folds", 0)
+    length = length_within(
+        seconds,
+        wished=Length(plan.settings["train.num_epochs"], max(1, folds), max(sides.values()), 0.0),
+        by_record=room.step.seconds,
+        records=sum(counts) if plan.settings.get("data.pairing") == "by_task" else max(counts),
+        batch=plan.settings["train.batch_size"],
+        samples=plan.settings["uncertainty.num_mc_samples"],
+    )
+    plan.seconds = length.seconds
+    within = f"to end within {in_words(seconds)} on this {room.device.upper()}; --hours H for more"
+    if length.epochs < plan.settings["train.num_epochs"]:
+        plan.decide("train.num_epochs", length.epochs, f"as many as it takes {within}")
+    for name, side in sides.items():
+        if side > length.side:
+            fields = plan.modalities[name]
+            fields["height"] = fields["width"] = length.side
+            plan.reasons[f"data.modalities.{name}.height"] = f"small {within}"
+    if length.networks < folds:
+        del plan.settings["data.num_folds"]
+        plan.decide("data.test_fraction", 0.2, f"one split instead of {folds} folds, {within}")
+        plan.warnings.append(
+            f"one test split instead of {folds} folds {within}: intervals will be wide"
+        )
+    if length.seconds > 1.2 * seconds:
+        plan.warnings.append(
+            f"the shortest run worth its name takes {in_words(length.seconds)} on this "
+            f"{room.device.upper()}, not {in_words(seconds)}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,14 @@ from drifa_jax.data.table import Row, is_missing, read_table
 from drifa_jax.errors import UserError
 from drifa_jax.plan import columns, names
 from drifa_jax.plan.joined_tables import Labels, labels_of, long_form
-from drifa_jax.plan.modality import FEWEST_GROUPS, Answers, Found, Questions
+from drifa_jax.plan.modality import (
+    FEWEST_GROUPS,
+    ONE_PATIENT,
+    Answers,
+    Found,
+    Questions,
+    too_small,
+)
 from drifa_jax.plan.survey import Survey, survey
 
 MOST_TABLES = 40
@@ -162,6 +170,11 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
         for name, groups in groups_of.items()
         if groups >= FEWEST_GROUPS and name.lower() not in NOT_YET and name in counts
     ]
+    if counts and not known:
+        alone = group and len({row[group] for row in rows}) == 1
+        raise UserError(
+            f"{candidate.root / file}: {ONE_PATIENT if alone else too_small(groups_of)}"
+        )
     if len(known) < len(groups_of):
         fields["classes"], fields["ignore_other_classes"] = tuple(known), True
         rare = ", ".join(f"{name} ({n})" for name, n in groups_of.items() if name not in known)
@@ -190,6 +203,7 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
             for row in its_rows
             if row[label] in counts and (cell := columns.plain(row[column])) in files
         ]
+        _check_images(file, its_rows, column, files)
         modalities.append(
             Found(
                 name,
@@ -205,7 +219,6 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
                 table=str(candidate.root / file),
                 facts=[
                     *([] if modalities or "group_column" in fields else [UNNAMED]),
-                    *_partly(file, its_rows, column, files),
                 ],
                 classes_of=tuple(kind for _, kind in shown),
             )
@@ -213,39 +226,65 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
     return modalities
 
 
-def without_labels(files: Survey) -> str:
-    """What is said of tables that name images but hold no labels; "" where there are none."""
+def what_tables_lack(files: Survey) -> str:
+    """What is said of the tables of a place, none of which can be used; "" where there are none."""
     for table in files.tables[:MOST_TABLES]:
         root = (files.root / table).parent
         try:
             rows = read_table(files.root / table)
-        except UserError:
+        except UserError as error:
+            return f" {error}"
+        if not rows:
             continue
-        read = columns.roles(rows, survey(root).images) if rows else None
-        if read is not None and read.images:
-            empty = [name for name in rows[0] if all(is_missing(row[name]) for row in rows)]
+        images = survey(root).images
+        beside, read = columns.forms(images), columns.roles(rows, images)
+        if read.images:
+            alike = {name: {row[name] for row in rows} for name in rows[0]}
+            empty = [name for name, cells in alike.items() if all(map(is_missing, cells))]
+            same = [f"{name} ({cells.pop()})" for name, cells in alike.items() if len(cells) == 1]
             told = f"; these columns are empty: {', '.join(empty)}" if empty else ""
+            told += f"; these hold one value: {', '.join(same)}" if same and not empty else ""
             return (
                 f" {table} names the images of {' and '.join(read.images)}, but no column "
                 f"of it reads as a label{told}. --label COLUMN names one."
             )
+        named = {name: [row[name] for row in rows if not is_missing(row[name])] for name in rows[0]}
+        lacking = {
+            name: [cell for cell in cells if columns.plain(cell) not in beside]
+            for name, cells in named.items()
+        }
+        best = max(
+            named,
+            key=lambda name: (
+                len(named[name]) - len(lacking[name]),
+                bool(re.search("image|file|path|name|id$", name.lower())),
+            ),
+        )
+        if beside:
+            return f" {_in_part(table, best, named[best], lacking[best], beside)}."
     return ""
 
 
-def _partly(file: str, rows: Sequence[Row], column: str, images: Mapping[str, str]) -> list[str]:
-    """What is said where rows and images do not belong together one by one."""
+def _check_images(file: str, rows: Sequence[Row], column: str, images: Mapping[str, str]) -> None:
+    """An error where rows and images do not belong together one by one."""
     named = [row[column] for row in rows if not is_missing(row[column])]
     lacking = [cell for cell in named if columns.plain(cell) not in images]
-    if not lacking:
-        return []
+    if lacking:
+        raise UserError(
+            f"{_in_part(file, column, named, lacking, images)}. Find the images, or leave out the "
+            "rows."
+        )
+
+
+def _in_part(file: str, column: str, named: Sequence[str], lacking: Sequence[str], images) -> str:
+    """How many rows name images that are not there, with examples of both."""
     found = {images[plain] for cell in named if (plain := columns.plain(cell)) in images}
     alone = sorted(set(images.values()) - found)
     told = f"; {len(alone)} images are in no row, such as {', '.join(alone[:3])}" if alone else ""
-    return [
-        f"{len(lacking)} of {len(named)} rows of {file} name images that are not there, such as "
-        f"{', '.join(lacking[:3])}: training refuses them, so find the images or leave out the rows"
-        f"{told}"
-    ]
+    return (
+        f"{len(lacking)} of {len(named)} rows of {file} name in {column!r} images that are not "
+        f"there, such as {', '.join(lacking[:3])}{told}"
+    )
 
 
 def _label(read: columns.Columns, rows: list, answers: Answers) -> str:

@@ -14,6 +14,7 @@ from drifa_jax.data.duplicates import (
     find_duplicates,
     groups_with_duplicates,
     remove_duplicates,
+    same_files,
     write_table,
 )
 from drifa_jax.data.record import ModalitySpec, Record, TaskSpec
@@ -147,3 +148,17 @@ def test_real_brain_scans_leak_from_training_into_testing(shared):
     assert len({d.kept_id for d in exact}) == 103
     assert all(d.same_labels for d in exact)
     assert not find_duplicates(remove_duplicates(scans, exact), max_distance=-1)
+
+
+def test_files_of_the_same_bytes_are_found_without_decoding(tmp_path):
+    contents = {
+        "a": b"x" * 40_000,
+        "b": b"x" * 39_999 + b"y",
+        "c": b"z",
+        "d": b"x" * 40_000,
+        "e": b"",
+    }
+    files = [tmp_path / name for name in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        file.write_bytes(content)
+    assert same_files([*files, tmp_path / "gone", tmp_path / "f"]) == [[0, 3]]

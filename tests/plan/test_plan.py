@@ -106,6 +106,8 @@ def test_folders_of_modalities_are_told_from_classes():
     assert list(modality_trees(mri_ct)) == ["ct", "mri"]
     patients = [f"{c}/p{p}/{k}.png" for c in ("a", "b") for p in range(9) for k in range(9)]
     assert modality_trees(patients) == {}
+    splits = [f"{s}/{c}/{k}.png" for s in ("Training", "Testing") for c in "ab" for k in range(9)]
+    assert modality_trees(splits) == {}
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,7 @@ def test_names_that_agree_in_part_are_a_question(images, capsys):
     ("names", "words"),
     (
         (["notes.txt.png"], "neither folders that are classes"),
+        (classes(3), "too small for its classes: benign (3), malignant (3)"),
         (classes(kinds=("only",)), "one class only (only)"),
         ([*classes(), "rare/1.png", "rare/2.png"], "rare (2)"),
     ),
@@ -247,6 +250,21 @@ def test_headers_are_read_once(images, tmp_path, monkeypatch):
     assert image_headers(root, names, cache=cache) == first
     cache.write_text("rubbish")
     assert set(image_headers(root, names, cache=cache).values()) == {None}
+
+
+def test_copies_are_counted_across_splits_and_classes(images):
+    form = "{split}/{kind}/{k}.png"
+    names = [
+        form.format(split=s, kind=c, k=k) for s in ("train", "test") for c in "ab" for k in range(6)
+    ]
+    root = images(names)
+    copied = (root / "train/a/0.png").read_bytes()
+    for place in ("test/a/0.png", "train/b/3.png"):
+        (root / place).write_bytes(copied)
+    text = " ".join(planned(root).split())
+    assert "2 of 24 images are copies of others, byte for byte, such as train/a/0.png of" in text
+    assert "3 images lie in one split and, the same, in another" in text
+    assert "1 images lie in two classes at once, such as test/a/0.png and train/b/3.png" in text
 
 
 def test_masks_and_hidden_files_are_no_images(images):
@@ -350,10 +368,47 @@ def test_a_table_whose_label_is_empty_is_told_of(images, capsys):
     assert "no column of it reads as a label; these columns are empty: label" in said
 
 
-def test_rows_and_images_that_agree_in_part_are_counted_with_examples(images):
+@pytest.mark.parametrize(
+    ("there", "words"),
+    (
+        (30, "10 of 40 rows of t.csv name in 'image_id' images that are not there, such as x30"),
+        (3, "37 of 40 rows of t.csv name in 'image_id' images that are not there, such as x3"),
+    ),
+)
+def test_rows_and_images_that_agree_in_part_are_refused_with_examples(images, capsys, there, words):
     root = images([f"{k}.png" for k in range(40)])
-    lines = "".join(f"{k if k < 30 else f'x{k}'},{'ab'[k % 2]}\n" for k in range(40))
+    lines = "".join(f"{k if k < there else f'x{k}'},{'ab'[k % 2]}\n" for k in range(40))
     (root / "t.csv").write_text("image_id,label\n" + lines)
-    text = " ".join(planned(root).split())
-    assert "10 of 40 rows of t.csv name images that are not there, such as x30, x31, x32" in text
-    assert "10 images are in no row, such as 30.png" in text
+    said = refused(capsys, root)
+    assert words in said and f"{40 - there} images are in no row" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    (
+        ("{k},{c},p1", "all images are of one patient"),
+        ("{k},{c},p{k2}", "too small for its classes: a (4), b (4)"),
+        ("{k},todo,p{k}", "these hold one value: label (todo)"),
+    ),
+)
+def test_what_a_table_cannot_teach_is_refused_in_words(images, capsys, row, words):
+    root = images([f"{k}.png" for k in range(40)])
+    lines = [row.format(k=k, c="ab"[k % 2], k2=k // 10) for k in range(40)]
+    (root / "t.csv").write_text("\n".join(["image_id,label,patient", *lines]))
+    assert words in refused(capsys, root)
+
+
+@pytest.mark.parametrize("suffix", ("dcm", "nii"))
+def test_medical_files_of_which_none_can_be_read_are_refused(images, capsys, suffix):
+    root = images(classes())
+    for file in list(root.rglob("*.png")):
+        file.write_bytes(b"rubbish")
+        file.rename(file.with_suffix(f".{suffix}"))
+    assert "files that were tried can be read" in refused(capsys, root)
+
+
+@pytest.mark.parametrize(
+    "flag", ("--group-pattern=(", "--include=(", "--pairing=maybe", "--hours=-1", "--out=plan.txt")
+)
+def test_a_flag_that_cannot_be_meant_is_named(images, capsys, flag):
+    assert flag.partition("=")[0] in refused(capsys, images(classes(6)), flag)

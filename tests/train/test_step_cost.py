@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from drifa_jax.train import step_memory as measuring
-from drifa_jax.train.step_memory import StepMemory, device_memory, step_memory
+from drifa_jax.train import step_cost as measuring
+from drifa_jax.train.step_cost import StepCost, device_memory, step_cost
 from tests.train.toy import toy_config
 
 TASKS = {"tumour": 2, "stroke": 2}
@@ -18,7 +18,7 @@ def config(tmp_path, monkeypatch):
 
 
 def test_bytes_grow_with_records_as_the_compiler_plans_them(config, monkeypatch):
-    at_four = step_memory(config, TASKS)
+    at_four = step_cost(config, TASKS)
     monkeypatch.setattr(measuring, "MEASURED_AT", 8)
     at_eight = measuring._measured(config, measuring.described(config, TASKS))
     # What does not depend on the batch, beside parameters, is counted to the records.
@@ -28,10 +28,10 @@ def test_bytes_grow_with_records_as_the_compiler_plans_them(config, monkeypatch)
 
 
 def test_it_is_measured_once(config, monkeypatch):
-    monkeypatch.setattr(measuring, "_measured", lambda *_: StepMemory(7, 9))
-    assert step_memory(config, TASKS) == StepMemory(7, 9)
+    monkeypatch.setattr(measuring, "_measured", lambda *_: StepCost(7, 9))
+    assert step_cost(config, TASKS) == StepCost(7, 9)
     monkeypatch.setattr(measuring, "_measured", None)
-    assert step_memory(config, TASKS) == StepMemory(7, 9)
+    assert step_cost(config, TASKS) == StepCost(7, 9)
 
 
 def test_memory_of_this_device_is_known():

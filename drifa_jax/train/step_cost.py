@@ -1,17 +1,18 @@
-"""How much memory a training step takes, as the compiler plans it, before there are any data."""
+"""What a training step takes of memory and time, before there are any data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from drifa_jax.compilation import compiler_options, without_garbage_collection
+from drifa_jax.compilation import training_options, without_garbage_collection
 from drifa_jax.config import Config
 from drifa_jax.data.record import pixel_spec
 from drifa_jax.models.building import build_network
@@ -25,21 +26,23 @@ from drifa_jax.whole_files import cache_folder, written_whole
 
 MEASURED_AT = 4
 """Records of the batch that is compiled; what a record takes hardly changes with their number."""
-QUICKLY = {"cpu": {"xla_backend_optimization_level": "0"}}
-"""Machine code is not run, so it need not be good: what is planned of memory comes before it."""
+TIMED = 3
+"""Steps that are run; the fastest counts, as others may compute on the machine."""
 
 
 @dataclass(frozen=True)
-class StepMemory:
-    """Bytes of a training step on one device.
+class StepCost:
+    """A training step on one device.
 
     Attributes:
-      fixed: parameters, their gradients and moments, and statistics, whatever the batch.
-      by_record: images, and features that are kept for the gradient.
+      fixed: bytes of parameters, their gradients and moments, and statistics, whatever the batch.
+      by_record: bytes of images, and of features that are kept for the gradient.
+      seconds: of a step over its records, of few records; on accelerators many take less each.
     """
 
     fixed: int
     by_record: int
+    seconds: float = 0.0
 
     def of(self, batch_size: int) -> int:
         """Bytes of a step of so many records."""
@@ -50,8 +53,8 @@ class StepMemory:
         return max(0, (num_bytes - self.fixed) // self.by_record)
 
 
-def step_memory(config: Config, tasks: Mapping[str, int]) -> StepMemory:
-    """Measures by compiling the step of a small batch once; remembered on disk.
+def step_cost(config: Config, tasks: Mapping[str, int]) -> StepCost:
+    """Measures by compiling the step of a small batch and running it; remembered on disk.
 
     Modalities made of columns of tables are left out: beside images they take next to nothing.
 
@@ -59,17 +62,17 @@ def step_memory(config: Config, tasks: Mapping[str, int]) -> StepMemory:
       config: of the run; only what shapes the step is read.
       tasks: task -> number of classes.
 
-    Test: tests/train/test_step_memory.py.
+    Test: tests/train/test_step_cost.py.
     """
     description = described(config, tasks)
-    cache = cache_folder() / "step_memory" / f"{_digest(config, description)}.json"
+    cache = cache_folder() / "step_cost" / f"{_digest(config, description)}.json"
     try:
-        return StepMemory(**json.loads(cache.read_text()))
+        return StepCost(**json.loads(cache.read_text()))
     except (OSError, ValueError, TypeError):
         found = _measured(config, description)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(cache) as partial:
-        partial.write_text(json.dumps({"fixed": found.fixed, "by_record": found.by_record}))
+        partial.write_text(json.dumps(asdict(found)))
     return found
 
 
@@ -92,7 +95,7 @@ def device_memory() -> int | None:
         return None
 
 
-def _measured(config: Config, description: NetworkDescription) -> StepMemory:
+def _measured(config: Config, description: NetworkDescription) -> StepCost:
     network = build_network(description)
     groups = parameter_groups(description, config.train)
     optimizer = make_optimizer(
@@ -116,17 +119,29 @@ def _measured(config: Config, description: NetworkDescription) -> StepMemory:
             task: jax.ShapeDtypeStruct((MEASURED_AT,), jnp.int32) for task in description.tasks
         },
     }
-    options = compiler_options() | QUICKLY.get(jax.default_backend(), {})
+    options = training_options(network.abstract_params)
     with without_garbage_collection():
         lowered = jax.jit(step, donate_argnums=0, compiler_options=options).lower(
             state, batch, jax.eval_shape(lambda: jax.random.key(0))
         )
-    planned = lowered.compile().memory_analysis()
+    compiled = lowered.compile()
+    planned = compiled.memory_analysis()
     gradients = groups.trained(network.abstract_params)
     fixed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, gradients)))
     total = planned.argument_size_in_bytes + planned.temp_size_in_bytes
     total += planned.output_size_in_bytes - planned.alias_size_in_bytes
-    return StepMemory(fixed, max(1, (total - fixed) // MEASURED_AT))
+    return StepCost(fixed, max(1, (total - fixed) // MEASURED_AT), _seconds(compiled, state, batch))
+
+
+def _seconds(compiled: Any, state: Any, batch: Any) -> float:
+    """Of a record, on weights and pixels of nothing, which take as long as others."""
+    state, batch = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), (state, batch))
+    taken = []
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, batch, jax.random.key(0)))
+        taken.append(time.perf_counter() - began)
+    return min(taken) / MEASURED_AT
 
 
 def _digest(config: Config, description: NetworkDescription) -> str:
