@@ -14,6 +14,7 @@ from drifa_jax.data.decode import decode_bytes
 from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.data.sources.folders import SPLIT_FOLDERS
+from drifa_jax.data.sources.tfrecords import TFRecords
 from drifa_jax.errors import UserError
 
 IDS = ("record_id", "image_id", "id", "file_name", "filename", "image/filename")
@@ -46,11 +47,27 @@ class _StoredImages:
         return decode_bytes(data, self.modality, fit=self.fit, name=self.ids[number])
 
 
+@dataclass(frozen=True)
+class _Examples:
+    """The examples that records hold, as `as_data_source` gives those of other formats."""
+
+    records: TFRecords
+    features: Any
+    decoders: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        return self.features.deserialize_example_np(self.records[number], decoders=self.decoders)
+
+
 def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
     """The format `tfds`: a folder with a version of a prepared set, with the splits it brings.
 
-    Any set with images and class labels, stored as ArrayRecord. Where several features are images
-    or class labels, `image_column` and `label_column` name one; `group_column` names the patient.
+    Any set with images and class labels, stored as ArrayRecord or TFRecord. Where several features
+    are images or class labels, `image_column` and `label_column` name one; `group_column` names the
+    patient.
 
     Raises:
       UserError: where the folder holds no such set, or leaves open which feature is meant.
@@ -66,12 +83,11 @@ def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Re
             "dataset_info.json, or make one with `drifa data prepare --builder NAME`."
         )
     builder = tfds.builder_from_directory(str(folder))
-    stored = builder.info.file_format
-    if stored is None or stored.value != "array_record":
+    stored = getattr(builder.info.file_format, "value", builder.info.file_format)
+    if stored not in ("array_record", "tfrecord"):
         raise UserError(
-            f"{folder} is stored as {getattr(stored, 'value', stored)}, which cannot be read "
-            "record by record. Prepare it with file_format='array_record', or convert it: tfds "
-            "convert_format --root_data_dir FOLDER --out_file_format array_record."
+            f"{folder} is stored as {stored}, which cannot be read record by record. Prepare it "
+            "anew: tfds.builder(NAME, file_format='array_record').download_and_prepare()."
         )
     features = _features(builder.info.features, config)
     modality = image_spec(name, config)
@@ -115,9 +131,12 @@ def _split(
 ) -> Records:
     import tensorflow_datasets as tfds
 
-    source = builder.as_data_source(
-        split=split, decoders={features.image: tfds.decode.SkipDecoding()}
-    )
+    decoders = {features.image: tfds.decode.SkipDecoding()}
+    if builder.info.file_format.value == "tfrecord":
+        files = [Path(file) for file in builder.info.splits[split].filepaths]
+        source = _Examples(TFRecords(files), builder.info.features, decoders)
+    else:
+        source = builder.as_data_source(split=split, decoders=decoders)
     rows = [
         {key: value for key, value in source[i].items() if key != features.image}
         for i in range(len(source))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import struct
 import sys
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from drifa_jax.config import ModalityConfig
+from drifa_jax.data.sources import tfrecords
 from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.errors import UserError
 
@@ -98,14 +103,53 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         read(tmp_path)
 
 
-def test_a_set_stored_for_tensorflow_alone_is_refused_with_the_cure(stranger, tmp_path):
-    import json
-    import shutil
-
+@pytest.fixture
+def as_tfrecord(stranger, tmp_path):
+    """The same set as TensorFlow's own files, and the file of its training split."""
     folder = tmp_path / "1.0.0"
-    shutil.copytree(stranger, folder)
+    shutil.copytree(stranger, folder, ignore=shutil.ignore_patterns("*array_record*"))
     info = json.loads((folder / "dataset_info.json").read_text())
     info["fileFormat"] = "tfrecord"
+    for split in info["splits"]:
+        split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match=r"stored as tfrecord.*array_record"):
+    for file in stranger.glob("*array_record*"):
+        records = ArrayRecordDataSource([str(file)])
+        with (folder / file.name.replace("array_record", "tfrecord")).open("wb") as written:
+            for record in (records[k] for k in range(len(records))):
+                length = struct.pack("<Q", len(record))
+                checksum = struct.pack("<I", tfrecords._checksum(length))
+                written.write(length + checksum + record + b"crc.")
+    return folder, next(folder.glob("*train.tfrecord*"))
+
+
+def test_sets_as_tensorflow_stores_them_are_the_same(stranger, as_tfrecord):
+    ours, theirs = (
+        read(folder, label_column="finding", group_column="person")
+        for folder in (as_tfrecord[0], stranger)
+    )
+    assert (ours.ids, len(ours)) == (theirs.ids, 12)
+    for k in (0, 11):
+        assert ours[k].labels == theirs[k].labels
+        np.testing.assert_array_equal(ours[k].images["ct"], theirs[k].images["ct"])
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_checksum_is_tensorflows():
+    # The first twelve bytes of a file that TensorFlow 2.21 wrote.
+    header = bytes.fromhex("4a02000000000000b317fc5f")
+    assert tfrecords._checksum(header[:8]) == int.from_bytes(header[8:], "little")
+
+
+def test_a_file_that_is_cut_off_is_named(as_tfrecord):
+    folder, file = as_tfrecord
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(UserError, match=rf"{file.name}: is cut off"):
         read(folder, label_column="finding")
+
+
+def test_a_set_stored_otherwise_is_refused_with_the_cure(as_tfrecord):
+    info = as_tfrecord[0] / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', '"riegeli"'))
+    with pytest.raises(UserError, match=r"stored as riegeli.*file_format='array_record'"):
+        read(as_tfrecord[0], label_column="finding")
