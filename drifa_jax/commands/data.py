@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drifa_jax.console import printable, progress, say
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 TAKES_OVERRIDES = True
 STATUS_SIGNS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
@@ -255,7 +256,8 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         rows = [check.__dict__ for check in checks]
         content = {"synthetic": _synthetic(splits), "checks": rows}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        with written_whole(options.json) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n")
     return 1 if any(check.status == "error" for check in checks) else 0
 
 

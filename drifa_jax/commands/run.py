@@ -15,6 +15,7 @@ from drifa_jax.config import Config
 from drifa_jax.config_files import find_config, load_config
 from drifa_jax.console import say
 from drifa_jax.errors import UserError
+from drifa_jax.whole_files import written_whole
 
 MIXES_FLAGS_AND_PATHS = True
 TAKES_OVERRIDES = True
@@ -155,14 +156,25 @@ def _call(command, arguments: Sequence[str], **options: Any) -> int:
     return command.run(parser.parse_args(list(arguments), argparse.Namespace(**options)))
 
 
+class _Unfit(Exception):
+    """Data in which an error was found; its argument is the exit code."""
+
+
 def _verify(path: str, overrides: Sequence[tuple[str, str]], folds: int, verified: Path) -> int:
-    """`drifa data verify` on the first fold; what it found is kept where it found no error."""
+    """`drifa data verify` on the first fold; what it found is kept where it found no error.
+
+    The file is there when all is well and never before: members of an array verify at once.
+    """
     verified.parent.mkdir(parents=True, exist_ok=True)
-    code = _call(
-        data,
-        ["verify", "--config", path, "--json", str(verified)],
-        overrides=[*overrides, ("data.num_folds", str(folds))],
-    )
-    if code:
-        verified.unlink(missing_ok=True)
-    return code
+    try:
+        with written_whole(verified) as partial:
+            code = _call(
+                data,
+                ["verify", "--config", path, "--json", str(partial)],
+                overrides=[*overrides, ("data.num_folds", str(folds))],
+            )
+            if code:
+                raise _Unfit(code)
+    except _Unfit as unfit:
+        return unfit.args[0]
+    return 0

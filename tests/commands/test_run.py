@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drifa_jax.cli import main
+from drifa_jax.commands import run
 from drifa_jax.commands.run import Step, run_steps
 
 
@@ -40,6 +41,22 @@ def test_the_same_command_goes_on_where_it_stopped(steps, capsys):
     assert run_steps(todo) == 0
     assert ran == ["verify", "train", "train", "evaluate"]
     assert "[1/3] verify: done before" in capsys.readouterr().err
+
+
+def test_data_with_an_error_are_verified_again(tmp_path, monkeypatch):
+    verified = tmp_path / "runs" / "verified.json"
+    codes = [1, 0]
+
+    def verify(command, arguments, overrides):
+        assert not verified.exists()
+        Path(arguments[-1]).write_text("{}")
+        return codes.pop(0)
+
+    monkeypatch.setattr(run, "_call", verify)
+    assert run._verify("plan.py", (), 0, verified) == 1
+    assert not list(verified.parent.iterdir())
+    assert run._verify("plan.py", (), 0, verified) == 0
+    assert verified.exists()
 
 
 @pytest.mark.parametrize(
