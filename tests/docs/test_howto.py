@@ -1,4 +1,4 @@
-"""Every page of docs/howto runs as it stands, on one run that all of them share."""
+"""Every page that answers a question runs as it stands, on one run that all of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from drifa_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(path.stem for path in (ROOT / "docs" / "howto").glob("*.md"))
+DOCS = ROOT / "docs"
+HOWTO = sorted(f"howto/{path.stem}" for path in (DOCS / "howto").glob("*.md"))
+PAGES = [*HOWTO, "faq", "tracking"]
 PHANTOMS = {"num_train": 16, "num_validation": 8, "num_test": 8}
 SMALL = [f"--config.data.phantoms.{name}={count}" for name, count in PHANTOMS.items()] + [
     f"--config.data.modalities.{modality}.{side}=32"
@@ -22,6 +24,8 @@ SMALL = [f"--config.data.phantoms.{name}={count}" for name, count in PHANTOMS.it
 ]
 BRIEF = ["train.num_epochs=1", "train.batch_size=8", "uncertainty.fit_decisions=false"]
 CHEAP = [*BRIEF, "train.frozen=[branches]", "model.fuse_at=[-1]", "uncertainty.num_mc_samples=2"]
+
+TINY = ["model.backbone=resnet10", "model.width=2"]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +38,20 @@ def place(finished_run, tmp_path_factory):
 
 def small(arguments: list[str]) -> list[str]:
     """A command of a page with embedded phantoms, at a size that takes seconds."""
-    if "brain:quick" not in arguments:
+    if "brain:quick" not in arguments and arguments[0] != "demo":
         return arguments
-    brief = [f"--config.{field}" for field in CHEAP] if arguments[0] == "train" else []
-    return [*arguments, *SMALL, *brief]
+    fields = {"train": CHEAP, "demo": [*CHEAP, *TINY]}.get(arguments[0], [])
+    return [*arguments, *SMALL, *(f"--config.{field}" for field in fields)]
 
 
-@pytest.mark.parametrize("page", PAGES)
+# MLflow and SQLAlchemy warn among themselves.
+OF_OTHERS = {"tracking": pytest.mark.filterwarnings("default")}
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=OF_OTHERS.get(p, ())) for p in PAGES])
 def test_a_page_runs_as_it_stands(page, place, monkeypatch):
     monkeypatch.chdir(place)
-    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
+    text = (DOCS / f"{page}.md").read_text()
     blocks = re.findall(r"```(\w*)\n(.*?)```", text, flags=re.S)
     assert blocks and text.index("```") < 80, "a page starts with its command"
     with jax.numpy_dtype_promotion("standard"):
@@ -60,5 +68,5 @@ def test_a_page_runs_as_it_stands(page, place, monkeypatch):
 
 
 def test_every_page_is_reached_from_the_first():
-    index = (ROOT / "docs" / "index.md").read_text()
-    assert not [page for page in PAGES if f"(howto/{page}.md)" not in index]
+    index = (DOCS / "index.md").read_text()
+    assert not [page for page in PAGES if f"({page}.md)" not in index]
