@@ -17,29 +17,37 @@ what leakage buys.
 split as `brain_lung` is; `milk10k_pretrained` the same for MILK10k, whose close-up, dermoscopy and
 table show the same lesion. It reads `lesions_wide.csv`, one row a lesion, with the columns
 lesion_id, clinical, dermoscopic (paths), dx, age_approx, sex, skin_tone_class and site.
+`benchmarks/pretrained_study.py` fits heads on their features; `brain_lung_networks` and
+`milk10k_networks` are whole networks of these branches at 96 pixels, whose heads read every
+resolution, for `benchmarks/pretrained_networks.py`.
 
 32 pixels, a width of 8 and ResNet-10 fit two CPU cores; figures at such a size compare protocols
 and parts, not methods. Results, commands and hardware: docs/results.md.
 """
 
+import re
+
 from drifa_jax.config import default_config, modality, unknown_variant
+from drifa_jax.fusion_presets import BEST_FUSION
 
 VARIANTS = (
     "brain_lung",
     "brain_lung_leaky",
+    "brain_lung_networks",
     "brain_lung_pretrained",
+    "milk10k_networks",
     "milk10k_pretrained",
     "skin",
     "skin_leaky",
 )
-SIDE, PRETRAINED_SIDE = 32, 160
+SIDE, PRETRAINED_SIDE, NETWORKS_SIDE = 32, 160, 96
 
 
 def get_config(variant: str = ""):
     if variant not in VARIANTS:
         raise unknown_variant(__file__, variant, VARIANTS)
     leaks = variant.endswith("_leaky")
-    name = variant.removesuffix("_leaky").removesuffix("_pretrained")
+    name = re.sub("_(leaky|networks|pretrained)$", "", variant)
     config = default_config()
     config.data.source = "files"
     config.data.modalities = _modalities(name, leaks)
@@ -61,15 +69,28 @@ def get_config(variant: str = ""):
     config.train.schedule = "cosine"
     config.train.warmup_steps = 20
     config.train.class_weights = "balanced"
-    if variant.endswith("_pretrained"):
+    if variant.endswith("_networks"):
+        _networks(config, num_epochs=6 if name == "brain_lung" else 10)
+    if variant.endswith(("_networks", "_pretrained")):
         for at in config.data.modalities.values():
-            at.height = at.width = PRETRAINED_SIDE
+            at.height = at.width = (
+                PRETRAINED_SIDE if variant.endswith("_pretrained") else NETWORKS_SIDE
+            )
         config.model.backbone, config.model.width = (
             "efficientnet_lite0",
             default_config().model.width,
         )
         config.train.pretrained = "package"
     return config.lock()
+
+
+def _networks(config, num_epochs):
+    """Concatenation of every resolution, trained beside a head a modality."""
+    config.model.update(BEST_FUSION)
+    config.train.batch_size = 32
+    config.train.num_epochs = num_epochs
+    config.train.learning_rate = 1e-3
+    config.train.weight_decay = 0.01
 
 
 def _modalities(name, leaks):

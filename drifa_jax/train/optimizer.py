@@ -59,7 +59,7 @@ def make_optimizer(
         parts.append(optax.add_decayed_weights(weight_decay, mask=_kernels))
     parts.append(optax.scale_by_learning_rate(rate))
     optimizer = stacked(optax.chain(*parts), groups.embeddings)
-    return optimizer if groups.rate_scales is None else _scaled(optimizer, groups.rate_scales)
+    return optimizer if groups.rate_scales is None else with_scales(optimizer, groups.rate_scales)
 
 
 def _kernels(stacks):
@@ -70,7 +70,7 @@ def _kernels(stacks):
     }
 
 
-def _scaled(inner: optax.GradientTransformation, scales: Any) -> optax.GradientTransformation:
+def with_scales(inner: optax.GradientTransformation, scales: Any) -> optax.GradientTransformation:
     """The updates of an optimiser, each leaf's times its own scale."""
 
     def update(gradients, state, params=None):

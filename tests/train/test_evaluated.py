@@ -34,11 +34,14 @@ from tests.train.test_program import layout
 TUNED = {
     "frozen": ["ct"],
     "rate_scales": {"backbone": 0.5},
+    "layer_decay": 0.5,
+    "stochastic_depth": 0.5,
     "weight_decay": 0.01,
     "average_decay": 0.6,
     "statistics_batches": 2,
 }
-"""Everything at once, but what needs a backbone of layers."""
+"""Everything at once."""
+TUNED_CONFIG = toy.toy_config(backbone="toy_layers", train=TUNED)
 
 
 def experiment_of(*, data=None, **train):
@@ -159,12 +162,12 @@ def test_the_model_of_a_checkpoint_is_what_is_evaluated_and_training_goes_on_fro
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tuned") / "run"
     with jax.numpy_dtype_promotion("standard"):
-        assert train_and_test(toy.toy_config(train=TUNED), workdir) == 0
+        assert train_and_test(TUNED_CONFIG, workdir) == 0
     return workdir
 
 
 def newest_state(workdir):
-    experiment = experiment_of(**TUNED)
+    experiment = build_experiment(TUNED_CONFIG, open_dataset(TUNED_CONFIG.data))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.newest(state_of(experiment))
 
@@ -175,8 +178,8 @@ def test_a_run_with_every_option_resumes_as_if_never_stopped(
 ):
     with monkeypatch.context() as patch:
         stop_after(step, signal.SIGTERM, patch)
-        assert train_and_test(toy.toy_config(train=TUNED), tmp_path) == 128 + signal.SIGTERM
-    assert train_and_test(toy.toy_config(train=TUNED), tmp_path) == 0
+        assert train_and_test(TUNED_CONFIG, tmp_path) == 128 + signal.SIGTERM
+    assert train_and_test(TUNED_CONFIG, tmp_path) == 0
     chex.assert_trees_all_equal(newest_state(tmp_path), newest_state(undisturbed))
     assert read_metrics(tmp_path) == read_metrics(undisturbed)
     for name in ("metrics.json", "predictions.csv"):

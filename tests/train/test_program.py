@@ -22,6 +22,7 @@ from drifa_jax.sharding import AXES, Layout, put
 from drifa_jax.train.batch_statistics import StatisticsEstimate
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.feed import Feed
+from drifa_jax.train.optimizer import with_scales
 from drifa_jax.train.program import Program, put_keys
 from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import initial_state
@@ -72,10 +73,20 @@ def trained(experiment, on: Layout, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def tuned():
-    """A frozen branch, an average of the weights, and statistics estimated at the end."""
-    config = toy.toy_config(train={"frozen": ["ct"], "average_decay": 0.5, "statistics_batches": 2})
+    """A frozen branch, rates by layer, skipped blocks, averages, statistics estimated anew."""
+    config = toy.toy_config(
+        backbone="toy_layers",
+        train={
+            "frozen": ["ct"],
+            "layer_decay": 0.5,
+            "stochastic_depth": 0.5,
+            "average_decay": 0.5,
+            "statistics_batches": 2,
+        },
+    )
     built = build_experiment(config, open_dataset(config.data))
-    return dataclasses.replace(built, optimizer=optax.sgd(0.1))
+    scaled = with_scales(optax.sgd(0.1), built.groups.rate_scales)
+    return dataclasses.replace(built, optimizer=scaled)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.models.batch_norm import BatchNorm
 from drifa_jax.models.initial import glorot_uniform
 from drifa_jax.models.registry import BACKBONES, READOUTS
+from drifa_jax.models.stochastic_depth import residual
 
 WIDTH = 16
 
@@ -40,6 +41,18 @@ class ToyBackbone(nnx.Module):
         return x
 
 
+class LayeredToyBackbone(ToyBackbone):
+    """The same with a block that records can skip, and layers that it declares."""
+
+    num_blocks = 2
+
+    def parts_in_order(self):
+        return [(self.kernel,), (self.norm,)]
+
+    def stage(self, number, x, *, train, present, depth=None):
+        return x + residual(x, depth, 1, self.num_blocks)
+
+
 class ToyReadout(nnx.Module):
     def __init__(self, num_features, num_classes, *, options, rngs):
         self.wide = kernel(rngs, sum(num_features.values()), WIDTH)
@@ -51,11 +64,12 @@ class ToyReadout(nnx.Module):
 
 
 BACKBONES["toy"] = ToyBackbone
+BACKBONES["toy_layers"] = LayeredToyBackbone
 READOUTS["toy"] = ToyReadout
 
 
-def toy_config(*, train=None, **groups):
-    """Two epochs of four steps; `train` and whole groups change it."""
+def toy_config(*, train=None, backbone="toy", **groups):
+    """Two epochs of four steps; `train`, the backbone and whole groups change it."""
     return from_mapping(
         {
             "data": {
@@ -67,7 +81,7 @@ def toy_config(*, train=None, **groups):
                 "augmentation": "flip",
             },
             "model": {
-                "backbone": "toy",
+                "backbone": backbone,
                 "readout": "toy",
                 "stage_mfa_parts": (),
                 "mifa_parts": (),
