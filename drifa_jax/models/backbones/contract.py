@@ -39,6 +39,22 @@ class Stage:
     ends_resolution: bool = True
 
 
+def stage_per_resolution(channels: Sequence[int], first_reduction: int) -> tuple[Stage, ...]:
+    """Stages of which each halves the map of the one before.
+
+    Monte Carlo dropout follows all but the last.
+
+    Args:
+      channels: after each stage.
+      first_reduction: input pixels per pixel of the first stage's map, along each axis.
+    """
+    last = len(channels) - 1
+    return tuple(
+        Stage(f"stage_{number}", width, first_reduction * 2**number, dropout=number < last)
+        for number, width in enumerate(channels)
+    )
+
+
 class ScaledGate(NamedTuple):
     """A gate inside a backbone: its features were multiplied by `values * scale`.
 

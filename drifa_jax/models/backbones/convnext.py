@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from drifa_jax.models.backbones.contract import Stage
+from drifa_jax.models.backbones.contract import stage_per_resolution
 from drifa_jax.models.backbones.layers import (
     Dense,
     DepthwiseConvolution,
@@ -215,11 +215,7 @@ class ConvNeXt(nnx.Module):
             num_in = num_out
         self.depths = plan.depths
         self.num_blocks = sum(plan.depths)
-        last = len(plan.widths) - 1
-        self.plan = tuple(
-            Stage(f"stage_{number}", num_out, 4 * 2**number, dropout=number < last)
-            for number, num_out in enumerate(plan.widths)
-        )
+        self.plan = stage_per_resolution(plan.widths, 4)
 
     def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
         """The stem, and each resolution."""

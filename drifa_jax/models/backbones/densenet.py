@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbones.contract import Stage
+from drifa_jax.models.backbones.contract import stage_per_resolution
 from drifa_jax.models.backbones.layers import Dense, patches
 from drifa_jax.models.batch_norm import batch_norm
 from drifa_jax.models.convolution import Convolution
@@ -114,10 +114,7 @@ class DenseNet(nnx.Module):
             num_in += depth * plan.growth
             widths.append(num_in)
         self.last_norm = batch_norm(num_in, options)
-        last = len(widths) - 1
-        self.plan = tuple(
-            Stage(f"stage_{k}", width, 4 * 2**k, dropout=k < last) for k, width in enumerate(widths)
-        )
+        self.plan = stage_per_resolution(widths, 4)
 
     def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
         """The stem, and each resolution with the transition before it."""

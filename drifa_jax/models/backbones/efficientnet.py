@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from drifa_jax.models.backbones.contract import Stage
+from drifa_jax.models.backbones.contract import stage_per_resolution
 from drifa_jax.models.backbones.layers import Dense, DepthwiseConvolution
 from drifa_jax.models.batch_norm import batch_norm
 from drifa_jax.models.convolution import Convolution
@@ -253,12 +253,7 @@ class EfficientNet(nnx.Module):
             activation,
             options,
         )
-        last = len(channels) - 1
-        first_stride = plan.groups[0].stride
-        self.plan = tuple(
-            Stage(f"stage_{k}", width, 2 * first_stride * 2**k, dropout=k < last)
-            for k, width in enumerate(channels)
-        )
+        self.plan = stage_per_resolution(channels, 2 * plan.groups[0].stride)
 
     def parts_in_order(self) -> list[tuple[nnx.Module, ...]]:
         """The stem, and each resolution, the last with the top."""

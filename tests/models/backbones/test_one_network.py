@@ -7,6 +7,7 @@ time is compiling: each claim is compiled once for all families.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from drifa_jax import sharding
 from drifa_jax.config import from_mapping, modality
 from drifa_jax.data.record import ModalitySpec
 from drifa_jax.data.table import TableColumns, fit_table
 from drifa_jax.explain.contribution import contributions
 from drifa_jax.explain.gates import gate_rows, gates
 from drifa_jax.explain.grad_cam import grad_cam
+from drifa_jax.fusion_presets import NO_ATTENTION
 from drifa_jax.models.backbones.convnext import ConvNeXt, ConvNeXtPlan
 from drifa_jax.models.backbones.densenet import DenseNet, DenseNetPlan
 from drifa_jax.models.backbones.efficientnet import EfficientNet, Group, scaled
@@ -38,6 +41,7 @@ from drifa_jax.predict.exported import load_exported
 from drifa_jax.predict.predictor import Predictor
 from drifa_jax.predict.reading import TABLE, Reading
 from drifa_jax.predict.restored import Restored
+from drifa_jax.sharding import Layout, device_mesh, put
 from drifa_jax.uncertainty.mc_dropout import make_sampler, record_words, sample_key
 
 OPTIONS = NetworkOptions(width=4)
@@ -66,8 +70,8 @@ class Own(nnx.Module):
         return self.second(jnp.tanh(self.first(x)) + x[:, ::4, ::4])
 
 
-def build(rngs, num_features=5):
-    shared = {"options": OPTIONS, "rngs": rngs}
+def build(rngs, num_features=5, options=OPTIONS):
+    shared = {"options": options, "rngs": rngs}
     groups = (Group(3, 2, 2, 40, 1), Group(3, 2, 2, 40, 1))
     branches = {
         "resnet": ResNet(1, plan=(1, 1), **shared),
@@ -78,7 +82,7 @@ def build(rngs, num_features=5):
         "own": OwnNetwork(Own(nnx.Rngs(rngs.params())), ("first", "second"), (16, 16, 1)),
     }
     branches["table"] = TabularBranch(num_features, branches["resnet"].plan, rngs=rngs)
-    return DRIFANet(branches, {"lesion": 3}, options=OPTIONS, rngs=rngs)
+    return DRIFANet(branches, {"lesion": 3}, options=options, rngs=rngs)
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +247,42 @@ def test_it_is_exported_and_answers_alike(restored, records, tmp_path):
     answers = load_exported(tmp_path / "net.drifa")(pixels, IDS)
     live = predictor.samples(pixels, {m: np.ones(3, bool) for m in pixels}, IDS)
     np.testing.assert_allclose(answers["lesion"].samples, live["lesion"], atol=TOLERANCE)
+
+
+def test_gradients_over_devices_and_in_pieces_are_those_of_one_device(randomised, monkeypatch):
+    """The batch over four devices, parameters over all eight; attention: tests/models."""
+    monkeypatch.setattr(sharding, "LARGE", 64)
+    plain = dataclasses.replace(OPTIONS, **NO_ATTENTION)
+    network = Functional(lambda rngs: build(rngs, options=plain))
+    params = randomised(network.abstract_params)
+    statistics = randomised(network.abstract_statistics, seed=1)
+    layout = Layout(device_mesh(data=4, model=2), shard_state=True)
+    draw = np.random.default_rng(1)
+    shapes = IMAGES | {"table": (5,)}
+    images = {m: draw.random((4, *shape), np.float32) for m, shape in shapes.items()}
+
+    @functools.partial(jax.jit, static_argnames="layout")
+    def gradients(params, images, layout=None):
+        def loss(params):
+            (logits, _), after = network.apply(params, statistics, images, train=True)
+            return jnp.sum(jnp.sin(logits["lesion"])), after
+
+        whole = params if layout is None else layout.gathered(params)
+        return jax.grad(loss, has_aux=True)(whole)
+
+    alone = gradients(params, images)
+    cut = jax.tree.map(lambda leaf, like: put(leaf, like.sharding), params, layout.state(params))
+    for m in IMAGES:
+        pieces = jax.tree.leaves(cut["branches"][m])
+        assert any(piece.addressable_data(0).size < piece.size for piece in pieces), m
+    together = gradients(cut, layout.place_batch(images), layout)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(alone[0]))
+    jax.tree.map(
+        # Sums over the batch are taken in another order; batch norm divides by small deviations.
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale),
+        alone,
+        together,
+    )
 
 
 def test_a_picture_and_a_volume_meet():
