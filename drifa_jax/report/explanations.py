@@ -44,8 +44,11 @@ RECORDS_A_PASS = 256
 SHOWN_SLICES = 4
 """Slices of a volume in a picture."""
 
-SIDE = 176
-"""Pixels of the longer side of a picture in the report."""
+SIDE, SLICE_SIDE = 176, 132
+"""Pixels of the longer side of a picture in the report, and of each slice of a volume."""
+
+FRAME = 112
+"""Grey level of the line around a slice."""
 
 
 def explanation_sections(
@@ -72,18 +75,19 @@ def example_case(example: Example, num_members: int) -> Case:
     Beside the image stands the same under its map and, of an ensemble, the spread of the map.
     """
     verdict = "right" if example.true == example.predicted else "wrong"
-    pictures = [
-        picture(
-            np.concatenate(
-                [x for x, _ in map_pictures(image, example.maps[modality], num_members)], axis=1
-            ),
-            alt=f"{modality} of {example.record_id}: as it is, then under the Grad-CAM of "
-            f"{example.predicted} ({verdict})"
-            + (f", then the spread of {num_members} members." if num_members > 1 else "."),
-            caption=modality,
+    pictures = []
+    for modality, image in example.images.items():
+        found = map_pictures(image, example.maps[modality], num_members)
+        is_volume = image.ndim == 4
+        pictures.append(
+            picture(
+                np.concatenate([pixels for pixels, _ in found], axis=1),
+                alt=f"{modality} of {example.record_id}: as it is, then under the Grad-CAM of "
+                f"{example.predicted} ({verdict})"
+                + (f", then the spread of {num_members} members." if num_members > 1 else "."),
+                caption=f"{modality}, {found[0][1]}" if is_volume else modality,
+            )
         )
-        for modality, image in example.images.items()
-    ]
     facts = [
         (m, ", ".join(f"{column} {value}" for column, value in row.items()))
         for m, row in example.rows.items()
@@ -104,26 +108,36 @@ def map_pictures(
 ) -> list[tuple[np.ndarray, str]]:
     """The image, the image under its map, and under the spread of the map over several members.
 
-    Of a volume the same of its most telling slices, side by side in their order.
+    Of a volume the same of its most telling slices, in their order, each in a frame.
 
     Returns:
       `[h, w, 3]` uint8 each, with a title.
     """
-    title = "image"
-    if image.ndim == 4:
+    if image.ndim == 3:
+        found = _plane_pictures(image, of, SIDE)
+        title = "image"
+    else:
         numbers = telling_slices(of.mean)
+        of_slices = [
+            _plane_pictures(image[k], RecordMap(of.mean[k], of.spread[k]), SLICE_SIDE)
+            for k in numbers
+        ]
+        found = [montage(_framed(np.stack(planes))) for planes in zip(*of_slices, strict=True)]
         title = f"slices {', '.join(map(str, numbers))} of {len(image)}"
-        image, of = (
-            montage(image[numbers]),
-            RecordMap(montage(of.mean[numbers]), montage(of.spread[numbers])),
-        )
-    shown = _fitted(image)
-    mean = _overlaid(shown, _fitted_map(of.mean, shown.shape[:2]))
-    found = [(shown, title), (mean, "Grad-CAM")]
-    if num_members > 1:
-        spread = _overlaid(shown, _fitted_map(of.spread, shown.shape[:2]))
-        found.append((spread, f"spread over {num_members} members"))
-    return found
+    titles = (title, "Grad-CAM", f"spread over {num_members} members")
+    return list(zip(found, titles, strict=True))[: 3 if num_members > 1 else 2]
+
+
+def _plane_pictures(image: np.ndarray, of: RecordMap, side: int) -> list[np.ndarray]:
+    """A picture `[h, w, c]`, the same under its map, and under the map's spread."""
+    shown = _fitted(image, side)
+    maps = (_fitted_map(heat, shown.shape[:2]) for heat in (of.mean, of.spread))
+    return [shown, *(_overlaid(shown, heat) for heat in maps)]
+
+
+def _framed(planes: np.ndarray) -> np.ndarray:
+    """`[n, h + 2, w + 2, 3]`: dark slices would run into each other, and maps over their edges."""
+    return np.pad(planes, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=FRAME)
 
 
 def telling_slices(heat: np.ndarray) -> np.ndarray:
@@ -253,12 +267,12 @@ def _features(predictor: Predictor, source: Source, rows: Sequence[int]) -> np.n
     return np.concatenate(parts)
 
 
-def _fitted(image: np.ndarray) -> np.ndarray:
-    """`[h, w, 3]` uint8 with `SIDE` pixels on its longer side."""
+def _fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """`[h, w, 3]` uint8 with `side` pixels on its longer side."""
     from PIL import Image
 
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    scale = SIDE / max(pixels.shape[:2])
+    scale = side / max(pixels.shape[:2])
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
     return np.asarray(Image.fromarray(pixels).convert("RGB").resize(size, Image.BICUBIC))
 

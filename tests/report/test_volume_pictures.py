@@ -1,7 +1,7 @@
 import numpy as np
 
 from drifa_jax.explain.explanation import RecordMap
-from drifa_jax.report.explanations import map_pictures, montage, telling_slices
+from drifa_jax.report.explanations import FRAME, map_pictures, montage, telling_slices
 
 
 def test_each_part_of_the_depth_shows_its_warmest_slice():
@@ -24,3 +24,15 @@ def test_pictures_of_a_volume_name_its_slices():
     (image, title), (overlaid, _) = map_pictures(volume, RecordMap(heat, heat), 1)
     assert title == "slices 0, 2, 4, 5 of 6"
     assert image.shape == overlaid.shape and image.shape[2] == 3
+
+
+def test_slices_are_framed_and_warmth_stays_in_its_own():
+    heat = np.zeros((4, 8, 8), np.float32)
+    heat[0, :, -1] = 1.0
+    dark = np.zeros((4, 8, 8, 1), np.uint8)
+    (image, _), (overlaid, _) = map_pictures(dark, RecordMap(heat, heat), 1)
+    half = image.shape[1] // 2
+    assert set(np.unique(image)) == {0, FRAME}
+    assert (image[:, half] == FRAME).all() and (image[0] == FRAME).all()
+    warm = (overlaid != image).any((0, 2))
+    assert warm[:half].any() and not warm[half:].any()

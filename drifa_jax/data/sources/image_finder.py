@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from drifa_jax.data.problems import LeftOut
 from drifa_jax.data.readers.any_file import DICOM, NIFTI, kind_by_name, split_slice
 from drifa_jax.data.readers.nifti import stem
+from drifa_jax.data.readers.series import holds_series
 from drifa_jax.data.sources.walking import names_below
 
 MAX_NAME = 255
@@ -25,8 +26,14 @@ class ImageFinder:
         self._root = root
         self._called: dict[str, list[str]] | None = None
 
-    def find(self, cell: str) -> str | LookupError:
-        """The path (with `:NUMBER` where the cell names a slice), or what is wrong."""
+    def find(self, cell: str, *, volumes: bool = False) -> str | LookupError:
+        """The path (with `:NUMBER` where the cell names a slice), or what is wrong.
+
+        Args:
+          cell: of the table.
+          volumes: whether whole volumes are looked for, so that a folder may be meant: the files
+            of one DICOM series.
+        """
         text = cell.replace("\\", "/")
         pure = PurePosixPath(text)
         sizes = [len(part.encode(errors="replace")) for part in pure.parts]
@@ -35,9 +42,12 @@ class ImageFinder:
         if pure.is_absolute() or ".." in pure.parts or text[1:2] == ":":
             return LookupError(f"points outside the root with {cell!r}")
         path, number = split_slice(str(self._root / pure))
-        if path.is_dir():
-            return LookupError(f"names the folder {cell!r}; name one file of it")
-        if path.is_file():
+        if path.is_dir() and not volumes:
+            what = "name one file of it, or read its DICOM series as a volume (depth)"
+            return LookupError(f"names the folder {cell!r}; {what}")
+        if path.is_dir() and not holds_series(path):
+            return LookupError(f"names the folder {cell!r}, which holds no DICOM series")
+        if path.is_file() or path.is_dir():
             if not path.resolve().is_relative_to(self._root.resolve()):
                 return LookupError(f"points outside the root with {cell!r} (a link)")
             return str(path) if number is None else f"{path}:{number}"

@@ -3,7 +3,8 @@
 Wide form, one row a record: columns hold the image of each modality and the label of each task.
 Long form, one row an image: a column names the modality, another the image, and rows of the
 same record id belong together. A missing cell is an absent modality or an unknown label. An image
-is a picture, a DICOM file or a NIfTI volume, which stands for the slices that are trained on.
+is a picture, a DICOM file or a NIfTI volume, which stands for the slices that are trained on. Of a
+modality that reads whole volumes it may also be the folder of one DICOM series.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class ManifestColumns:
     Attributes:
       record_id: unique name of a record (in the long form, shared by its images).
       images: modality -> column with the image: a path relative to the root, or a file name
-        without folder or suffix, which is then looked up anywhere below the root.
+        without folder or suffix, which is then looked up anywhere below the root. Of volumes the
+        path may be that of a folder with one DICOM series.
       tasks: task -> column with the class name, or one-hot columns with commas between.
       group: column with the patient, lesion or slide; "" for every record its own.
       split: column with train, validation or test; "" to draw splits.
@@ -301,7 +303,7 @@ def _entries(
                 problems.add(where, f"names the modality {modality!r}, not one of {known}")
             elif not is_missing(cell):
                 named_image.add(record_id)
-                found = finder.find(cell)
+                found = finder.find(cell, volumes=modality in volumes)
                 if isinstance(found, LookupError):
                     problems.add(where, str(found))
                 else:

@@ -101,6 +101,16 @@ def test_missing_folder_tells_how_to_go_on(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "words"), [("scan.nii.gz", "format=nifti"), ("1.dcm", "format=dicom")]
+)
+def test_folders_of_another_format_are_named_with_it(name, words, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).touch()
+    with pytest.raises(UserError, match=rf"a: holds \w+ files and no pictures; .*{words}"):
+        scan_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("counts", "words"),
     [
         ({}, "holds no class folders"),

@@ -13,11 +13,12 @@ from pydicom.data import get_testdata_file
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.pairing import join
 from drifa_jax.data.readers import dicom, nifti
-from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source
+from drifa_jax.data.record import MISSING_LABEL, ModalitySpec, Source, VolumeSpec
 from drifa_jax.data.sources.manifest import ManifestColumns, manifest_records, scan
 from drifa_jax.data.splits import shares, split_records
 from drifa_jax.data.table import TableColumns, add_table, read_table
 from drifa_jax.errors import UserError
+from tests.data.readers.dicom_writing import write
 
 MRI, CT = ModalitySpec("mri", 16, 16, 1), ModalitySpec("ct", 8, 8, 1)
 WIDE = ManifestColumns(
@@ -264,3 +265,40 @@ def test_dicom_files_and_slices_of_volumes_may_be_named(tmp_path):
     assert all(record.images["mri"].shape == (16, 16, 1) for record in records)
     direct = dicom.read_image(tmp_path / "scan.dcm", records.modalities[0], fit="stretch")
     np.testing.assert_array_equal(records[1].images["mri"], direct)
+
+
+@pytest.fixture
+def series_table(tmp_path):
+    """Two folders of one series of three slices each, one without, and a table that names them."""
+    for number in range(2):
+        for k in range(3):
+            write(
+                tmp_path / f"study/{number}/{k}",
+                np.full((4, 4), 20 * k, np.uint16),
+                ImagePositionPatient=[0, 0, k],
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            )
+    (tmp_path / "study/empty").mkdir()
+    table = tmp_path / "t.csv"
+
+    def opened(spec, *cells):
+        rows = "".join(f"r{k},{cell},yes\n" for k, cell in enumerate(cells))
+        table.write_text(f"id,ct,stroke\n{rows}")
+        columns = ManifestColumns("id", images={"ct": "ct"}, tasks={"stroke": "stroke"})
+        return manifest_records(table, tmp_path, columns, [spec], window="brain")
+
+    return opened
+
+
+def test_a_folder_of_one_series_is_a_volume_of_one_record(series_table):
+    records = series_table(VolumeSpec("ct", 3, 4, 4, 1), "study/0", "study/1/")
+    assert [record.record_id for record in records] == ["r0", "r1"]
+    # Window 0..80 HU.
+    assert records[1].images["ct"][:, 0, 0, 0].tolist() == [0, 64, 128]
+
+
+def test_folders_that_cannot_be_read_are_named(series_table, tmp_path):
+    with pytest.raises(UserError, match=r"line 2: names the folder 'study/empty', which holds no"):
+        series_table(VolumeSpec("ct", 3, 4, 4, 1), "study/empty", "study/0")
+    with pytest.raises(UserError, match=r"names the folder 'study/0'; name one file .*\(depth\)"):
+        series_table(CT, "study/0")
