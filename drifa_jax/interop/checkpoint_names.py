@@ -167,6 +167,26 @@ _SELF_ATTENTION = (
     ("norm", "layernorm"),
 )
 
+_WINDOWS = r"blocks/resolution_(\d+)/block_(\d+)"
+_LAYER = "encoder.layers.{}.blocks.{}."
+
+SWIN = Naming(
+    (
+        ("patches", "embeddings.patch_embeddings.projection"),
+        ("patch_norm", "embeddings.norm"),
+        (r"mergings/merging_(\d+)/(norm|reduction)", "encoder.layers.{}.downsample.{}"),
+        (_WINDOWS + "/norm1", _LAYER + "layernorm_before"),
+        (_WINDOWS + "/norm2", _LAYER + "layernorm_after"),
+        (_WINDOWS + "/attention/(query|key|value)", _LAYER + "attention.self.{}"),
+        (_WINDOWS + "/attention/out", _LAYER + "attention.output.dense"),
+        (_WINDOWS + "/attention/positions", _LAYER + "attention.self.relative_position_bias_table"),
+        (_WINDOWS + "/expand", _LAYER + "intermediate.dense"),
+        (_WINDOWS + "/project", _LAYER + "output.dense"),
+        ("norm", "layernorm"),
+    )
+)
+"""Names of the files of `transformers`' Swin."""
+
 VIT = Naming(
     (
         *_TOKENS,

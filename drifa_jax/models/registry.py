@@ -15,6 +15,7 @@ from drifa_jax.models.backbones.convnext import CONVNEXT_PLANS, ConvNeXt
 from drifa_jax.models.backbones.densenet import DENSENET_PLANS, DenseNet
 from drifa_jax.models.backbones.efficientnet import EFFICIENTNET_PLANS, EfficientNet
 from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.backbones.swin import SWIN_PLANS, Swin
 from drifa_jax.models.backbones.vit import VIT_PLANS, ViT
 from drifa_jax.models.fusions.contract import Fusion
 from drifa_jax.models.fusions.drifa import DRIFAFusion
@@ -33,6 +34,7 @@ BACKBONES: dict[str, Callable[..., Backbone | TokenBackbone]] = {
     **{name: partial(ConvNeXt, plan=plan) for name, plan in CONVNEXT_PLANS.items()},
     **{name: partial(EfficientNet, plan=plan) for name, plan in EFFICIENTNET_PLANS.items()},
     **{name: partial(DenseNet, plan=plan) for name, plan in DENSENET_PLANS.items()},
+    **{name: partial(Swin, plan=plan) for name, plan in SWIN_PLANS.items()},
     **{name: partial(ViT, plan=plan) for name, plan in VIT_PLANS.items()},
 }
 """`(num_channels, *, options, rngs) -> Backbone`, of models/backbones/contract.py."""

@@ -20,6 +20,7 @@ from drifa_jax.interop.pretrained.networks import filled
 from drifa_jax.interop.pretrained.references import reference_features
 from drifa_jax.models.backbones.convnext import ConvNeXt, ConvNeXtPlan
 from drifa_jax.models.backbones.efficientnet import EfficientNet, Group, scaled
+from drifa_jax.models.backbones.swin import Swin, SwinPlan
 from drifa_jax.models.backbones.vit import ViT, ViTPlan
 from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.registry import BACKBONES
@@ -34,6 +35,7 @@ NETWORKS = {
     "convnext_toy": partial(ConvNeXt, plan=ConvNeXtPlan((1, 2), (6, 10))),
     "convnextv2_toy": partial(ConvNeXt, plan=ConvNeXtPlan((1, 2), (6, 10), 2)),
     "efficientnet_b9": partial(EfficientNet, plan=scaled(0.3, 1.0, groups=GROUPS)),
+    "swin_toy": partial(Swin, plan=SwinPlan((1, 2, 1), (1, 2, 2), 4, window=2)),
     "vit_toy": partial(ViT, plan=ViTPlan(*TINY, epsilon=1e-12)),
     "deit_toy": partial(ViT, plan=ViTPlan(*TINY, distillation=True, epsilon=1e-12)),
     "dinov2_toy": partial(ViT, plan=ViTPlan(*TINY, layer_scale=1.0)),
@@ -91,6 +93,12 @@ def model_of(backbone):
                 num_block_repeats=[g.num_blocks for g in GROUPS],
                 depthwise_padding=[],
                 **classes,
+            )
+        )
+    if backbone == "swin_toy":
+        return transformers.SwinForImageClassification(
+            transformers.SwinConfig(
+                embed_dim=4, depths=[1, 2, 1], num_heads=[1, 2, 2], window_size=2, **classes
             )
         )
     shape = {

@@ -10,6 +10,7 @@ from flax import nnx
 
 from drifa_jax.models.backbones.convnext import ConvNeXt, ConvNeXtPlan
 from drifa_jax.models.backbones.efficientnet import EfficientNet, Group, scaled
+from drifa_jax.models.backbones.swin import Swin, SwinPlan
 from drifa_jax.models.backbones.vit import ViT, ViTPlan
 from drifa_jax.models.stochastic_depth import StochasticDepth, residual
 from drifa_jax.network_options import NetworkOptions
@@ -19,6 +20,7 @@ GROUPS = (Group(3, 1, 1, 8, 2), Group(3, 2, 2, 8, 2))
 BACKBONES = {
     "convnext": (ConvNeXt, ConvNeXtPlan((1, 2), (4, 8))),
     "efficientnet": (EfficientNet, scaled(1.0, 1.0, groups=GROUPS)),
+    "swin": (Swin, SwinPlan((1, 2), (1, 2), 4, window=2)),
     "vit": (ViT, ViTPlan(8, 4, 2, patch=8, grid=4)),
 }
 
@@ -28,6 +30,11 @@ LATER = {
         net.resolutions["resolution_1"].blocks[f"block_{k}"].project.kernel for k in (0, 1)
     ],
     "efficientnet": lambda net: [net.blocks[f"block_{k}"].project.norm.scale for k in (1, 3)],
+    "swin": lambda net: [
+        matrix
+        for block in net.blocks["resolution_1"].values()
+        for matrix in (block.attention.out.kernel, block.project.kernel)
+    ],
     "vit": lambda net: [
         matrix
         for k in (1, 2, 3)

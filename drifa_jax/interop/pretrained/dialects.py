@@ -188,6 +188,16 @@ DIALECTS = (
         activations=("relu",),
     ),
     Dialect(
+        "Swin (transformers)",
+        r"swin_\w+",
+        "encoder.layers.0.blocks.0.attention.self.query.weight",
+        names.SWIN,
+        model_types=("swin",),
+        prefix=r"swin\.",
+        unread=r"(classifier|pooler)\.|.*\.relative_position_index",
+        **_TRANSFORMER,
+    ),
+    Dialect(
         "ViT or DeiT (transformers)",
         r"(vit|deit)_\w+",
         "encoder.layer.0.layernorm_before.weight",

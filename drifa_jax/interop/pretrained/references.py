@@ -83,7 +83,9 @@ def _lite(checkpoint: Checkpoint, backbone: str, pixels):
     import torch
 
     library = optional("efficientnet_lite_pytorch", "Parity of EfficientNet-Lite", "test")
-    model = library.EfficientNet.from_name(backbone.replace("_", "-")).eval()
+    # It pads as images of one size need, which it is told when it is built.
+    name, size = backbone.replace("_", "-"), list(pixels.shape[2:])
+    model = library.EfficientNet.from_name(name, image_size=size).eval()
     state = {name: torch.from_numpy(x) for name, x in checkpoint.tensors.items()}
     unknown = model.load_state_dict(state, strict=False).unexpected_keys
     assert not unknown, unknown
@@ -104,6 +106,14 @@ def _transformers(folder: str, model_type: str, backbone: str, pixels):
         ends = [k for k, b in enumerate(blocks) if k and max(_pair(b.depthwise_conv.stride)) > 1]
         layers = [model.embeddings, *(blocks[k - 1] for k in ends), model.encoder.top_activation]
         stem, *maps = _hooked(model, layers, lambda: model(pixels))
+        return {"stem": stem, **_named(maps)}
+    if model_type == "swin":
+        *maps, last = model.encoder(
+            *model.embeddings(pixels),
+            output_hidden_states=True,
+            output_hidden_states_before_downsampling=True,
+        ).reshaped_hidden_states
+        stem, *maps = *maps, model.layernorm(last.movedim(1, -1)).movedim(-1, 1)
         return {"stem": stem, **_named(maps)}
     interpolates = {"interpolate_pos_encoding": True} if model_type in ("vit", "deit") else {}
     out = model(pixels, output_hidden_states=True, **interpolates)

@@ -8,14 +8,16 @@ import pytest
 from drifa_jax.models.backbones.convnext import ConvNeXt, ConvNeXtPlan
 from drifa_jax.models.backbones.densenet import DenseNet, DenseNetPlan
 from drifa_jax.models.backbones.efficientnet import EfficientNet, Group, scaled
+from drifa_jax.models.backbones.swin import Swin, SwinPlan
 from drifa_jax.models.backbones.vit import ViT, ViTPlan
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription
 from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.models.initial import initial_rngs
-from drifa_jax.models.registry import BACKBONES
+from drifa_jax.models.registry import BACKBONES, VOLUME_BACKBONES
 from drifa_jax.network_options import NetworkOptions
+from drifa_jax.sharding import DATA_AXIS, Layout, device_mesh, is_large
 
 SMALL = {
     "convnext": lambda **k: ConvNeXt(1, ConvNeXtPlan((1, 1), (4, 6)), **k),
@@ -24,12 +26,21 @@ SMALL = {
         1, scaled(0.1, 1, groups=(Group(3, 2, 2, 40, 1), Group(3, 2, 2, 40, 1))), **k
     ),
     "densenet": lambda **k: DenseNet(1, DenseNetPlan((1, 1), 4, 4), **k),
+    "swin": lambda **k: Swin(1, SwinPlan((2, 1), (1, 2), 4, window=2), **k),
     "vit": lambda **k: ViT(1, ViTPlan(8, 4, 2, 4, 3, num_registers=1), **k),
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["convnext_atto", "efficientnet_lite0", "densenet121", "deit_tiny", "dinov3_small"]
+    "name",
+    [
+        "convnext_atto",
+        "efficientnet_lite0",
+        "densenet121",
+        "swin_tiny",
+        "deit_tiny",
+        "dinov3_small",
+    ],
 )
 def test_stages_give_what_they_declare(name):
     network = build_network(
@@ -56,6 +67,21 @@ def test_stages_give_what_they_declare(name):
         (side, side, stage.channels) for side, stage in zip(sides, plan, strict=True)
     ]
     assert [stage.dropout for stage in plan] == [True] * (len(plan) - 1) + [False]
+
+
+@pytest.mark.parametrize("volumes", [False, True])
+def test_every_large_array_is_cut_over_the_devices(volumes):
+    """What is kept whole where state is cut into pieces are small arrays alone; nothing is run."""
+    layout = Layout(device_mesh(data=8), shard_state=True)
+    for name in sorted(VOLUME_BACKBONES if volumes else BACKBONES):
+        axes = {"num_axes": 3} if volumes else {}
+        backbone = Functional(
+            lambda rngs, name=name, axes=axes: BACKBONES[name](
+                3, options=NetworkOptions(backbone=name), rngs=rngs, **axes
+            )
+        )
+        for leaf in jax.tree.leaves(layout.state(backbone.abstract_params)):
+            assert (DATA_AXIS in leaf.sharding.spec) == is_large(leaf.shape), (name, leaf.shape)
 
 
 @pytest.mark.parametrize("name", SMALL)
