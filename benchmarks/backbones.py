@@ -2,6 +2,7 @@
 
     python benchmarks/backbones.py                        # all of NAMES
     python benchmarks/backbones.py resnet18 vit_tiny --size 224 --batch 8 --compile 300
+    python benchmarks/backbones.py slices_resnet18        # volumes of 4 slices, pooled by attention
 
 Both run in this process on the same cores, on the same images, in turns, so that other load hits
 them alike; medians over the rounds, and the ratio of medians. On a busy machine take
@@ -35,19 +36,29 @@ import numpy as np
 
 NAMES = (
     "resnet18",
+    "resnet34",
     "resnet50",
     "convnext_atto",
     "convnext_tiny",
     "convnextv2_atto",
     "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
     "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "densenet121",
+    "swin_tiny",
     "vit_tiny",
     "deit_tiny",
     "dinov2_small",
     "dinov2_registers_small",
     "dinov3_small",
+    "slices_efficientnet_lite0",
 )
+SLICES = "slices_"
+"""Before a name: volumes of NUM_SLICES slices through that backbone, with attention over them."""
+NUM_SLICES = 4
 WARM_UPS = 2
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 FLOPS_SIZE = 224
@@ -86,8 +97,9 @@ def main() -> None:
 
 def line(name: str, options) -> str:
     """One row of the table."""
+    depth = (NUM_SLICES,) * name.startswith(SLICES)
     images = np.random.default_rng(0).standard_normal(
-        (options.batch, options.size, options.size, 3), np.float32
+        (options.batch, *depth, options.size, options.size, 3), np.float32
     )
     num_parameters, planned, contenders = jax_contenders(name, images)
     model = reference(name, options.size)
@@ -126,6 +138,7 @@ def jax_contenders(name: str, images: np.ndarray) -> tuple[int, int, Contenders]
         training_options,
     )
     from drifa_jax.models.backbones.contract import TokenBackbone
+    from drifa_jax.models.backbones.slice_attention import over_slices
     from drifa_jax.models.functional import Functional
     from drifa_jax.models.registry import BACKBONES
     from drifa_jax.network_options import NetworkOptions
@@ -136,7 +149,9 @@ def jax_contenders(name: str, images: np.ndarray) -> tuple[int, int, Contenders]
     declared = []
 
     def build(rngs):
-        module = BACKBONES[name](3, options=network_options, rngs=rngs)
+        module = BACKBONES[name.removeprefix(SLICES)](3, options=network_options, rngs=rngs)
+        if name.startswith(SLICES):
+            module = over_slices(module, options=network_options, rngs=rngs)
         declared[:] = [len(module.plan), isinstance(module, TokenBackbone)]
         return module
 
@@ -196,8 +211,12 @@ def reference(name: str, size: int):
     """The same network in PyTorch, called with `[b, c, h, w]`; it returns its last features."""
     import transformers
 
+    if name.startswith(SLICES):
+        return slices_reference(reference(name.removeprefix(SLICES), size))
+
     from drifa_jax.models.backbones.convnext import CONVNEXT_PLANS
     from drifa_jax.models.backbones.densenet import DENSENET_PLANS
+    from drifa_jax.models.backbones.swin import SWIN_PLANS
     from drifa_jax.models.backbones.vit import VIT_PLANS
 
     family = name.rsplit("_", 1)[0]
@@ -223,7 +242,7 @@ def reference(name: str, size: int):
     if family == "efficientnet" and "lite" in name:
         from efficientnet_lite_pytorch import EfficientNet
 
-        model = EfficientNet.from_name(name.replace("_", "-"))
+        model = EfficientNet.from_name(name.replace("_", "-"), image_size=size)
         model._global_params = model._global_params._replace(drop_connect_rate=0.0)
         return model
     if family == "efficientnet":
@@ -235,6 +254,10 @@ def reference(name: str, size: int):
             drop_connect_rate=0.0,
         )
         return transformers.EfficientNetModel(config)
+    if name in SWIN_PLANS:
+        return transformers.SwinModel(
+            transformers.SwinConfig(drop_path_rate=0.0, attn_implementation="sdpa")
+        )
     plan = VIT_PLANS[name]
     kind = {
         "vit": "ViT",
@@ -257,6 +280,29 @@ def reference(name: str, size: int):
     return getattr(transformers, f"{kind}Model")(config)
 
 
+def slices_reference(model):
+    """The same with attention over slices, called with `[b, d, c, h, w]`."""
+    import torch
+    from torch import nn
+
+    class Slices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+            self.value, self.gate = nn.LazyLinear(128), nn.LazyLinear(128)
+            self.weight = nn.Parameter(torch.zeros(128))
+
+        def forward(self, volumes):
+            maps = last_features_of(self.model, volumes.flatten(0, 1))
+            maps = maps.unflatten(0, volumes.shape[:2])
+            pooled = maps.flatten(3).mean(-1)
+            inside = torch.tanh(self.value(pooled)) * torch.sigmoid(self.gate(pooled))
+            weights = torch.softmax(inside @ self.weight, 1) * volumes.shape[1]
+            return [maps * weights[..., None, None, None]]
+
+    return Slices()
+
+
 def densenet_reference():
     """The module `tests/reference/densenet.py`."""
     file = Path(__file__).resolve().parents[1] / "tests" / "reference" / "densenet.py"
@@ -277,7 +323,9 @@ def last_features_of(model, pixels):
 def torch_contenders(model, images: np.ndarray) -> Contenders:
     import torch
 
-    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    pixels = channels_first(images)
+    with torch.no_grad():
+        last_features_of(model, pixels)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def forward():
@@ -294,11 +342,18 @@ def torch_contenders(model, images: np.ndarray) -> Contenders:
     return {("forward", "eager"): forward, ("step", "eager"): step}
 
 
+def channels_first(images: np.ndarray):
+    """`[b, ..., h, w, c]` as a tensor `[b, ..., c, h, w]`."""
+    import torch
+
+    return torch.from_numpy(np.moveaxis(images, -1, -3).copy())
+
+
 def compiled_contender(model, images: np.ndarray, limit: int) -> Contenders:
     """The forward pass by `torch.compile`; nothing where it does not finish within the limit."""
     import torch
 
-    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    pixels = channels_first(images)
     call = torch.compile(lambda x: last_features_of(model, x))
 
     def forward():
@@ -366,14 +421,15 @@ def _status(field: str) -> int:
 
 
 def flops(name: str) -> int:
-    """Of one image of 224 pixels, a multiply-add counting as two, as PyTorch counts."""
+    """Of one record of 224 pixels, a multiply-add counting as two, as PyTorch counts."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     model = reference(name, FLOPS_SIZE).eval()
+    depth = (NUM_SLICES,) * name.startswith(SLICES)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        last_features_of(model, torch.zeros(1, 3, FLOPS_SIZE, FLOPS_SIZE))
+        last_features_of(model, torch.zeros(1, *depth, 3, FLOPS_SIZE, FLOPS_SIZE))
     return counter.get_total_flops()
 
 

@@ -1,4 +1,4 @@
-"""What pretrained branches are worth in a network that is trained: frozen, fine-tuned, from scratch.
+"""What pretrained branches are worth in whole networks: frozen, fine-tuned, from scratch.
 
     python benchmarks/pretrained_networks.py configs/results.py:brain_lung_networks
         --config.data.modalities.mri.root=BRAIN_MRI --config.data.modalities.ct.root=LUNG_CT

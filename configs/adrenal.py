@@ -5,15 +5,19 @@
     drifa train --config configs/adrenal.py:slices --workdir RUN
         --config.data.modalities.gland.root=adrenalmnist3d.npz
 
+    drifa train --config configs/adrenal.py:pretrained --workdir RUN
+        --config.data.modalities.gland.root=adrenalmnist3d.npz
+
 The file is that of MedMNIST v2 (Yang et al., 2023): volumes of 28 x 28 x 28 voxels with splits of
 their own. `""` is a ResNet-10 of three spatial axes; `slices` runs a ResNet-10 of pictures over
-the 28 slices of each volume and pools them by attention. Results, commands and hardware:
+the 28 slices of each volume and pools them by attention; `pretrained` so with EfficientNet-Lite0
+and its ImageNet weights over 14 slices of 48 x 48 pixels. Results, commands and hardware:
 docs/results.md.
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
 
-VARIANTS = ("", "slices")
+VARIANTS = ("", "slices", "pretrained")
 SIDE = 28
 
 
@@ -31,7 +35,7 @@ def get_config(variant: str = ""):
             format="npz",
             task="adrenal",
             classes=("normal", "hyperplasia"),
-            slice_attention=variant == "slices",
+            slice_attention=variant != "",
         )
     }
     # The two glands of a person mirror each other.
@@ -48,4 +52,14 @@ def get_config(variant: str = ""):
     config.train.schedule = "cosine"
     config.train.warmup_steps = 34
     config.train.class_weights = "balanced"
+    if variant == "pretrained":
+        # Smaller pictures leave nothing of the map before the last stages.
+        config.data.modalities.gland.update(depth=SIDE // 2, height=48, width=48)
+        config.model.backbone, config.model.width = (
+            "efficientnet_lite0",
+            default_config().model.width,
+        )
+        config.train.pretrained = "package"
+        config.train.rate_scales.backbone = 0.3
+        config.train.num_epochs = 3
     return config.lock()
