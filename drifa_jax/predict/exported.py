@@ -93,8 +93,7 @@ class Answers(dict[str, Answer]):
     """What a network says of `b` records: `answers["tumour"]` is one task's answer.
 
     Attributes:
-      out_of_distribution: how unlike the validation records each record is; None where the
-        export holds no distance.
+      out_of_distribution: how unlike the validation records each record is; None where unknown.
     """
 
     def __init__(self, tasks: Mapping[str, Answer], out_of_distribution: DistanceScores | None):
@@ -251,9 +250,8 @@ def load_exported(path: str | Path) -> ExportedNetwork:
     Raises:
       ExportError: when the file is no export, was damaged or changed, or its program has expired.
     """
-    path = Path(path)
     try:
-        card, parts = opened(path)
+        card, parts = opened(Path(path))
         leaves = _arrays(parts[PARAMETERS])
         parameters = [leaves[f"p{i}"] for i in range(len(leaves))]
         distance = _arrays(parts[OUT_OF_DISTRIBUTION]) if OUT_OF_DISTRIBUTION in parts else {}
@@ -276,6 +274,8 @@ def _program(card: Mapping[str, Any], program: bytes, parameters: list[np.ndarra
         oldest = jax.export.minimum_supported_calling_convention_version
         if (version := exported.calling_convention_version) < oldest:
             raise ValueError(f"calling convention {version}, below {oldest}")
+        if card["versions"]["jax"] != jax.__version__:
+            exported.mlir_module()  # What a later JAX wrote is refused no sooner than here.
         return exported, False
     except Exception as error:  # whatever JAX says to a program of another time
         why = error

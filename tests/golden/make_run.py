@@ -1,6 +1,9 @@
 """Makes a tiny finished run of the present layout, with its answers, to be kept for later releases.
 
 python -m tests.golden.make_run tests/golden/finished/NAME
+
+What another JAX exports of one is kept beside, made in a copy of it:
+drifa export COPY tests/golden/exported/jax-VERSION.drifa --samples 4 --no-post-processing
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +20,15 @@ KEPT = ("config.json", "preprocessing.json", "network.json", "checkpoints")
 """What predicting reads of a run directory."""
 
 
-def answers(predictor) -> dict[str, list]:
-    """Probabilities by task of two records that are drawn from a fixed seed."""
+def pictures(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Two records, drawn from a fixed seed."""
     rng = np.random.default_rng(0)
-    images = {
-        spec.name: rng.integers(0, 256, (2, *spec.shape), np.uint8)
-        for spec in predictor.description.modalities
-    }
+    return {name: rng.integers(0, 256, (2, *shape), np.uint8) for name, shape in shapes.items()}
+
+
+def answers(predictor) -> dict[str, list]:
+    """Probabilities by task of the two records."""
+    images = pictures({spec.name: spec.shape for spec in predictor.description.modalities})
     prediction = predictor(images, record_ids=["a", "b"])
     return {
         task: np.asarray(prediction[task].probabilities).tolist()
