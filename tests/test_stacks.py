@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 
@@ -42,3 +43,13 @@ def test_without_pytorch_nothing_is_installed_that_brings_it():
     assert {Requirement(line).name for line in requirements_of_tests()} - left == {
         *("torch", "efficientnet-lite-pytorch")
     }
+
+
+def test_tests_ask_for_pytorch_before_they_import_it():
+    """Else the whole suite ends where it is missing, and not with a test that is skipped."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        if not path.name.startswith(("test_", "conftest")):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert "torch" not in names, f'{path}: torch = pytest.importorskip("torch")'

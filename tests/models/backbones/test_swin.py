@@ -2,7 +2,9 @@ import functools
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
+
 from safetensors.torch import load_file
 from transformers import SwinConfig, SwinModel
 
