@@ -79,9 +79,9 @@ class WindowAttention(nnx.Module):
             "bwqhc,bwkhc->bwhqk", query, key, preferred_element_type=at_least_float32(query)
         ) / math.sqrt(heads[-1])
         bias = self.positions[...][relative_positions(self.window)]
-        scores = scores + jnp.moveaxis(bias, -1, 0).astype(scores.dtype)
+        scores = scores + jnp.moveaxis(bias, -1, 0)[None, None].astype(scores.dtype)
         if hidden is not None:
-            scores = scores + hidden[:, None].astype(scores.dtype)
+            scores = scores + hidden[None, :, None].astype(scores.dtype)
         weights = jax.nn.softmax(scores).astype(value.dtype)
         return self.out(jnp.einsum("bwhqk,bwkhc->bwqhc", weights, value).reshape(x.shape))
 
