@@ -11,7 +11,7 @@
 The file is that of MedMNIST v2 (Yang et al., 2023): volumes of 28 x 28 x 28 voxels with splits of
 their own. `""` is a ResNet-10 of three spatial axes; `slices` runs a ResNet-10 of pictures over
 the 28 slices of each volume and pools them by attention; `pretrained` so with EfficientNet-Lite0
-and its ImageNet weights over 14 slices of 48 x 48 pixels. Results, commands and hardware:
+and its ImageNet weights over 8 slices of 48 x 48 pixels. Results, commands and hardware:
 docs/results.md.
 """
 
@@ -54,7 +54,7 @@ def get_config(variant: str = ""):
     config.train.class_weights = "balanced"
     if variant == "pretrained":
         # Smaller pictures leave nothing of the map before the last stages.
-        config.data.modalities.gland.update(depth=SIDE // 2, height=48, width=48)
+        config.data.modalities.gland.update(depth=8, height=48, width=48)
         config.model.backbone, config.model.width = (
             "efficientnet_lite0",
             default_config().model.width,

@@ -27,7 +27,8 @@ class Role:
 
     Attributes:
       part: of `PARTS`. MFA and the attention to slices are attention inside a branch as well.
-      modality: whose branch it is in; empty outside branches.
+      modality: whose branch it is in; empty outside branches, and of the attention to slices, which
+        follows a backbone: where the branch is frozen, it still has to be learnt.
       above: layers of its backbone from its own to the heads, itself included: 1 in the last
         layer. 0 outside backbones, and in those that declare no layers.
       embeds: whether it is an `Embedding`.
@@ -47,7 +48,7 @@ def parameter_roles(network: DRIFANet) -> dict[str, Any]:
     roles = {}
     for modality, branch in network.branches.items():
         attention = {
-            id(parameter)
+            id(parameter): Role(ATTENTION, modality if isinstance(module, MFA) else "")
             for _, module in nnx.iter_graph(branch)
             if isinstance(module, MFA | SlicePooling)
             for parameter in _parameters((module,))
@@ -62,7 +63,7 @@ def parameter_roles(network: DRIFANet) -> dict[str, Any]:
             }
         for parameter in _parameters((branch,)):
             if id(parameter) in attention:
-                roles[id(parameter)] = Role(ATTENTION, modality)
+                roles[id(parameter)] = attention[id(parameter)]
             else:
                 steps = above.get(id(parameter), 0)
                 embeds = isinstance(parameter, Embedding)

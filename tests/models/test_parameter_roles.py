@@ -19,6 +19,7 @@ LAYERS = {
     "densenet121": 5,
     "efficientnet_b0": 6,
     "efficientnet_lite0": 6,
+    "swin_tiny": 5,
     "deit_tiny": 13,
     "dinov2_registers_small": 13,
     "dinov3_small": 13,
@@ -61,6 +62,13 @@ def test_attention_is_attention_inside_branches_and_between_them(resnet):
     inside = resnet["branches"]["mri"]["stages"]["stage_0"]["mfa1"]
     assert {(role.part, role.modality) for role in listed(inside)} == {(ATTENTION, "mri")}
     assert {(role.part, role.modality) for role in listed(resnet["fusion"])} == {(ATTENTION, "")}
+
+
+def test_attention_to_slices_belongs_to_no_branch_that_could_be_frozen():
+    volume = ModalityDescription(1, "volume", slice_attention=True)
+    branch = roles_of("efficientnet_lite0", ct=volume)["branches"]["ct"]
+    assert {(role.part, role.modality) for role in listed(branch["pooling"])} == {(ATTENTION, "")}
+    assert {(role.part, role.modality) for role in listed(branch["slices"])} == {(BACKBONE, "ct")}
 
 
 def test_tokens_and_positions_are_embeddings():
