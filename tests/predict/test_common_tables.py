@@ -15,7 +15,7 @@ SITES = ("back", "face", "hand", "leg")
 
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory, untrained_run):
-    """Three folds of pictures with a table, in each of which another site is rare or absent."""
+    """Two of three folds of pictures with a table; the second never saw the site of record 7."""
     root = tmp_path_factory.mktemp("skin")
     lines = ["id,image,label,age,site"]
     for k in range(24):
@@ -29,7 +29,7 @@ def folds(tmp_path_factory, untrained_run):
         categorical_columns=("site",), height=16, width=16, channels=1,
     )  # fmt: skip
     runs = []
-    for fold in range(3):
+    for fold in (0, 2):
         config = from_mapping(
             {
                 "data": {
@@ -54,16 +54,13 @@ def test_each_member_answers_as_it_does_alone(folds):
         "photo": [np.full((16, 16), 40 * k, np.uint8) for k in range(4)],
         "photo_table": [row, row | {"age": ""}, row | {"site": "face"}, row | {"site": "nose"}],
     }
-    names = ["p", "q", "r", "s"]
     with jax.numpy_dtype_promotion("standard"):
         together = load(*folds, post_processing=False)
         alone = [load(run, post_processing=False) for run in folds]
         known = {p.description.readings["photo_table"].encoding.categories for p in alone}
         assert len(known) > 1, "the folds encode alike, which proves nothing"
-        samples = together.samples(*together.read(cases), names)["dx"]
         for member, own in enumerate(alone):
             expected = own.features(*own.read(cases))[0]
             found = together.features(*together.read(cases))[member]
             # Two matrices are multiplied before, not after, the features: rounding of float32.
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert samples.shape[0] == 3 and np.isfinite(samples).all()
