@@ -175,6 +175,8 @@ def _of_table(candidate: _Candidate, answers: Answers) -> list[Found]:
         raise UserError(
             f"{candidate.root / file}: {ONE_PATIENT if alone else too_small(groups_of)}"
         )
+    columns_of_classes = label.split(",") if "," in label else ()
+    groups_of = dict.fromkeys(columns_of_classes, 0) | groups_of
     if len(known) < len(groups_of):
         fields["classes"], fields["ignore_other_classes"] = tuple(known), True
         rare = ", ".join(f"{name} ({n})" for name, n in groups_of.items() if name not in known)

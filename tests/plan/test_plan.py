@@ -340,11 +340,12 @@ def test_two_tables_of_labels_that_differ_are_a_question(images, capsys):
 
 def test_one_hot_columns_beside_the_images_are_the_label(images):
     root = images([f"{k}.png" for k in range(60)])
-    lines = "".join(f"{k},{k % 3 > 0:d},{k % 3 == 0:d}\n" for k in range(60))
-    (root / "cohort.csv").write_text("image_id,MEL,NV\n" + lines)
+    lines = "".join(f"{k},{k % 3 > 0:d},0,{k % 3 == 0:d}\n" for k in range(60))
+    (root / "cohort.csv").write_text("image_id,MEL,DF,NV\n" + lines)
     planned(root)
     (modality,) = load_config("plan.py").data.modalities.values()
-    assert (modality.label_column, modality.task) == ("MEL,NV", "diagnosis")
+    assert (modality.label_column, modality.task) == ("MEL,DF,NV", "diagnosis")
+    assert modality.classes == ("MEL", "NV"), "a column of which no record is an example"
 
 
 def test_a_record_is_called_by_a_column_that_reads_as_an_id(images):
