@@ -249,7 +249,7 @@ def _table_of(parts: Mapping[str, Records], table: pa.Table, strategy: str) -> R
         {name: reader for part in parts.values() for name, reader in part.readers.items()},
         [spec for part in parts.values() for spec in part.modalities],
         all_tasks(parts),
-        description=f"{strategy} pairing of {described}",
+        description=described if len(parts) == 1 else f"{strategy} pairing of {described}",
         synthetic=any(part.synthetic for part in parts.values()),
         notes=notes_of(parts.values()),
     )

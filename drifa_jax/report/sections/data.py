@@ -100,6 +100,8 @@ def data(evaluated: Evaluated, folder: Path) -> Section:
 def _pairing(evaluated: Evaluated) -> str:
     if evaluated.config.data.source == "phantoms":
         return "the modalities of a record show the same synthetic head"
+    if len(evaluated.config.data.modalities) == 1:
+        return "none: one place holds whole records"
     meaning = {
         "paired": "the same record id in every modality",
         "index": "strangers side by side, by their place in the lists",
