@@ -4,15 +4,14 @@
         --config.data.modalities.gland.root=adrenalmnist3d.npz
     drifa train --config configs/adrenal.py:slices --workdir RUN
         --config.data.modalities.gland.root=adrenalmnist3d.npz
-
     drifa train --config configs/adrenal.py:pretrained --workdir RUN
         --config.data.modalities.gland.root=adrenalmnist3d.npz
 
 The file is that of MedMNIST v2 (Yang et al., 2023): volumes of 28 x 28 x 28 voxels with splits of
 their own. `""` is a ResNet-10 of three spatial axes; `slices` runs a ResNet-10 of pictures over
-the 28 slices of each volume and pools them by attention; `pretrained` so with EfficientNet-Lite0
-and its ImageNet weights over 8 slices of 48 x 48 pixels. Results, commands and hardware:
-docs/results.md.
+the 28 slices of each volume and pools them by attention; `pretrained` so with EfficientNet-Lite0,
+whose ImageNet weights stay as they came, over 8 slices of 48 x 48 pixels. Results, commands and
+hardware: docs/results.md.
 """
 
 from drifa_jax.config import default_config, modality, unknown_variant
@@ -60,6 +59,6 @@ def get_config(variant: str = ""):
             default_config().model.width,
         )
         config.train.pretrained = "package"
-        config.train.rate_scales.backbone = 0.3
-        config.train.num_epochs = 3
+        config.train.frozen = ("branches",)
+        config.train.num_epochs = 8
     return config.lock()

@@ -18,7 +18,7 @@ split as `brain_lung` is; `milk10k_pretrained` the same for MILK10k, whose close
 table show the same lesion. It reads `lesions_wide.csv`, one row a lesion, with the columns
 lesion_id, clinical, dermoscopic (paths), dx, age_approx, sex, skin_tone_class and site.
 `benchmarks/pretrained_study.py` fits heads on their features; `brain_lung_networks` and
-`milk10k_networks` are whole networks of these branches at 64 pixels, whose heads read every
+`milk10k_networks` are whole networks of these branches at 96 pixels, whose heads read every
 resolution, for `benchmarks/pretrained_networks.py`.
 
 32 pixels, a width of 8 and ResNet-10 fit two CPU cores; figures at such a size compare protocols
@@ -40,7 +40,7 @@ VARIANTS = (
     "skin",
     "skin_leaky",
 )
-SIDE, PRETRAINED_SIDE, NETWORKS_SIDE = 32, 160, 64
+SIDE, PRETRAINED_SIDE, NETWORKS_SIDE = 32, 160, 96
 
 
 def get_config(variant: str = ""):
@@ -70,7 +70,7 @@ def get_config(variant: str = ""):
     config.train.warmup_steps = 20
     config.train.class_weights = "balanced"
     if variant.endswith("_networks"):
-        _networks(config, num_epochs=3 if name == "brain_lung" else 6)
+        _networks(config, num_epochs=6 if name == "brain_lung" else 10)
     if variant.endswith(("_networks", "_pretrained")):
         for at in config.data.modalities.values():
             at.height = at.width = (
