@@ -66,7 +66,7 @@ def main() -> None:
         except Interrupted as interruption:
             sys.exit(f"{interruption}: state saved. The same command again goes on from here.")
     finished = [job for job in running.jobs(WAYS, range(100), workdir) if job.is_finished]
-    print(tables(finished))
+    print(tables(finished) if finished else "No network is finished yet, so there is no table.")
 
 
 def tables(finished: Sequence[running.Job]) -> str:
