@@ -249,6 +249,11 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             "the paper's: drifa",
         )
         plan.decide(
+            "train.rate_scales.backbone",
+            0.1,
+            "branches that were trained take small steps; heads and gates are new",
+        )
+        plan.decide(
             "model.read_stages",
             READ_RESOLUTIONS,
             "heads read every resolution, not the last stage alone: a higher AUROC on four sets of "
@@ -275,6 +280,7 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
     else:
         plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
     plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
+    plan.decide("model.dropout_rate", 0.1, "0.25 after every stage hides too much in short runs")
 
 
 def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room | None) -> None:
