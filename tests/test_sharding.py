@@ -11,6 +11,8 @@ from drifa_jax.errors import UserError
 from drifa_jax.sharding import HostPart, Layout, device_mesh, layout_of
 from tests.train.toy import toy_config
 
+pytestmark = pytest.mark.usefixtures("every_device")
+
 
 def test_all_devices_are_on_the_data_axis_unless_asked_otherwise():
     assert dict(device_mesh().shape) == {"ensemble": 1, "data": 8, "model": 1}

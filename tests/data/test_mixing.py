@@ -24,6 +24,16 @@ def batch(size=8):
     return images, {"tumour": jnp.arange(size, dtype=jnp.int32)}
 
 
+def mix(function, images, labels, key=KEY, present=None, **options):
+    """As a step does it, compiled."""
+
+    @jax.jit
+    def compiled(images, labels, key, present):
+        return function(images, labels, CLASSES, key, present=present, **options)
+
+    return compiled(images, labels, key, present)
+
+
 def expected_value(probabilities):
     """What the images must show on average, from the labels alone."""
     return np.asarray(probabilities) @ np.arange(probabilities.shape[1])
@@ -31,7 +41,7 @@ def expected_value(probabilities):
 
 def test_mixup_blends_images_and_labels_alike():
     images, labels = batch()
-    mixed, probabilities = mixup(images, labels, CLASSES, KEY, alpha=1.0)
+    mixed, probabilities = mix(mixup, images, labels, alpha=1.0)
     np.testing.assert_allclose(probabilities["tumour"].sum(1), 1, rtol=1e-6)
     for modality in images:
         shown = np.asarray(mixed[modality]).reshape(8, -1).mean(1)
@@ -41,7 +51,7 @@ def test_mixup_blends_images_and_labels_alike():
 
 def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
     images, labels = batch()
-    mixed, probabilities = cutmix(images, labels, CLASSES, KEY)
+    mixed, probabilities = mix(cutmix, images, labels)
     np.testing.assert_allclose(probabilities["tumour"].sum(1), 1, rtol=1e-6)
     for modality in ("mri", "ct"):
         for row in range(8):
@@ -55,12 +65,12 @@ def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
     np.testing.assert_array_equal(mixed["patient"], images["patient"])
 
 
-@pytest.mark.parametrize("mix", [mixup, cutmix])
-def test_records_that_lack_a_label_or_modality_do_not_mix_with_those_that_have_it(mix):
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_records_that_lack_a_label_or_modality_do_not_mix_with_those_that_have_it(function):
     images, _ = batch()
     labels = {"tumour": jnp.array([0, 1, -1, -1, 4, 5, 6, 7], jnp.int32)}
     present = {"mri": jnp.array([True] * 6 + [False] * 2)}
-    mixed, probabilities = mix(images, labels, CLASSES, KEY, present=present)
+    mixed, probabilities = mix(function, images, labels, present=present)
     assert (probabilities["tumour"][2:4] == 0).all()
     assert (probabilities["tumour"][6:, :6] == 0).all()
     assert (probabilities["tumour"][:6, 6:] == 0).all()
@@ -70,8 +80,8 @@ def test_records_that_lack_a_label_or_modality_do_not_mix_with_those_that_have_i
 
 def test_equal_keys_mix_equally_and_wrong_alpha_is_named():
     images, labels = batch()
-    first, again = (mixup(images, labels, CLASSES, KEY)[0]["mri"] for _ in range(2))
-    other = mixup(images, labels, CLASSES, jax.random.key(1))[0]["mri"]
+    first, again = (mix(mixup, images, labels)[0]["mri"] for _ in range(2))
+    other = mix(mixup, images, labels, jax.random.key(1))[0]["mri"]
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     with pytest.raises(ValueError, match="alpha is 0"):

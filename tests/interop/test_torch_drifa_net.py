@@ -166,10 +166,18 @@ def float64_step(request):
         gradients, (logits, seen, after) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
             params, images
         )
+        # Adam works element by element, and compiles faster on one vector than on many arrays.
+        leaves, structure = jax.tree.flatten(params)
+        vector, gradient = (
+            jnp.asarray(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
+            for tree in (params, gradients[0])
+        )
         # Optax raises a Python float to an int32 count, which is its own affair.
         with jax.numpy_dtype_promotion("standard"):
-            updates, _ = optimizer.update(gradients[0], optimizer.init(params))
-        params = optax.apply_updates(params, updates)
+            updates, _ = optimizer.update(gradient, optimizer.init(vector))
+        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        parts = zip(np.split(np.asarray(vector + updates), ends), leaves, strict=True)
+        params = jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
         ours = {
             "logits": logits,
             "seen": seen,

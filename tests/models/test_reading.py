@@ -34,6 +34,17 @@ def network():
     return Functional(module)
 
 
+def answer(network, params, statistics, images, stage=None, **options):
+    """What `Functional.apply` gives, compiled."""
+
+    @jax.jit
+    def compiled(params, statistics, images):
+        number = () if stage is None else (stage,)
+        return network.apply(params, statistics, *number, images, **options)
+
+    return compiled(params, statistics, images)
+
+
 def declared(options=OPTIONS):
     """The module without its arrays."""
     return nnx.eval_shape(lambda: module(nnx.Rngs(params=jax.random.key(0)), options))
@@ -69,12 +80,15 @@ def test_dropout_does_not_move_what_is_read():
 def test_a_network_reads_under_dropout_what_it_reads_without(network, state):
     """Of the first stage, before anything bends: three means and three deviations."""
     params, statistics, images = state
-    means = [
-        network.apply(params, statistics, images, train={"mri": False, "ct": False},
-                      dropout_key=jax.random.key(k))[1]["reading"]["scales"]["mri"]["mean"]
-        for k in range(30)
-    ]  # fmt: skip
-    _, without = network.apply(params, statistics, images, train={"mri": False, "ct": False})
+    frozen = {"train": {"mri": False, "ct": False}}
+
+    @jax.jit
+    def mean(key):
+        _, seen = network.apply(params, statistics, images, dropout_key=key, **frozen)
+        return seen["reading"]["scales"]["mri"]["mean"]
+
+    means = [mean(jax.random.key(k)) for k in range(30)]
+    _, without = answer(network, params, statistics, images, **frozen)
     expected = np.asarray(without["reading"]["scales"]["mri"]["mean"])[:6]
     # 64 places a channel and 30 draws; without the correction deviations are a third too large.
     np.testing.assert_allclose(np.mean(means, 0)[:6], expected, rtol=0.15)
@@ -96,7 +110,7 @@ def test_the_last_stage_of_every_resolution_is_read():
 
 def test_the_head_reads_every_resolution_at_one_scale(network, state):
     params, statistics, images = state
-    maps, _ = network.apply(params, statistics, images, train=False, method="features")
+    maps, _ = answer(network, params, statistics, images, train=False, method="features")
     read = {
         m: np.concatenate([mean_and_deviation(maps[k][m]) for k in stages], -1)
         for m, stages in {"mri": (0, 2), "ct": (1, 2)}.items()
@@ -105,7 +119,7 @@ def test_the_head_reads_every_resolution_at_one_scale(network, state):
     pooled = np.concatenate([read["mri"], read["ct"]], -1) / np.sqrt(1 + 1e-6)
     linear = params["heads"]["tumour"]["linear"]
     expected = pooled @ np.asarray(linear["kernel"]) + np.asarray(linear["bias"])
-    (logits, _), _ = network.apply(params, statistics, images, train=False)
+    (logits, _), _ = answer(network, params, statistics, images, train=False)
     np.testing.assert_allclose(logits["tumour"], expected, atol=TOLERANCE)
 
 
@@ -113,7 +127,7 @@ def test_what_an_absent_modality_holds_changes_nothing(network, state):
     params, statistics, images = state
     other = {m: jnp.where(PRESENT[m][:, None, None, None], x, 7.0) for m, x in images.items()}
     found = [
-        network.apply(params, statistics, x, train=True, present=PRESENT) for x in (images, other)
+        answer(network, params, statistics, x, train=True, present=PRESENT) for x in (images, other)
     ]
     jax.tree.map(np.testing.assert_array_equal, found[0][0][0], found[1][0][0])
     jax.tree.map(np.testing.assert_array_equal, found[0][1], found[1][1])
@@ -121,18 +135,19 @@ def test_what_an_absent_modality_holds_changes_nothing(network, state):
 
 def test_what_remains_after_any_stage_gives_the_same_answer(network, state):
     params, statistics, images = state
-    (logits, _), _ = network.apply(params, statistics, images, train=False)
+    (logits, _), _ = answer(network, params, statistics, images, train=False)
     for number in range(3):
-        held, _ = network.apply(
-            params, statistics, number, images, train=False, method="until_stage"
-        )
-        again, _ = network.apply(params, statistics, number, held, train=False, method="from_stage")
+        at = {"stage": number, "train": False}
+        held, _ = answer(network, params, statistics, images, method="until_stage", **at)
+        again, _ = answer(network, params, statistics, held, method="from_stage", **at)
         np.testing.assert_allclose(again["tumour"], logits["tumour"], atol=TOLERANCE)
 
 
 def test_an_explanation_of_a_stage_counts_what_the_head_reads_there(network, state):
     params, statistics, images = state
-    held, _ = network.apply(params, statistics, 0, images, train=False, method="until_stage")
+    held, _ = answer(
+        network, params, statistics, images, stage=0, train=False, method="until_stage"
+    )
     # With everything after it cut off, the first stage still speaks to the head.
     deaf = jax.tree_util.tree_map_with_path(
         lambda path, x: x * 0 if "stages_1" in jax.tree_util.keystr(path) else x, params
@@ -142,13 +157,13 @@ def test_an_explanation_of_a_stage_counts_what_the_head_reads_there(network, sta
         logits, _ = network.apply(deaf, statistics, 0, features, train=False, method="from_stage")
         return logits["tumour"][:, 0].sum()
 
-    assert np.abs(jax.grad(evidence)(held)["mri"]).max() > 0
+    assert np.abs(jax.jit(jax.grad(evidence))(held)["mri"]).max() > 0
 
 
 def test_frozen_branches_still_learn_the_scale_of_what_is_read(network, state):
     params, statistics, images = state
-    _, after = network.apply(
-        params, statistics, images, train={"mri": False, "ct": False},
+    _, after = answer(
+        network, params, statistics, images, train={"mri": False, "ct": False},
         dropout_key=jax.random.key(1),
     )  # fmt: skip
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), statistics, after)

@@ -83,12 +83,16 @@ def test_a_backbone_skips_the_blocks_that_are_drawn(name, monkeypatch):
     images = jax.random.normal(jax.random.key(1), (4, 32, 32, 1))
 
     def features(depth):
-        passed = getattr(backbone, f"stem{tokens}")(images, train=False)
-        for number in range(len(backbone.plan)):
-            passed = passed if tokens else (passed,)
-            call = getattr(backbone, f"stage{tokens}")
-            passed = call(number, *passed, train=False, depth=depth)
-        return np.asarray(passed[0] if tokens else passed)
+        @nnx.jit
+        def compiled(backbone, images):
+            passed = getattr(backbone, f"stem{tokens}")(images, train=False)
+            for number in range(len(backbone.plan)):
+                passed = passed if tokens else (passed,)
+                call = getattr(backbone, f"stage{tokens}")
+                passed = call(number, *passed, train=False, depth=depth)
+            return passed[0] if tokens else passed
+
+        return np.asarray(compiled(backbone, images))
 
     usual, drawn = features(None), features(StochasticDepth(KEY, 0.5))
     np.testing.assert_array_equal(usual, features(StochasticDepth(KEY, 0.0)))

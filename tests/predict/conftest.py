@@ -34,7 +34,12 @@ def make_run(folder: Path, *seeds: int) -> Path:
                 },
                 "phantoms": {"num_train": 8, "num_validation": 24, "num_test": 8},
             },
-            "model": {"width": 4, "backbone": "resnet10"},
+            "model": {
+                "width": 4,
+                "backbone": "resnet10",
+                "mfa_parts": (),
+                "fuse_at": (0, -1),
+            },
             "train": {"batch_size": 8, "num_epochs": 1},
             "uncertainty": {"num_mc_samples": NUM_SAMPLES},
             "ensemble": {"num_members": len(seeds)},
@@ -66,7 +71,7 @@ def write_run(config, folder: Path, *seeds: int) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_batches():
-    """One compiled shape for all tests."""
+    """Few compiled shapes, and those of `tests/serve`, which runs in the same process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "LARGEST_BATCH", 4)
         yield

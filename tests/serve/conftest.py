@@ -25,7 +25,7 @@ from drifa_jax.serve.service import Service
 from tests.predict.conftest import make_run
 
 LIMITS = Limits(
-    batch=2,
+    batch=4,
     decoders=1,
     upload_bytes=8 * 2**20,
     json_bytes=2**20,
@@ -65,7 +65,7 @@ def wait_for(condition, seconds: float = 20.0) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_batches():
-    """Two compiled sizes for all tests."""
+    """Few compiled sizes, and those of `tests/predict`, which runs in the same process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "LARGEST_BATCH", LIMITS.batch)
         yield

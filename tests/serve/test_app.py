@@ -216,7 +216,7 @@ def test_nothing_is_answered_before_all_is_compiled_nor_after_the_end(predictor,
     try:
         assert early.get("/healthz").status_code == 503
         response = post(early, files[0])
-        assert response.status_code == 503 and "0 of 3" in reason(response)
+        assert response.status_code == 503 and "0 of 4" in reason(response)
     finally:
         service.stopping = True
         assert "stopping" in reason(post(early, files[0]))

@@ -6,6 +6,7 @@ a start costs a second instead of ten.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -14,6 +15,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy
+import pyarrow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +48,8 @@ class Attempts:
         """Starts `train_and_test`; groups are those of `toy_config`, `large` is sharding's."""
         self._number += 1
         output = self._folder / f"output{self._number}.txt"
-        environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = {"XLA_FLAGS": flags}
         if port:
             environment |= {
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -178,6 +183,7 @@ if __name__ == "__main__":
     from tests.train import toy  # noqa: F401  (it enters its parts into the registry)
 
     for name in (
+        "_strptime",
         "absl.logging",
         "matplotlib.figure",
         "tensorboardX",
@@ -188,8 +194,12 @@ if __name__ == "__main__":
         "drifa_jax.report.learning",
         "drifa_jax.train.experiment",
         "drifa_jax.train.loop",
+        "jaxlib.mlir.dialects.mhlo",
     ):
         importlib.import_module(name)
+    # PyArrow imports pandas, where it is installed, at the first array of NumPy's.
+    pyarrow.array(numpy.zeros(1))
+    gc.freeze()
     # A second of drawing, and hundreds of tiny programs, in every attempt.
     sys.modules["drifa_jax.report.learning"].learning_curves = lambda *_, **__: None
     sys.modules["drifa_jax.compilation"].use_compilation_cache = keep_all_programs

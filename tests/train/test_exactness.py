@@ -13,7 +13,8 @@ import pytest
 
 from drifa_jax import compilation
 from drifa_jax.cpu import options
-from drifa_jax.models.building import drifa_net
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.drifa_net import DRIFANet
 from drifa_jax.models.functional import Functional
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.train.losses import TaskLoss
@@ -36,18 +37,17 @@ def batch_of(seed):
 
 @pytest.fixture(scope="module")
 def start():
-    """A network, and its state before the first step.
+    """A network of two stages with all its attention, and its state before the first step.
 
     SGD, because Adam turns rounding of gradients near zero into steps of full size.
     """
-    network = Functional(
-        lambda rngs: drifa_net(
-            {"mri": 1},
-            {"tumour": 4},
-            options=NetworkOptions(width=4, backbone="resnet10"),
-            rngs=rngs,
-        )
-    )
+
+    def build(rngs):
+        options = NetworkOptions(width=4)
+        branch = ResNet(1, plan=(1, 1), options=options, rngs=rngs)
+        return DRIFANet({"mri": branch}, {"tumour": 4}, options=options, rngs=rngs)
+
+    network = Functional(build)
     optimizer = optax.sgd(0.01)
     step = make_train_step(network, optimizer, {"tumour": TaskLoss()})
     return step, initial_state(*network.init(jax.random.key(0)), optimizer)

@@ -17,6 +17,8 @@ from drifa_jax.train import feed as feed_module
 from drifa_jax.train.feed import Feed, check_records, member_streams, waiting_warning
 from tests.train.toy import toy_config
 
+pytestmark = pytest.mark.usefixtures("every_device")
+
 
 @pytest.fixture(scope="module")
 def experiment():

@@ -187,7 +187,9 @@ def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypat
         ({"task_weights": {"tumour": 0.0, "stroke": 0.0}}, "use shares of 0 or more"),
     ],
 )
-def test_training_options_that_do_not_fit_the_data_are_named(train, message, tmp_path, tiny_config):
+def test_training_options_that_do_not_fit_are_named(
+    train, message, tmp_path, tiny_config, every_device
+):
     with pytest.raises(UserError, match=message):
         train_and_test(tiny_config(**train), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -28,6 +28,8 @@ from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import initial_state
 from tests.train import toy
 
+pytestmark = pytest.mark.usefixtures("every_device")
+
 NUM_STEPS = 5
 # Sums over a batch in another order, five steps of a learning rate of 0.1: float32 rounding.
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}

@@ -21,9 +21,9 @@ def tree(seed):
 
 
 def after_steps(optimizer, steps=3):
-    params, state = tree(0), optimizer.init(tree(0))
+    params, state, update = tree(0), optimizer.init(tree(0)), jax.jit(optimizer.update)
     for step in range(steps):
-        updates, state = optimizer.update(tree(step + 1), state, params)
+        updates, state = update(tree(step + 1), state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -45,7 +45,8 @@ def test_large_leaves_stay_alone():
 def test_large_leaves_are_updated_as_adam_does_leaf_by_leaf():
     inner, params = optax.adam(1e-2), {"first": LARGE, "bias": LARGE[0], "second": 2 * LARGE}
     updates = [
-        optimizer.update(params, optimizer.init(params))[0] for optimizer in (stacked(inner), inner)
+        jax.jit(optimizer.update)(params, optimizer.init(params))[0]
+        for optimizer in (stacked(inner), inner)
     ]
     chex.assert_trees_all_equal(*updates)
 
@@ -69,5 +70,6 @@ def test_members_of_an_ensemble_are_updated_each_by_itself():
 
     members = jax.tree.map(lambda *leaves: jnp.stack(leaves), tree(1), tree(2))
     gradients = jax.tree.map(lambda *leaves: jnp.stack(leaves), tree(3), tree(4))
-    together = jax.vmap(one_step)(members, gradients)
-    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], together), one_step(tree(2), tree(4)))
+    together = jax.jit(jax.vmap(one_step))(members, gradients)
+    alone = jax.jit(one_step)(tree(2), tree(4))
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], together), alone)

@@ -17,6 +17,8 @@ from drifa_jax.uncertainty.mc_dropout import (
     sampling_mesh,
 )
 
+pytestmark = pytest.mark.usefixtures("every_device")
+
 NUM_SAMPLES = 4
 ROUNDING = 2e-6
 """Probabilities in float32; XLA orders a convolution's sums by the batch size."""

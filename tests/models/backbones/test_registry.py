@@ -87,7 +87,7 @@ def test_every_large_array_is_cut_over_the_devices(volumes):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_trains_and_drops_by_key(name):
     """Gradients reach every parameter of a branch, and another key gives another sample."""
-    options = NetworkOptions()
+    options = NetworkOptions(fuse_at=(-1,))
     network = Functional(
         lambda rngs: DRIFANet(
             {m: SMALL[name](options=options, rngs=rngs) for m in "ab"},

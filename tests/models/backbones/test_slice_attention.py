@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,10 @@ OPTIONS = NetworkOptions(width=2)
 VOLUMES = np.random.default_rng(0).random((2, 3, 16, 16, 1), np.float32)
 
 
-def stages(branch, x, train=False, present=None):
+@nnx.jit
+def stages(branch, x):
     """Maps after the stem and every stage, of a branch with or without tokens."""
-    options = {"train": train, "present": present}
+    options = {"train": False, "present": None}
     if hasattr(branch, "stem_with_tokens"):
         states = [branch.stem_with_tokens(x, **options)]
         for number in range(len(branch.plan)):
@@ -73,9 +76,8 @@ def test_absent_volumes_enter_no_batch_statistics():
     params, statistics = branch.init(jax.random.key(0))
 
     def after(volumes, present=None):
-        return branch.apply(
-            params, statistics, volumes, train=True, present=present, method="stem"
-        )[1]
+        stem = partial(branch.apply, train=True, present=present, method="stem")
+        return jax.jit(stem)(params, statistics, volumes)[1]
 
     held = after(VOLUMES[:1])
     masked = after(VOLUMES, jnp.array([True, False]))
@@ -88,6 +90,6 @@ def test_gates_inside_the_backbone_are_one_a_record():
         options=OPTIONS,
         rngs=nnx.Rngs(params=jax.random.key(1)),
     )
-    x, gates = branch.attend_stem(VOLUMES, train=False)
+    x, gates = jax.eval_shape(lambda: branch.attend_stem(VOLUMES, train=False))
     assert x.shape == (2, 3, 4, 4, 2)
     assert {name: gate.values.shape for name, gate in gates.items()} == {"mfa": (2, 2)}

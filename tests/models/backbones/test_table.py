@@ -20,13 +20,13 @@ PLAN = (Stage("first", 2, 4, True), Stage("second", 2, 8, False))
 
 @pytest.fixture(scope="module")
 def network():
-    """A photograph and a table, with fresh parameters."""
+    """A photograph and a table that meet twice, with fresh parameters."""
 
     functional = Functional(
         lambda rngs: drifa_net(
             {"photo": 1},
             {"skin": 2},
-            options=NetworkOptions(width=WIDTH),
+            options=NetworkOptions(width=WIDTH, backbone="resnet10", fuse_at=(0, -1)),
             tables={"patient": 3},
             rngs=rngs,
         )

@@ -193,6 +193,7 @@ def test_a_volume_a_picture_and_a_table_meet_in_one_network():
     }
     present = {name: jnp.ones(2, bool) for name in images} | {"ct": jnp.array([True, False])}
 
+    @jax.jit
     def answer(images):
         return net.apply(params, statistics, images, train=False, present=present)[0][0]["kind"]
 

@@ -15,6 +15,8 @@ from drifa_jax.models.kernels.record_by_record import pooled_by_record, refined_
 from drifa_jax.models.mifa import mlifa_pools
 from drifa_jax.models.pooling import over_space
 
+pytestmark = pytest.mark.usefixtures("every_device")
+
 NUM_RECORDS, NUM_CHANNELS = 4, 3
 POOLS = {
     "hifa": (hifa_pools, lambda convs: convs),

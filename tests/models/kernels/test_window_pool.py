@@ -11,20 +11,26 @@ from drifa_jax.models.kernels.window_pool import max_pool_3x3
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (1, 3)], ids=str)
 def test_value_and_gradient_equal_those_of_reduce_window(size, padding):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    value, back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
-    with kernels.plain():
-        expected, plain_back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
-    cotangent = jax.random.normal(jax.random.key(1), value.shape)
+
+    @jax.jit
+    def both(x):
+        value, back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
+        with kernels.plain():
+            expected, plain_back = jax.vjp(lambda x: max_pool_3x3(x, padding), x)
+        cotangent = jax.random.normal(jax.random.key(1), value.shape)
+        return value, back(cotangent)[0], expected, plain_back(cotangent)[0]
+
+    value, gradient, expected, plain_gradient = both(x)
     np.testing.assert_array_equal(value, expected)
     # Up to four windows share a pixel; the order of that sum differs.
-    np.testing.assert_allclose(back(cotangent)[0], plain_back(cotangent)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_three_spatial_axes():
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 2))
     with kernels.plain():
-        expected = max_pool_3x3(x)
-    np.testing.assert_array_equal(max_pool_3x3(x), expected)
+        expected = jax.jit(lambda x: max_pool_3x3(x))(x)
+    np.testing.assert_array_equal(jax.jit(max_pool_3x3)(x), expected)
 
 
 def test_ties_follow_torch():
@@ -57,7 +63,7 @@ def test_the_gradient_maps_over_an_ensemble_axis():
     x = jax.random.normal(jax.random.key(0), (2, 1, 6, 6, 2))
     gradient = jax.grad(lambda x: jnp.sum(jnp.square(max_pool_3x3(x))))
     np.testing.assert_allclose(
-        jax.vmap(gradient)(x), jnp.stack([gradient(one) for one in x]), rtol=1e-6
+        jax.jit(jax.vmap(gradient))(x), jnp.stack([jax.jit(gradient)(one) for one in x]), rtol=1e-6
     )
 
 
