@@ -1,4 +1,4 @@
-"""The command on a network without attention, which compiles fast."""
+"""The command on a toy without attention, which compiles fast."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from drifa_jax.ablate import running, scores
 from drifa_jax.cli import main
 from drifa_jax.predictions.files import read_predictions
 from drifa_jax.train.loop import Interrupted
+from tests.train import toy  # noqa: F401  (it enters its parts into the registry)
 
 CONFIG = """
 from drifa_jax.config import default_config, modality
@@ -23,7 +24,7 @@ def get_config(variant=""):
     config.data.modalities = {"mri": small, "ct": small}
     config.data.in_memory = True
     config.data.phantoms = {"num_train": 32, "num_validation": 12, "num_test": 40, "seed": 0}
-    config.model.width, config.model.backbone = 2, "resnet10"
+    config.model.backbone = "toy"
     config.model.mfa_parts = config.model.stage_mfa_parts = config.model.mifa_parts = ()
     config.train.batch_size, config.train.num_epochs = 16, 1
     config.eval.batch_size = 8

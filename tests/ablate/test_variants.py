@@ -7,6 +7,19 @@ from drifa_jax.config import from_mapping, modality
 from drifa_jax.errors import UserError
 from drifa_jax.models.building import build_network
 from drifa_jax.models.description import NetworkDescription
+from drifa_jax.network_options import PAPER
+
+
+@pytest.fixture
+def paper_config(tiny_config):
+    """With every part of the paper."""
+
+    def config():
+        tiny = tiny_config()
+        parts = {name: getattr(PAPER, name) for name in ("mfa_parts", "fuse_at")}
+        return dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, **parts))
+
+    return config
 
 
 def names(config):
@@ -25,22 +38,22 @@ def files_config(**data):
     )
 
 
-def test_every_part_of_the_paper_can_be_taken_away(tiny_config):
+def test_every_part_of_the_paper_can_be_taken_away(paper_config):
     expected = {
         "drifa", "mfa_off", "hifa_off", "clia_off", "rra_attention_off", "mifa_off", "mgifa_off",
         "mlifa_off", "dropout_off", "concatenation", "late_averaging", "only_mri", "only_ct",
     }  # fmt: skip
-    assert set(names(tiny_config())) == expected
+    assert set(names(paper_config())) == expected
 
 
-def test_index_pairing_is_a_variant_where_strangers_are_paired(tiny_config):
+def test_index_pairing_is_a_variant_where_strangers_are_paired(paper_config):
     assert {"index_pairing", "by_task_pairing"} <= set(names(files_config(pairing="random")))
     assert "index_pairing" not in names(files_config(pairing="index"))
-    assert "index_pairing" not in names(tiny_config())  # the phantoms are pairs
+    assert "index_pairing" not in names(paper_config())  # the phantoms are pairs
 
 
-def test_what_would_repeat_a_row_is_left_out(tiny_config):
-    config = tiny_config()
+def test_what_would_repeat_a_row_is_left_out(paper_config):
+    config = paper_config()
     plain = dataclasses.replace(
         config, model=dataclasses.replace(config.model, mfa_parts=(), stage_mfa_parts=())
     )
@@ -51,8 +64,8 @@ def test_what_would_repeat_a_row_is_left_out(tiny_config):
         chosen(plain, ("mfa_off",))
 
 
-def test_a_variant_changes_the_parameters_that_it_should_and_no_others(tiny_config):
-    config = tiny_config()
+def test_a_variant_changes_the_parameters_that_it_should_and_no_others(paper_config):
+    config = paper_config()
 
     def paths(variant):
         model = variant.of(config).model
@@ -81,7 +94,7 @@ def test_a_variant_changes_the_parameters_that_it_should_and_no_others(tiny_conf
     assert {path[3] for path in by_name["late_averaging"] if path[0] == "heads"} == {"mri", "ct"}
 
 
-def test_the_reference_is_always_among_the_chosen(tiny_config):
-    assert [v.name for v in chosen(tiny_config(), ("mfa_off",))] == ["drifa", "mfa_off"]
+def test_the_reference_is_always_among_the_chosen(paper_config):
+    assert [v.name for v in chosen(paper_config(), ("mfa_off",))] == ["drifa", "mfa_off"]
     with pytest.raises(UserError, match="there is no 'attention_off'; choose among drifa"):
-        chosen(tiny_config(), ("attention_off",))
+        chosen(paper_config(), ("attention_off",))

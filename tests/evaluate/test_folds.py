@@ -47,7 +47,12 @@ def folds(tmp_path):
                     "num_folds": 3,
                     "fold": fold,
                 },
-                "model": {"width": 4, "backbone": "resnet10"},
+                "model": {
+                    "width": 4,
+                    "backbone": "resnet10",
+                    "mfa_parts": (),
+                    "fuse_at": (-1,),
+                },
                 "train": {"batch_size": 8, "num_epochs": 1},
                 "uncertainty": {"num_mc_samples": 2},
             }

@@ -51,7 +51,7 @@ def with_table():
     """A predictor of an untrained network that reads an image and a row, and three records."""
     encoding = fit_table(TableColumns("clinic", ("age",), ("sex",)), ROWS)
     num_features = encoding.spec.num_features
-    options = NetworkOptions(width=2, backbone="resnet10")
+    options = NetworkOptions(width=2, backbone="resnet10", fuse_at=(0, -1))
 
     def build(rngs):
         return drifa_net(

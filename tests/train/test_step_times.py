@@ -52,7 +52,7 @@ def test_attempts_add_up(tmp_path):
     assert of["step_seconds"] == 2.0
 
 
-def test_utilisation_is_of_the_peak_of_all_devices(monkeypatch):
+def test_utilisation_is_of_the_peak_of_all_devices(monkeypatch, every_device):
     monkeypatch.setitem(step_times.PEAK_FLOPS, "cpu", {"bfloat16": 1e12})
     assert of_four_steps()["flops_utilisation"] == pytest.approx(2e12 / (8 * 1e12))
     assert "25.0% of the peak in bfloat16" in summary(of_four_steps())

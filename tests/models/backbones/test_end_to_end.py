@@ -28,6 +28,7 @@ def test_a_run_trains_predicts_and_explains(tmp_path, monkeypatch):
                 "modalities": {"mri": mri, "ct": ct},
                 "phantoms": {"num_train": 8, "num_validation": 6, "num_test": 6},
             },
+            "model": {"fuse_at": (-1,)},
             "train": {"batch_size": 8, "num_epochs": 1},
             "eval": {"batch_size": 8},
             "uncertainty": {"num_mc_samples": 2, "fit_decisions": False},

@@ -249,7 +249,9 @@ def test_it_is_exported_and_answers_alike(restored, records, tmp_path):
     np.testing.assert_allclose(answers["lesion"].samples, live["lesion"], atol=TOLERANCE)
 
 
-def test_gradients_over_devices_and_in_pieces_are_those_of_one_device(randomised, monkeypatch):
+def test_gradients_over_devices_and_in_pieces_are_those_of_one_device(
+    randomised, monkeypatch, every_device
+):
     """The batch over four devices, parameters over all eight; attention: tests/models."""
     monkeypatch.setattr(sharding, "LARGE", 64)
     plain = dataclasses.replace(OPTIONS, **NO_ATTENTION)

@@ -70,7 +70,7 @@ def test_stages_give_what_they_declare(name):
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-def test_every_large_array_is_cut_over_the_devices(volumes):
+def test_every_large_array_is_cut_over_the_devices(volumes, every_device):
     """What is kept whole where state is cut into pieces are small arrays alone; nothing is run."""
     layout = Layout(device_mesh(data=8), shard_state=True)
     for name in sorted(VOLUME_BACKBONES if volumes else BACKBONES):

@@ -48,7 +48,12 @@ def run(scans, tmp_path_factory):
                 "test_fraction": 0.25,
                 "validation_fraction": 0.25,
             },
-            "model": {"backbone": "resnet10", "width": 2},
+            "model": {
+                "backbone": "resnet10",
+                "width": 2,
+                "mfa_parts": (),
+                "fuse_at": (-1,),
+            },
             "train": {"batch_size": 8, "num_epochs": 1},
             "eval": {"batch_size": 8},
             "uncertainty": {"num_mc_samples": 2, "fit_decisions": False},
