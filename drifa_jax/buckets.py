@@ -128,7 +128,7 @@ class BucketFolder:
     def bring(self, names: Iterable[str], folder: Path) -> None:
         """Writes files below a local folder, under the same names, each whole or absent."""
 
-        def one(name: str) -> None:
+        def transfer(name: str) -> None:
             target = folder / name if name else folder
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.part")
@@ -137,7 +137,7 @@ class BucketFolder:
                     shutil.copyfileobj(stream, copy, 1 << 20)
             os.replace(partial, target)
 
-        _at_once(one, names)
+        _at_once(transfer, names)
 
     def send(self, names: Iterable[str], folder: Path) -> None:
         """Writes files of a local folder into the bucket, under the same names.
@@ -146,21 +146,21 @@ class BucketFolder:
           FileNotFoundError: where one is gone from the local folder.
         """
 
-        def one(name: str) -> None:
+        def transfer(name: str) -> None:
             with (folder / name).open("rb") as original, self._told("written"):
                 with self._system.open_output_stream(self._at(name)) as stream:
                     shutil.copyfileobj(original, stream, 1 << 20)
 
-        _at_once(one, names)
+        _at_once(transfer, names)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes files."""
 
-        def one(name: str) -> None:
+        def transfer(name: str) -> None:
             with self._told("written"):
                 self._system.delete_file(self._at(name))
 
-        _at_once(one, names)
+        _at_once(transfer, names)
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path
@@ -201,7 +201,7 @@ def local_copy(url: str) -> Path:
     with only_one(
         copy.with_name(f".{copy.name}.lock"), f"{url} is being copied by another process; wait."
     ):
-        kept = {name for name, of in held.items() if _held_here(copy / name) == of}
+        kept = {name for name, facts in held.items() if _held_here(copy / name) == facts}
         there.bring(held.keys() - kept, copy)
         for name in held.keys() - kept:
             os.utime(copy / name, ns=(held[name].written, held[name].written))
@@ -227,9 +227,9 @@ def _held_here(path: Path) -> Held | None:
     return Held(found.st_size, found.st_mtime_ns)
 
 
-def _at_once(one: Callable[[str], None], names: Iterable[str]) -> None:
+def _at_once(transfer: Callable[[str], None], names: Iterable[str]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(one, names):
+        for _ in pool.map(transfer, names):
             pass
 
 

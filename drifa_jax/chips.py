@@ -77,4 +77,6 @@ MEMORY_BANDWIDTH = {
 
 def memory_bandwidth(device_kind: str) -> float | None:
     """Bytes/s of a device's memory; None where it is not in the table."""
-    return next((of for name, of in MEMORY_BANDWIDTH.items() if name in device_kind), None)
+    return next(
+        (bandwidth for name, bandwidth in MEMORY_BANDWIDTH.items() if name in device_kind), None
+    )

@@ -134,7 +134,7 @@ def _bring_from_buckets(options: argparse.Namespace) -> None:
     """
     for name, value in vars(options).items():
         values = value if isinstance(value, list) else [value]
-        if not any(isinstance(one, str | Path) and url_of(one) for one in values):
+        if not any(isinstance(given, str | Path) and url_of(given) for given in values):
             continue
         if name == "workdir" and options.command in KEEPS_IN_BUCKETS:
             continue
@@ -148,9 +148,9 @@ def _bring_from_buckets(options: argparse.Namespace) -> None:
                 f"{last or url_of(values[0])}: `drifa {options.command}` does not go to a bucket "
                 "for this; mount the bucket (gcsfuse, mount-s3) and name the folder."
             )
-        for position, one in enumerate(values):
-            if url := url_of(one):
-                values[position] = type(one)(copy := local_copy(url))
+        for position, given in enumerate(values):
+            if url := url_of(given):
+                values[position] = type(given)(copy := local_copy(url))
                 say(f"{url} is copied to {copy}; what is written beside it stays there.")
 
 

@@ -25,7 +25,7 @@ def stream(key: jax.Array, *path: str | int | jax.Array) -> jax.Array:
       path: names, folded in by a stable hash, and counters (integers, traced or not).
     """
     if key.ndim == 1:
-        return jax.vmap(lambda one: stream(one, *path))(key)
+        return jax.vmap(lambda single: stream(single, *path))(key)
     for part in path:
         if isinstance(part, str):
             part = np.uint32(zlib.crc32(part.encode()))

@@ -134,3 +134,14 @@ def test_no_module_is_longer_than_a_reader_can_hold():
         name for name, path in modules().items() if len(path.read_text().splitlines()) > LONGEST
     }
     assert long == LONG
+
+
+def test_no_variable_is_called_of_or_one():
+    """They say nothing of what they hold."""
+    named = {
+        f"{name}, line {node.lineno}"
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if getattr(node, "id", getattr(node, "arg", "")) in ("of", "one")
+    }
+    assert named == set()

@@ -87,12 +87,12 @@ def archived(
                 rows = range(start, min(start + LARGEST_BATCH, len(block)))
                 explained = _explained(predictor, cases, block, rows, done) if captures else None
                 for place, row in enumerate(rows):
-                    of, name = sources[done + row], _name(done + row, block.record_ids[row])
+                    source, name = sources[done + row], _name(done + row, block.record_ids[row])
                     if into_reports:
-                        into_reports.add(name, structured_report(of, block, row, model, coded))
+                        into_reports.add(name, structured_report(source, block, row, model, coded))
                     if into_captures:
                         of_record = [found[place] for found in explained]
-                        made = secondary_captures(of, of_record, block, row, model)
+                        made = secondary_captures(source, of_record, block, row, model)
                         for explanation, capture in zip(of_record, made, strict=True):
                             into_captures.add(f"{name}-{_plain(explanation.task)}", capture)
             done += len(block)

@@ -99,8 +99,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(printable(verdict(found)))
         for series, period, statistic in found.alarms[:10]:
-            judged, of = found.family.series[series], found.statistics[statistic]
-            told = f"{of.title} {judged.mean[period, statistic]:.3g}"
+            judged, measure = found.family.series[series], found.statistics[statistic]
+            told = f"{measure.title} {judged.mean[period, statistic]:.3g}"
             told += f" (validation {judged.reference[statistic]:.3g} ± "
             told += f"{judged.reach[period, statistic]:.2g})"
             place, when = found.places[series].name, found.monitored.periods[period]

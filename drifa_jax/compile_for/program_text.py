@@ -207,7 +207,12 @@ def trip_count(program: Program, loop: Instruction) -> int:
         return int(found[1])
     condition = program.computations[loop.called["condition"]]
     inner = [program.computations[name] for i in condition.values() for name in i.called.values()]
-    compared = [i for of in (condition, *inner) for i in of.values() if i.opcode == "compare"]
+    compared = [
+        i
+        for computation in (condition, *inner)
+        for i in computation.values()
+        if i.opcode == "compare"
+    ]
     bounds = [i.number for i in condition.values() if i.opcode == "constant" and i.number]
     if len(compared) == 1 and len(bounds) == 1 and "direction=LT" in compared[0].attributes:
         return bounds[0]

@@ -60,7 +60,7 @@ class Programs:
         stream = training_batches(dataset.train, batch_size=1, seed=0, transform=dataset.transform)
         batch = next(stream)
         stream.close()
-        return {name: of for name, of in batch.items() if name != "index"}
+        return {name: values for name, values in batch.items() if name != "index"}
 
     @functools.cached_property
     def _evaluated_on(self) -> Mapping[str, Any]:

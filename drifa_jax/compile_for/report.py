@@ -49,7 +49,7 @@ class Report:
     @property
     def fits(self) -> bool:
         """Whether every program fits."""
-        return all(of.memory.fits for of in self.estimates)
+        return all(estimate.memory.fits for estimate in self.estimates)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -58,7 +58,7 @@ class Report:
             "slices": self.slices.count,
             "devices": self.num_devices,
             "fits": self.fits,
-            "programs": [of.to_json() for of in self.estimates],
+            "programs": [estimate.to_json() for estimate in self.estimates],
             "largest_batch": None if self.largest is None else self.largest.to_json(),
             "advice": list(self.advice),
         }
@@ -185,10 +185,10 @@ def largest_batch(
 
 def _advice(config, layout: Layout, found, held, largest, limit) -> list[str]:
     """What would make the programs fit, the cheapest change first."""
-    lacking = [of for of in found if not of.memory.fits]
+    lacking = [estimate for estimate in found if not estimate.memory.fits]
     if not lacking:
         return []
-    over = max(of.memory.total - of.memory.limit for of in lacking) / GIB
+    over = max(estimate.memory.total - estimate.memory.limit for estimate in lacking) / GIB
     lines = [f"{over:.2f} GiB a chip are lacking"]
     if config.model.compute_dtype == "float32":
         lines.append("--config.model.compute_dtype=bfloat16 halves the activations")
@@ -218,8 +218,8 @@ def in_words(report: Report) -> list[str]:
         f"{report.slices.name} x {report.slices.count}: {report.num_devices} devices, "
         f"{report.slices.tpu.memory_gib:g} GiB each"
     ]
-    for of in report.estimates:
-        lines += _program_in_words(of)
+    for program in report.estimates:
+        lines += _program_in_words(program)
     if report.largest is not None:
         lines.append(
             f"largest batch that fits: {report.largest.num_records} "
@@ -229,25 +229,26 @@ def in_words(report: Report) -> list[str]:
     return [*lines, f"{verdict}{''.join(f'; {line}' for line in report.advice)}"]
 
 
-def _program_in_words(of: Estimate) -> list[str]:
-    memory = of.memory
-    head = f"{of.name}, {of.num_records} records: "
+def _program_in_words(program: Estimate) -> list[str]:
+    memory, work = program.memory, program.work
+    head = f"{program.name}, {program.num_records} records: "
     if not memory.fits:
         return [
             head + f"does not fit: {memory.total / GIB:.2f} of {memory.limit / GIB:.2f} GiB a chip "
-            f"(compiled for {of.seconds:.0f} s)",
+            f"(compiled for {program.seconds:.0f} s)",
         ]
     kinds = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in memory.kinds.items())
-    bounds = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in of.bounds.items())
-    sums = collective_sums(of.work)
+    bounds = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in program.bounds.items())
+    sums = collective_sums(work)
     exchanged = ", ".join(
         f"{s['count']} {kind} of {s['bytes'] / 1e6:.1f} MB" for kind, s in sums.items()
     )
     return [
         head + f"{memory.total / GIB:.2f} GiB a chip ({kinds})",
-        f"  a chip: {of.work.flops / 1e12:.3f} TFLOP, {of.work.hbm_bytes / 1e9:.2f} GB through "
-        f"HBM, {of.work.vmem_bytes / 1e9:.2f} through VMEM; collectives: {exchanged or 'none'}",
-        f"  at least {1e3 * max(of.bounds.values()):.2f} ms, bound by {of.bottleneck} ({bounds})",
-        f"  {of.work.num_fusions} fusions, program {of.program_bytes / 2**20:.0f} MiB, compiled in "
-        f"{of.seconds:.0f} s",
+        f"  a chip: {work.flops / 1e12:.3f} TFLOP, {work.hbm_bytes / 1e9:.2f} GB through "
+        f"HBM, {work.vmem_bytes / 1e9:.2f} through VMEM; collectives: {exchanged or 'none'}",
+        f"  at least {1e3 * max(program.bounds.values()):.2f} ms, bound by "
+        f"{program.bottleneck} ({bounds})",
+        f"  {work.num_fusions} fusions, program {program.program_bytes / 2**20:.0f} MiB, compiled "
+        f"in {program.seconds:.0f} s",
     ]

@@ -37,7 +37,7 @@ class StandIn:
         return Record(self.record_id(index), self.group_id(index), images, labels)
 
     def labels(self, task: str) -> np.ndarray:
-        (of_task,) = [one for one in self.tasks if one.name == task]
+        (of_task,) = [spec for spec in self.tasks if spec.name == task]
         return np.arange(self._num_records, dtype=np.int32) % of_task.num_classes
 
     def record_id(self, index: int) -> str:

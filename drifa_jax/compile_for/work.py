@@ -232,7 +232,9 @@ def _results(program: Program, name: str) -> list[int | None]:
     fused = program.computations[name]
     (root,) = [inner for inner in fused.values() if inner.is_root]
     found = []
-    for result in [fused[of] for of in root.operands] if root.opcode == "tuple" else [root]:
+    for result in (
+        [fused[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
+    ):
         while result.opcode == "bitcast":
             result = fused[result.operands[0]]
         if result.opcode in PARTS:

@@ -41,7 +41,11 @@ def label_findings(splits: Mapping[str, Source]) -> list[Finding]:
     counts = {t.name: {s: class_counts(part, t.name) for s, part in splits.items()} for t in tasks}
     found = [finding for task in tasks for finding in _of_task(task, counts[task.name])]
     for split in ("train", "validation"):
-        if split in splits and tasks and not any(of[split].sum() for of in counts.values()):
+        if (
+            split in splits
+            and tasks
+            and not any(by_split[split].sum() for by_split in counts.values())
+        ):
             names = ", ".join(task.name for task in tasks)
             what = f"{split} holds no label" + (
                 ", so no state of the network could be chosen" if split == "validation" else ""

@@ -22,16 +22,16 @@ def control_chart(found: Monitoring, series: int, statistic: int, folder: Path) 
       series, statistic: their numbers.
       folder: for the files.
     """
-    judged, of = found.family.series[series], found.statistics[statistic]
+    judged, measure = found.family.series[series], found.statistics[statistic]
     place, periods = found.places[series], found.monitored.periods
     mean, reach = judged.mean[:, statistic], judged.reach[:, statistic]
     known, alarm = judged.reference[statistic], judged.alarm[:, statistic]
     low, high = known - reach, known + reach
     unjudged = ~np.isfinite(judged.z[:, statistic])
     low[unjudged] = high[unjudged] = np.nan
-    if of.is_share:
+    if measure.is_share:
         low, high = np.maximum(low, 0), np.minimum(high, 1)
-    x, scale = np.arange(len(periods)), 100 if of.is_share else 1
+    x, scale = np.arange(len(periods)), 100 if measure.is_share else 1
     canvas = Canvas()
     axes = canvas.axes
     # Each limit is of its period alone.
@@ -50,7 +50,7 @@ def control_chart(found: Monitoring, series: int, statistic: int, folder: Path) 
         x[alarm], mean[alarm] * scale, "X", color=ALARM, markersize=10, zorder=5, label="alarm"
     )
     _axis(canvas, periods)
-    canvas.label("", "percent of records" if of.is_share else _unit(of.kind))
+    canvas.label("", "percent of records" if measure.is_share else _unit(measure.kind))
     span = np.array([low, high, mean])[:, np.isfinite(mean)] * scale
     _limit(axes, span, known * scale)
     _legend(canvas)
@@ -61,9 +61,9 @@ def control_chart(found: Monitoring, series: int, statistic: int, folder: Path) 
     )
     return canvas.save(
         folder,
-        _name("chart", place.name, of.key),
-        alt=f"{of.title}{whose} by period: {values}; validation {known * scale:.3g}; {last}.",
-        caption=f"{of.title}{whose}: {of.what}.",
+        _name("chart", place.name, measure.key),
+        alt=f"{measure.title}{whose} by period: {values}; validation {known * scale:.3g}; {last}.",
+        caption=f"{measure.title}{whose}: {measure.what}.",
         synthetic=found.reference.predictions.provenance.synthetic,
     )
 

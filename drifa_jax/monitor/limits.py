@@ -113,16 +113,16 @@ class _Groups:
         sums = self.sums
         return _Sums(weights @ sums.values, weights @ sums.squares, weights @ sums.counts)
 
-    def effect(self, weights: np.ndarray, of: _Sums) -> np.ndarray:
+    def effect(self, weights: np.ndarray, sums: _Sums) -> np.ndarray:
         """Variance of the mean over that of as many records that are all apart, at least 1."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = of.values / of.counts
+            mean = sums.values / sums.counts
             apart = (
                 weights @ self.values_values
                 - 2 * mean * (weights @ self.values_counts)
                 + mean**2 * (weights @ self.counts_counts)
             )
-            alone = of.squares - of.counts * mean**2
+            alone = sums.squares - sums.counts * mean**2
             effect = np.where(alone > 1e-9, apart / alone, 1.0)
         return np.maximum(np.nan_to_num(effect, nan=1.0), 1.0)
 
@@ -149,25 +149,25 @@ def judge(
     draw = np.random.default_rng(seed)
     largest = np.zeros(num_histories)
     cells = []
-    for one in series:
-        groups = _grouped(one)
+    for history in series:
+        groups = _grouped(history)
         every = np.ones(len(groups.sums.counts))
         reference = groups.drawn(every)
         effect = groups.effect(every, reference)
-        z_of = [_standardised(_sums(v), reference, effect, is_share) for v in one.periods]
+        z_of = [_standardised(_sums(v), reference, effect, is_share) for v in history.periods]
         z_of = [
-            (z if len(v) >= one.smallest else np.full_like(z, np.nan), error)
-            for v, (z, error) in zip(one.periods, z_of, strict=True)
+            (z if len(v) >= history.smallest else np.full_like(z, np.nan), error)
+            for v, (z, error) in zip(history.periods, z_of, strict=True)
         ]
-        cells.append((one, reference, z_of))
+        cells.append((history, reference, z_of))
         can_alarm = [np.isfinite(z) for z, _ in z_of]
         for start in range(0, num_histories, HISTORIES_A_PASS):
             part = slice(start, min(start + HISTORIES_A_PASS, num_histories))
             count = part.stop - part.start
-            weights = _weights(groups, len(one.reference), count, draw)
+            weights = _weights(groups, len(history.reference), count, draw)
             known = groups.drawn(weights)
             effect = groups.effect(weights, known)
-            for values, possible in zip(one.periods, can_alarm, strict=True):
+            for values, possible in zip(history.periods, can_alarm, strict=True):
                 period = groups.drawn(_weights(groups, len(values), count, draw))
                 z, _ = _standardised(period, known, effect, is_share)
                 z = np.where(possible & np.isfinite(z), np.abs(z), 0.0)
@@ -175,20 +175,20 @@ def judge(
     rank = min(math.ceil((num_histories + 1) * (1 - rate)), num_histories)
     threshold = float(np.sort(largest)[rank - 1])
     judged = tuple(
-        _judged(one, reference, z_of, threshold, is_share) for one, reference, z_of in cells
+        _judged(history, reference, z_of, threshold, is_share) for history, reference, z_of in cells
     )
     return Family(judged, threshold, sum(int(np.isfinite(j.z).sum()) for j in judged), rate)
 
 
 def _judged(
-    one: Series,
+    history: Series,
     reference: _Sums,
     z_of: Sequence[tuple[np.ndarray, np.ndarray]],
     threshold: float,
     is_share: np.ndarray,
 ) -> Judged:
-    shape = (len(one.periods), len(is_share))
-    sums = [_sums(values) for values in one.periods]
+    shape = (len(history.periods), len(is_share))
+    sums = [_sums(values) for values in history.periods]
     count = np.array([s.counts for s in sums]).reshape(shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.array([s.values / s.counts for s in sums]).reshape(shape)
@@ -219,17 +219,17 @@ def _standardised(
         return difference / error, error
 
 
-def _grouped(one: Series) -> _Groups:
+def _grouped(history: Series) -> _Groups:
     """The validation records by group."""
-    num_groups = int(one.groups.max()) + 1
+    num_groups = int(history.groups.max()) + 1
 
     def summed(values: np.ndarray) -> np.ndarray:
         found = np.zeros((num_groups, values.shape[1]))
-        np.add.at(found, one.groups, values)
+        np.add.at(found, history.groups, values)
         return found
 
-    known = np.isfinite(one.reference)
-    filled = np.where(known, one.reference, 0.0)
+    known = np.isfinite(history.reference)
+    filled = np.where(known, history.reference, 0.0)
     values, counts = summed(filled), summed(known.astype(float))
     sums = _Sums(values, summed(filled**2), counts)
     return _Groups(sums, values**2, values * counts, counts**2)

@@ -246,14 +246,14 @@ def _of_column(column: str, predictions: Predictions, reference: Predictions):
 
 def _labelled(task: str, reference: Reference, found: Monitored, seed: int) -> Labelled:
     """Accuracy, calibration error and coverage of each period with their intervals."""
-    of = found.predictions[task]
-    known = of.truth >= 0
+    answers = found.predictions[task]
+    known = answers.truth >= 0
     groups = np.array(_groups(found.predictions))
     rows = [np.flatnonzero(known & (found.period == t)) for t in range(len(found.periods))]
     figures = np.full((3, len(rows), 3), np.nan)
     for t, some in enumerate(rows):
         if len(some):
-            figures[:, t] = _figures(of.take(some), group_numbers(groups[some]), seed)
+            figures[:, t] = _figures(answers.take(some), group_numbers(groups[some]), seed)
     theirs = reference.predictions[task]
     theirs = theirs.take(np.flatnonzero(theirs.truth >= 0))
     sets = reference.fitted.tasks[task].sets
@@ -261,28 +261,32 @@ def _labelled(task: str, reference: Reference, found: Monitored, seed: int) -> L
         np.array([len(some) for some in rows]),
         *figures,
         tuple(float(value) for value in _values(theirs)),
-        None if of.sets is None else 1 - sets.alpha,
+        None if answers.sets is None else 1 - sets.alpha,
     )
 
 
-def _values(of: Any) -> tuple[float, float, float]:
+def _values(answers: Any) -> tuple[float, float, float]:
     """Accuracy, calibration error and coverage of labelled records."""
-    right = of.probabilities.argmax(1) == of.truth
-    covered = np.nan if of.sets is None else of.sets[np.arange(len(right)), of.truth].mean()
-    error = expected_calibration_error(of.probabilities, of.truth)
+    right = answers.probabilities.argmax(1) == answers.truth
+    covered = (
+        np.nan
+        if answers.sets is None
+        else answers.sets[np.arange(len(right)), answers.truth].mean()
+    )
+    error = expected_calibration_error(answers.probabilities, answers.truth)
     return float(right.mean()), float(error), float(covered)
 
 
-def _figures(of: Any, groups: np.ndarray, seed: int) -> np.ndarray:
+def _figures(answers: Any, groups: np.ndarray, seed: int) -> np.ndarray:
     """`[3, 3]`: each figure with a 95 % interval over groups; shares of lone records exactly."""
-    values = np.array(_values(of))
+    values = np.array(_values(answers))
     num_groups, count = int(groups.max()) + 1, len(groups)
     drawn = []
     for weights in resampled_weights(num_groups, NUM_RESAMPLES, seed):
         for weight in weights:
             again = np.repeat(np.arange(count), weight[groups].astype(int))
             if len(again):
-                drawn.append(_values(of.take(again)))
+                drawn.append(_values(answers.take(again)))
     low, high = np.nanquantile(np.array(drawn), [0.025, 0.975], axis=0) if drawn else (values,) * 2
     if num_groups == count:
         for place in (0, 2):

@@ -128,18 +128,20 @@ def _verdict(found: Monitoring) -> Section:
 def _alarm_table(found: Monitoring) -> Table:
     rows = []
     for series, period, statistic in found.alarms[:MOST_ALARMS]:
-        judged, of = found.family.series[series], found.statistics[statistic]
+        judged, measure = found.family.series[series], found.statistics[statistic]
         known, reach = judged.reference[statistic], judged.reach[period, statistic]
         low, high = known - reach, known + reach
-        if of.is_share:
+        if measure.is_share:
             low, high = max(low, 0.0), min(high, 1.0)
         beyond = abs(judged.z[period, statistic]) / found.family.threshold
         rows.append(
             (
-                Cell(of.title, f"{found.monitored.periods[period]}, {found.places[series].name}"),
-                shown(of, judged.mean[period, statistic]),
-                shown(of, known),
-                f"{shown(of, low).removesuffix(' %')} to {shown(of, high)}",
+                Cell(
+                    measure.title, f"{found.monitored.periods[period]}, {found.places[series].name}"
+                ),
+                shown(measure, judged.mean[period, statistic]),
+                shown(measure, known),
+                f"{shown(measure, low).removesuffix(' %')} to {shown(measure, high)}",
                 f"{beyond:.2f} x",
             )
         )

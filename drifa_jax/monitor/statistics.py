@@ -90,18 +90,18 @@ def _missing(modality: str) -> Statistic:
 def _of_task(task: str, reference: Predictions, monitored: Predictions) -> list[Statistic]:
     classes = reference[task].classes
 
-    def one(kind: str, title: str, what: str, is_share: bool, values: Values) -> Statistic:
+    def statistic(kind: str, title: str, what: str, is_share: bool, values: Values) -> Statistic:
         return Statistic(f"{task}/{kind}", f"{task}: {title}", what, kind, is_share, values)
 
     found = [
-        one(
+        statistic(
             "entropy",
             "uncertainty",
             "mean predictive entropy over the logarithm of the classes",
             False,
             lambda p: p[task].uncertainty.normalised_entropy,
         ),
-        one(
+        statistic(
             "mutual_information",
             "uncertainty of the model",
             "mean mutual information, nats",
@@ -111,7 +111,7 @@ def _of_task(task: str, reference: Predictions, monitored: Predictions) -> list[
     ]
     for place, name in enumerate(classes):
         found.append(
-            one(
+            statistic(
                 f"class {name}",
                 f"called {name}",
                 f"share of records whose most probable class is {name}",
@@ -124,7 +124,7 @@ def _of_task(task: str, reference: Predictions, monitored: Predictions) -> list[
         found.pop()
     if reference[task].sets is not None:
         found.append(
-            one(
+            statistic(
                 "set_size",
                 "set size",
                 "mean number of classes in a prediction set",
@@ -134,15 +134,19 @@ def _of_task(task: str, reference: Predictions, monitored: Predictions) -> list[
         )
     if reference[task].refer is not None:
         found.append(
-            one("referred", "referred", "share of records referred", True, lambda p: p[task].refer)
+            statistic(
+                "referred", "referred", "share of records referred", True, lambda p: p[task].refer
+            )
         )
     labels = [table[task].truth for table in (reference, monitored)]
     if all(truth is not None and (truth >= 0).any() for truth in labels):
-        found += _labelled(one, task, reference)
+        found += _labelled(statistic, task, reference)
     return found
 
 
-def _labelled(one: Callable[..., Statistic], task: str, reference: Predictions) -> list[Statistic]:
+def _labelled(
+    statistic: Callable[..., Statistic], task: str, reference: Predictions
+) -> list[Statistic]:
     def known(p: Predictions, values: np.ndarray) -> np.ndarray:
         return np.where(p[task].truth >= 0, values, np.nan)
 
@@ -150,14 +154,14 @@ def _labelled(one: Callable[..., Statistic], task: str, reference: Predictions) 
         return p[task].probabilities.argmax(1) == p[task].truth
 
     found = [
-        one(
+        statistic(
             "accuracy",
             "accuracy",
             "share of labelled records that were called right",
             True,
             lambda p: known(p, right(p)),
         ),
-        one(
+        statistic(
             "overconfidence",
             "confidence minus accuracy",
             "mean probability of the class called, minus the accuracy; 0 where it is calibrated",
@@ -167,7 +171,7 @@ def _labelled(one: Callable[..., Statistic], task: str, reference: Predictions) 
     ]
     if reference[task].sets is not None:
         found.append(
-            one(
+            statistic(
                 "coverage",
                 "coverage",
                 "share of labelled records whose prediction set holds the truth",

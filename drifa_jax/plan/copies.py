@@ -37,7 +37,7 @@ def copies(modality: Found) -> list[str]:
         told.append(f"{crossing} images lie in one split and, the same, in another")
     if modality.classes_of:
         by_class = [{modality.classes_of[k]: names[k] for k in reversed(same)} for same in places]
-        unlike = [of for of in by_class if len(of) > 1]
+        unlike = [classes for classes in by_class if len(classes) > 1]
         if unlike:
             first, second = sorted(unlike[0].values())[:2]
             told.append(

@@ -137,7 +137,7 @@ def plain_text(figure: Any) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             # Names of ticks are put there while drawing, by a formatter of this kind.
             if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
-                axis.set_major_formatter(lambda *tick, of=formatter: printable(of(*tick)))
+                axis.set_major_formatter(lambda *tick, shown=formatter: printable(shown(*tick)))
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(printable(text.get_text()))

@@ -239,7 +239,9 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
 def _branches(evaluated: Evaluated) -> str:
     """The backbone of each modality, in words."""
     config = evaluated.config
-    own = {m: of.backbone for m, of in config.data.modalities.items() if of.backbone}
+    own = {
+        m: modality.backbone for m, modality in config.data.modalities.items() if modality.backbone
+    }
     others = ", ".join(f"{backbone} for {m}" for m, backbone in own.items())
     return f"{config.model.backbone} branch for each modality" + (f" ({others})" if own else "")
 

@@ -104,7 +104,7 @@ def example_case(example: Example, num_members: int) -> Case:
 
 
 def map_pictures(
-    image: np.ndarray, of: RecordMap, num_members: int
+    image: np.ndarray, record_map: RecordMap, num_members: int
 ) -> list[tuple[np.ndarray, str]]:
     """The image, the image under its map, and under the spread of the map over several members.
 
@@ -114,12 +114,14 @@ def map_pictures(
       `[h, w, 3]` uint8 each, with a title.
     """
     if image.ndim == 3:
-        found = _plane_pictures(image, of, SIDE)
+        found = _plane_pictures(image, record_map, SIDE)
         title = "image"
     else:
-        numbers = telling_slices(of.mean)
+        numbers = telling_slices(record_map.mean)
         of_slices = [
-            _plane_pictures(image[k], RecordMap(of.mean[k], of.spread[k]), SLICE_SIDE)
+            _plane_pictures(
+                image[k], RecordMap(record_map.mean[k], record_map.spread[k]), SLICE_SIDE
+            )
             for k in numbers
         ]
         found = [montage(_framed(np.stack(planes))) for planes in zip(*of_slices, strict=True)]
@@ -128,10 +130,10 @@ def map_pictures(
     return list(zip(found, titles, strict=True))[: 3 if num_members > 1 else 2]
 
 
-def _plane_pictures(image: np.ndarray, of: RecordMap, side: int) -> list[np.ndarray]:
+def _plane_pictures(image: np.ndarray, record_map: RecordMap, side: int) -> list[np.ndarray]:
     """A picture `[h, w, c]`, the same under its map, and under the map's spread."""
     shown = _fitted(image, side)
-    maps = (_fitted_map(heat, shown.shape[:2]) for heat in (of.mean, of.spread))
+    maps = (_fitted_map(heat, shown.shape[:2]) for heat in (record_map.mean, record_map.spread))
     return [shown, *(_overlaid(shown, heat) for heat in maps)]
 
 

@@ -85,20 +85,20 @@ def explanation_json(explained: Explained) -> dict[str, Any]:
         "extrapolates": explained.extrapolates,
         "tasks": {
             task: {
-                "class": one.predicted,
-                "contributions": one.contributions(),
-                "factors": dict(one.factors),
+                "class": explanation.predicted,
+                "contributions": explanation.contributions(),
+                "factors": dict(explanation.factors),
                 "maps": {
                     name: {
-                        "shape": list(of.mean.shape),
-                        "png": None if of.mean.ndim > 2 else _grey_png(of.mean),
-                        "hottest": of.hottest,
+                        "shape": list(heat_map.mean.shape),
+                        "png": None if heat_map.mean.ndim > 2 else _grey_png(heat_map.mean),
+                        "hottest": heat_map.hottest,
                     }
-                    for name, of in one.maps.items()
-                    if of.mean.max() > 0
+                    for name, heat_map in explanation.maps.items()
+                    if heat_map.mean.max() > 0
                 },
             }
-            for task, one in explained.tasks.items()
+            for task, explanation in explained.tasks.items()
         },
         "without": {
             name: {"tasks": tasks_json(found)} for name, found in explained.without.items()

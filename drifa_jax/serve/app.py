@@ -156,10 +156,10 @@ def build_app(service: Service, access: Access):
     async def study(request: Request) -> Response:
         with service.admitted(_length(request)):
             answered, made = await of_form(request, service.study)
-        name = service.objects.keep(made, sum(len(one.content) for one in made))
+        name = service.objects.keep(made, sum(len(written.content) for written in made))
         links = [
-            {"kind": one.kind, "task": one.task, "href": f"/v1/studies/{name}/{number}.dcm"}
-            for number, one in enumerate(made)
+            {"kind": written.kind, "task": written.task, "href": f"/v1/studies/{name}/{number}.dcm"}
+            for number, written in enumerate(made)
         ]
         return JSONResponse(answer_json(answered, service.lacks(answered)) | {"objects": links})
 

@@ -43,14 +43,14 @@ def sources_of(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> CaseSources:
     images = {
         name: [
             SourceImage(
-                pydicom().Dataset.from_json(one["header"]),
-                tuple(one["frames"]),
-                tuple(one["when"]),
-                one["number"],
-                one["burned_in"],
+                pydicom().Dataset.from_json(entry["header"]),
+                tuple(entry["frames"]),
+                tuple(entry["when"]),
+                entry["number"],
+                entry["burned_in"],
                 f"image {number} of {name}",
             )
-            for number, one in enumerate(several, start=1)
+            for number, entry in enumerate(several, start=1)
         ]
         for name, several in found.items()
     }
@@ -73,8 +73,8 @@ def archive_objects(
     return [
         ArchiveObject(REPORT, "", _file(report)),
         *(
-            ArchiveObject(CAPTURE, one.task, _file(capture))
-            for one, capture in zip(explanations, captures, strict=True)
+            ArchiveObject(CAPTURE, explanation.task, _file(capture))
+            for explanation, capture in zip(explanations, captures, strict=True)
         ),
     ]
 

@@ -129,10 +129,10 @@ def _decoded(job, files, described, folder: Path, side: int) -> tuple[dict[str, 
             frame = read[name].facts.get("slice")
             rest.setdefault("sources", {})[name] = sources_json(paths, frame)
     found, parts = {}, []
-    for name, one in read.items():
-        pixels = np.ascontiguousarray(one.pixels).tobytes()
-        found[name] = {"facts": one.facts, "pixels": len(pixels), "picture": len(one.picture)}
-        parts += [pixels, one.picture]
+    for name, image in read.items():
+        pixels = np.ascontiguousarray(image.pixels).tobytes()
+        found[name] = {"facts": image.facts, "pixels": len(pixels), "picture": len(image.picture)}
+        parts += [pixels, image.picture]
     return {"modalities": found, "rest": rest}, b"".join(parts)
 
 

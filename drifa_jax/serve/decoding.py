@@ -131,15 +131,15 @@ class Decoders:
             self._on_restart()
             raise _beyond_limits(self._limits)
         pixels, pictures, facts, place = {}, {}, {}, 0
-        for name, one in said["modalities"].items():
+        for name, image in said["modalities"].items():
             spec: Spec = self._specs[name]
-            count, shown = int(one["pixels"]), int(one["picture"])
+            count, shown = int(image["pixels"]), int(image["picture"])
             if count != int(np.prod(spec.shape)) * spec.dtype.itemsize:
                 raise Gone("another size")
             array = np.frombuffer(content, spec.dtype, count // spec.dtype.itemsize, place)
             pixels[name] = array.reshape(spec.shape)
             pictures[name] = content[place + count : place + count + shown]
-            facts[name] = dict(one["facts"])
+            facts[name] = dict(image["facts"])
             place += count + shown
         return Decoded(pixels, pictures, facts, dict(said["rest"]))
 

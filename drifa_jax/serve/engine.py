@@ -146,10 +146,10 @@ class Engine:
                     return
                 count = min(self._batch, len(self._answers))
                 together = [self._answers.popleft() for _ in range(count)]
-                one = self._explanations.popleft() if self._explanations else None
+                waiting = self._explanations.popleft() if self._explanations else None
             self._answer([job for job in together if job.future.set_running_or_notify_cancel()])
-            if one is not None and one.future.set_running_or_notify_cancel():
-                _settle(one.future, lambda one=one: self._explained(one.subject))
+            if waiting is not None and waiting.future.set_running_or_notify_cancel():
+                _settle(waiting.future, lambda waiting=waiting: self._explained(waiting.subject))
 
     def _answer(self, jobs: list[_Job]) -> None:
         if not jobs:

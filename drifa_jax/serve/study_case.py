@@ -59,11 +59,11 @@ def sources_json(files: Sequence[Path], frame: int | None) -> list[dict[str, Any
     sources = [read_source(file, () if frame is None else (frame,)) for file in files]
     return [
         {
-            "header": one.header.to_json_dict(),
-            "frames": list(one.frames),
-            "when": list(one.when),
-            "number": one.number,
-            "burned_in": one.burned_in,
+            "header": source.header.to_json_dict(),
+            "frames": list(source.frames),
+            "when": list(source.when),
+            "number": source.number,
+            "burned_in": source.burned_in,
         }
-        for one in sources
+        for source in sources
     ]

@@ -34,7 +34,8 @@ def result_view(
         "without": _without(answered, explained),
         "extrapolates": explained is not None and explained.extrapolates,
         "explained": explained is not None,
-        "has_maps": explained is not None and any(one.maps for one in explained.tasks.values()),
+        "has_maps": explained is not None
+        and any(explanation.maps for explanation in explained.tasks.values()),
         "lacks": lacks,
         "provenance": predictions.provenance,
         "summary": "; ".join(
@@ -56,7 +57,7 @@ def _task(task: str, found: TaskPredictions, explained: Explained | None) -> dic
     most = math.log(len(found.classes))
     in_set = found.set_of(0)
     data, model = float(measures.expected_entropy[0]), float(measures.mutual_information[0])
-    one = None if explained is None else explained.tasks.get(task)
+    explanation = None if explained is None else explained.tasks.get(task)
     return {
         "name": task,
         "predicted": found.labels[0],
@@ -85,17 +86,17 @@ def _task(task: str, found: TaskPredictions, explained: Explained | None) -> dic
             "model_width": f"{100 * model / most:.1f}",
             "model_left": f"{100 * data / most:.1f}",
         },
-        "contributions": [] if one is None else _contributions(one),
-        "explains": "" if one is None else one.predicted,
+        "contributions": [] if explanation is None else _contributions(explanation),
+        "explains": "" if explanation is None else explanation.predicted,
     }
 
 
-def _contributions(one: Any) -> list[dict[str, str]]:
-    widest = max((abs(share) for share in one.shapley.values()), default=0.0) or 1.0
+def _contributions(explanation: Any) -> list[dict[str, str]]:
+    widest = max((abs(share) for share in explanation.shapley.values()), default=0.0) or 1.0
     found = []
-    for name, share in one.shapley.items():
+    for name, share in explanation.shapley.items():
         width = 50 * abs(share) / max(widest, 0.05)
-        spread = one.shapley_spread[name]
+        spread = explanation.shapley_spread[name]
         found.append(
             {
                 "name": name,
@@ -103,7 +104,7 @@ def _contributions(one: Any) -> list[dict[str, str]]:
                 "left": f"{50 - width if share < 0 else 50:.1f}",
                 "width": f"{width:.1f}",
                 "sign": "against" if share < 0 else "for",
-                "alone": f"{one.leave_one_out[name]:+.2f}",
+                "alone": f"{explanation.leave_one_out[name]:+.2f}",
             }
         )
     return found
@@ -137,12 +138,12 @@ def _pictures(
             continue
         facts = answered.case.facts[spec.name]
         heats = []
-        for task, one in ({} if explained is None else explained.tasks).items():
-            of = one.maps.get(spec.name)
-            if of is not None and of.mean.max() > 0:
+        for task, explanation in ({} if explained is None else explained.tasks).items():
+            heat_map = explanation.maps.get(spec.name)
+            if heat_map is not None and heat_map.mean.max() > 0:
                 fit = description.readings[spec.name].fit
-                source = data_uri(overlay(np.asarray(of.mean), size, fit))
-                heats.append({"task": task, "class": one.predicted, "source": source})
+                source = data_uri(overlay(np.asarray(heat_map.mean), size, fit))
+                heats.append({"task": task, "class": explanation.predicted, "source": source})
         found.append(
             {
                 "name": spec.name,

@@ -194,9 +194,9 @@ class BucketRun:
     def _send(self, names: Iterable[str], folder: Path) -> None:
         states = {name: (folder / name).stat() for name in names}
         changed = {
-            name: (of.st_size, of.st_mtime_ns)
-            for name, of in states.items()
-            if self._sent.get(name) != (of.st_size, of.st_mtime_ns)
+            name: (state.st_size, state.st_mtime_ns)
+            for name, state in states.items()
+            if self._sent.get(name) != (state.st_size, state.st_mtime_ns)
         }
         self._bucket.send(changed, folder)
         self._sent |= changed

@@ -112,8 +112,8 @@ def _measured(config: Config, description: NetworkDescription) -> StepCost:
     state = abstract_state(network, optimizer, groups=groups)
     batch = {
         "images": {
-            name: jax.ShapeDtypeStruct((MEASURED_AT, *of.size, of.channels), jnp.uint8)
-            for name, of in description.modalities.items()
+            name: jax.ShapeDtypeStruct((MEASURED_AT, *modality.size, modality.channels), jnp.uint8)
+            for name, modality in description.modalities.items()
         },
         "labels": {
             task: jax.ShapeDtypeStruct((MEASURED_AT,), jnp.int32) for task in description.tasks

@@ -212,7 +212,7 @@ class ViT(nnx.Module):
         """Patches, tokens and positions, and each block, the last with the final norm."""
         embeddings = (self.class_token, self.distillation_token, self.registers, self.positions)
         blocks = [(self.blocks[f"block_{k}"],) for k in range(self.shape.depth)]
-        first = (self.patches, *(one for one in embeddings if one is not None))
+        first = (self.patches, *(embedding for embedding in embeddings if embedding is not None))
         return [first, *blocks[:-1], (*blocks[-1], self.norm)]
 
     def stem_with_tokens(
