@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from drifa_jax.commands.train import train_and_test
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
+from drifa_jax.network_options import PAPER
 from drifa_jax.train import feed, loop
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
@@ -91,6 +93,19 @@ def test_interrupted_run_saves_and_resumes_as_if_never_stopped(
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert train_and_test(tiny_config(), tmp_path / "run") == 0
     assert_same_run(finished_run, tmp_path / "run", tiny_config())
+
+
+def test_the_papers_network_resumes_as_if_never_stopped(tmp_path, monkeypatch, tiny_config):
+    """MFA in every block and MIFA after every stage, which the tiny run leaves out."""
+    tiny = tiny_config(num_epochs=1)
+    model = dataclasses.replace(tiny.model, mfa_parts=PAPER.mfa_parts, fuse_at=PAPER.fuse_at)
+    config = dataclasses.replace(tiny, model=model)
+    assert train_and_test(config, tmp_path / "never_stopped") == 0
+    with monkeypatch.context() as patched:
+        stop_after(2, signal.SIGTERM, patched)
+        assert train_and_test(config, tmp_path / "stopped") == 128 + signal.SIGTERM
+    assert train_and_test(config, tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "never_stopped", tmp_path / "stopped", config)
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
