@@ -134,7 +134,8 @@ def _bring_from_buckets(options: argparse.Namespace) -> None:
     """
     for name, value in vars(options).items():
         values = value if isinstance(value, list) else [value]
-        if not any(isinstance(given, str | Path) and url_of(given) for given in values):
+        urls = [url_of(given) if isinstance(given, str | Path) else None for given in values]
+        if not any(urls):
             continue
         if name == "workdir" and options.command in KEEPS_IN_BUCKETS:
             continue
@@ -142,15 +143,15 @@ def _bring_from_buckets(options: argparse.Namespace) -> None:
         alone = getattr(options, "engine", "local") == "local"
         read = alone and READS_FROM_BUCKETS.get(options.command) == name
         # The last path of an export is what it writes.
-        last = url_of(values[-1]) if options.command == "export" else None
+        last = urls[-1] if options.command == "export" else None
         if not read or last:
             raise UserError(
-                f"{last or url_of(values[0])}: `drifa {options.command}` does not go to a bucket "
-                "for this; mount the bucket (gcsfuse, mount-s3) and name the folder."
+                f"{last or next(filter(None, urls))}: `drifa {options.command}` does not go to a "
+                "bucket for this; mount the bucket (gcsfuse, mount-s3) and name the folder."
             )
-        for position, given in enumerate(values):
-            if url := url_of(given):
-                values[position] = type(given)(copy := local_copy(url))
+        for position, url in enumerate(urls):
+            if url:
+                values[position] = type(values[position])(copy := local_copy(url))
                 say(f"{url} is copied to {copy}; what is written beside it stays there.")
 
 

@@ -216,6 +216,7 @@ def test_several_processes_cannot_train_into_a_bucket(scans, monkeypatch):
         ("evaluate", "run", "--out", "gs://scans/report"),
         ("export", "run", "gs://scans/brain.drifa"),
         ("plan", "gs://scans/mri"),
+        ("plan", "mri", "gs://scans/ct"),
         ("run", "plan.py", "--workdir", "gs://scans/run"),
     ],
 )

@@ -22,6 +22,7 @@ from drifa_jax.ablate.statistics import (
 from drifa_jax.ablate.variants import CONCATENATION, REFERENCE, Variant
 from drifa_jax.console import harmless
 from drifa_jax.evaluate.comparison import holm
+from drifa_jax.evaluate.intervals import NUM_RESAMPLES
 
 COMPARED = "balanced_accuracy"
 """The metric of the tests and of the sentences; one, chosen beforehand."""
@@ -34,7 +35,11 @@ Document = dict[str, Any]
 
 
 def document(
-    variants: Sequence[Variant], tested: Tested, *, num_resamples: int = 2000, seed: int = 0
+    variants: Sequence[Variant],
+    tested: Tested,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> Document:
     """All numbers of an ablation as plain JSON values, by task.
 
