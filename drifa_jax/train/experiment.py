@@ -111,8 +111,8 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
     if train.stochastic_depth and not branches_that_skip(description) - groups.frozen:
         raise UserError(
             f"config: train.stochastic_depth is {train.stochastic_depth}, but no branch in "
-            "training can skip blocks (ConvNeXt, EfficientNet and vision transformers can); leave "
-            "it at 0."
+            "training can skip blocks (ConvNeXt, EfficientNet, Swin and vision transformers can); "
+            "leave it at 0."
         )
     if train.statistics_batches and not _has_batch_norm(network, groups):
         raise UserError(

@@ -12,6 +12,7 @@ learning", ICML 2018, equation 9.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,14 @@ from drifa_jax.models.backbones.contract import (
     GatedBackbone,
     LayeredBackbone,
     ScaledGate,
+    SkippingBackbone,
     TokenBackbone,
     Tokens,
 )
 from drifa_jax.models.backbones.layers import Dense
 from drifa_jax.models.initial import zeros
 from drifa_jax.models.pooling import at_least_float32, average_pool
+from drifa_jax.models.stochastic_depth import StochasticDepth
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap, Images, Present
 
@@ -67,6 +70,9 @@ class SlicePooling(nnx.Module):
 class _OverSlices(nnx.Module):
     """What both kinds of backbones of slices have in common.
 
+    A record skips a residual block with all of its slices: stochastic depth draws by sample, and
+    the sample is the volume.
+
     Args:
       backbone: of the slices.
       options: dtype.
@@ -80,10 +86,15 @@ class _OverSlices(nnx.Module):
         self.pooling = SlicePooling(backbone.plan[-1].channels, options=options, rngs=rngs)
         self.plan = backbone.plan
         self.takes_width = getattr(backbone, "takes_width", False)
+        if isinstance(backbone, SkippingBackbone):
+            self.num_blocks = backbone.num_blocks
 
     def parts_in_order(self) -> Sequence[Sequence[nnx.Module | nnx.Param]]:
         """The layers of the backbone of slices; the pooling is attention."""
         return self.slices.parts_in_order() if isinstance(self.slices, LayeredBackbone) else ()
+
+    def _weighed(self, number: int, x: FeatureMap) -> FeatureMap:
+        return self.pooling(x) if number == len(self.plan) - 1 else x
 
 
 class SliceAttention(_OverSlices):
@@ -91,13 +102,22 @@ class SliceAttention(_OverSlices):
 
     def stem(self, images: Images, *, train: bool, present: Present | None = None) -> FeatureMap:
         """From voxels to the first maps, `[b, depth, *plane, c]`."""
-        return self.attend_stem(images, train=train, present=present)[0]
+        options = _of_slices(images.shape[1], train, present)
+        return _volume(self.slices.stem(_planes(images), **options), images.shape[1])
 
     def stage(
-        self, number: int, x: FeatureMap, *, train: bool, present: Present | None = None
+        self,
+        number: int,
+        x: FeatureMap,
+        *,
+        train: bool,
+        present: Present | None = None,
+        depth: StochasticDepth | None = None,
     ) -> FeatureMap:
         """Maps after stage `number`, counted from 0; those of the last are weighed by slice."""
-        return self.attend_stage(number, x, train=train, present=present)[0]
+        options = _of_slices(x.shape[1], train, present, depth)
+        planes = self.slices.stage(number, _planes(x), **options)
+        return self._weighed(number, _volume(planes, x.shape[1]))
 
     def attend_stem(
         self, images: Images, *, train: bool, present: Present | None = None
@@ -110,11 +130,11 @@ class SliceAttention(_OverSlices):
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """As `stage`, with the gates inside the backbone, averaged over slices."""
         x, gates = self._attend("stage", (number,), x, train, present)
-        return (self.pooling(x) if number == len(self.plan) - 1 else x), gates
+        return self._weighed(number, x), gates
 
     def _attend(self, method, arguments, x, train, present):
         depth, gates = x.shape[1], {}
-        options = {"train": train, "present": _of_slices(present, depth)}
+        options = _of_slices(depth, train, present)
         if isinstance(self.slices, GatedBackbone):
             call = getattr(self.slices, f"attend_{method}")
             planes, found = call(*arguments, _planes(x), **options)
@@ -137,11 +157,9 @@ class SliceAttentionOfTokens(_OverSlices):
         self, images: Images, *, train: bool, present: Present | None = None
     ) -> tuple[FeatureMap, Tokens]:
         """From voxels to the first maps `[b, depth, *plane, c]`, and the tokens."""
-        depth = images.shape[1]
-        x, tokens = self.slices.stem_with_tokens(
-            _planes(images), train=train, present=_of_slices(present, depth)
-        )
-        return _volume(x, depth), tokens
+        options = _of_slices(images.shape[1], train, present)
+        x, tokens = self.slices.stem_with_tokens(_planes(images), **options)
+        return _volume(x, images.shape[1]), tokens
 
     def stage_with_tokens(
         self,
@@ -151,14 +169,12 @@ class SliceAttentionOfTokens(_OverSlices):
         *,
         train: bool,
         present: Present | None = None,
+        depth: StochasticDepth | None = None,
     ) -> tuple[FeatureMap, Tokens]:
         """Maps and tokens after stage `number`; the maps of the last are weighed by slice."""
-        depth = x.shape[1]
-        planes, tokens = self.slices.stage_with_tokens(
-            number, _planes(x), tokens, train=train, present=_of_slices(present, depth)
-        )
-        x = _volume(planes, depth)
-        return (self.pooling(x) if number == len(self.plan) - 1 else x), tokens
+        options = _of_slices(x.shape[1], train, present, depth)
+        planes, tokens = self.slices.stage_with_tokens(number, _planes(x), tokens, **options)
+        return self._weighed(number, _volume(planes, x.shape[1])), tokens
 
 
 def over_slices(
@@ -180,8 +196,11 @@ def _volume(x: jax.Array, depth: int) -> jax.Array:
     return x.reshape(x.shape[0] // depth, depth, *x.shape[1:])
 
 
-def _of_slices(present: Present | None, depth: int) -> Present | None:
-    """Each slice is there where its record is."""
-    if present is None:
-        return None
-    return jnp.broadcast_to(present[:, None], (present.shape[0], depth)).reshape(-1)
+def _of_slices(
+    num_slices: int, train: bool, present: Present | None, depth: StochasticDepth | None = None
+) -> dict[str, Any]:
+    """Options of the backbone of slices: each is there where its record is, and skips with it."""
+    if present is not None:
+        present = jnp.broadcast_to(present[:, None], (present.shape[0], num_slices)).reshape(-1)
+    options = {"train": train, "present": present}
+    return options if depth is None else options | {"depth": depth.of_slices(num_slices)}
