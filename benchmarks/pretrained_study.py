@@ -49,7 +49,7 @@ def feature_reader(config, name):
     modality = config.data.modalities[name]
     backbone = modality.backbone or config.model.backbone
     where, field = pretrained_of(config)[name]
-    tensors = branch_tensors(
+    tensors, _ = branch_tensors(
         open_checkpoint(where, backbone, field), backbone, modality.channels, config.model, name
     )
     held = re.compile(r".*/(mean|var)")

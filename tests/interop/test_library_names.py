@@ -70,7 +70,7 @@ def test_features_of_a_state_dict_are_those_of_its_library(case, monkeypatch):
     monkeypatch.setitem(BACKBONES, backbone, make)
     draws, options = maker(), NetworkOptions(mfa_parts=(), **PYTORCH)
     tensors = draws.drawn(golden["shapes"])
-    found = branch_tensors(Checkpoint(case, tensors), backbone, 3, options, "mri")
+    found, _ = branch_tensors(Checkpoint(case, tensors), backbone, 3, options, "mri")
     params, statistics = (
         unflatten({p: x for p, x in found.items() if p.endswith(("/mean", "/var")) == held})
         for held in (False, True)

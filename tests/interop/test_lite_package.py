@@ -40,7 +40,7 @@ def picture():
 def test_features_of_a_picture_are_those_of_its_own_network(checkpoint, picture):
     make = BACKBONES["efficientnet_lite0"]
     backbone = Functional(lambda rngs: make(3, options=OPTIONS, rngs=rngs))
-    tensors = branch_tensors(checkpoint, "efficientnet_lite0", 3, OPTIONS, "mri")
+    tensors, _ = branch_tensors(checkpoint, "efficientnet_lite0", 3, OPTIONS, "mri")
     is_statistic = {path: path.endswith(("/mean", "/var")) for path in tensors}
     params, statistics = (
         unflatten({path: x for path, x in tensors.items() if is_statistic[path] == held})
@@ -72,7 +72,7 @@ def test_features_of_a_picture_are_those_of_its_own_network(checkpoint, picture)
 
 def test_a_grey_picture_gives_the_features_of_three_equal_colours(checkpoint):
     kernel, grey = (
-        branch_tensors(checkpoint, "efficientnet_lite0", channels, OPTIONS, "mri")[
+        branch_tensors(checkpoint, "efficientnet_lite0", channels, OPTIONS, "mri")[0][
             "entry/conv/kernel"
         ]
         for channels in (3, 1)

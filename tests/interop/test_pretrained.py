@@ -58,9 +58,9 @@ def small_backbones(monkeypatch):
         monkeypatch.setitem(BACKBONES, name, make)
 
 
-def model_of(backbone):
+def model_of(backbone, **shaping):
     """The classifier of `transformers` whose shape is that of a small backbone."""
-    classes = {"num_labels": 2}
+    classes = {"num_labels": 2, **shaping}
     if backbone in OPTIONS:
         deep = backbone == "resnet50"
         config = transformers.ResNetConfig(
@@ -107,8 +107,7 @@ def model_of(backbone):
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "patch_size": 4,
-        "image_size": 12,
-        **classes,
+        **{"image_size": 12, **classes},
     }
     if backbone == "dinov3_toy":
         config = transformers.DINOv3ViTConfig(**shape, num_register_tokens=2)
@@ -125,9 +124,9 @@ def model_of(backbone):
     return getattr(transformers, f"{family}ForImageClassification")(config)
 
 
-def write(backbone, folder, **saving):
+def write(backbone, folder, shaping=None, **saving):
     """A folder of Hugging Face with drawn weights."""
-    model, rng = model_of(backbone), np.random.default_rng(0)
+    model, rng = model_of(backbone, **shaping or {}), np.random.default_rng(0)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
@@ -172,6 +171,42 @@ def test_features_of_a_hugging_face_folder_are_those_of_its_network(backbone, tm
         # As in tests/models/backbones: rounding of 6e-8 grows to a hundred times itself.
         limit = 1e-5 * np.abs(reference).max()
         np.testing.assert_allclose(found[name], reference, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "trained_on"),
+    [("vit_toy", 20), ("deit_toy", 8), ("dinov2_toy", 20), ("dinov2_registers_toy", 20)],
+)
+def test_positions_of_another_picture_size_are_interpolated_as_transformers_does(
+    backbone, trained_on, tmp_path
+):
+    """Grids of 5 x 5 and 2 x 2 patches on the 3 x 3 of the backbone and of the pictures."""
+    folder = write(backbone, tmp_path, {"image_size": trained_on})
+    network, tensors, notes = from_folder(folder, network_of(backbone))
+    side = trained_on // 4
+    assert any(f"for {side} x {side} patches" in n and "to the 3 x 3 of" in n for n in notes)
+    drawn = {p: np.zeros(s, np.float32) for p, s in shapes(network).items() if p not in tensors}
+    images = {"colour": np.random.default_rng(1).random((2, 12, 12, 3), np.float32)}
+    sources = {"colour": (str(folder), "train.pretrained")}
+    expected = reference_features(network, sources, images)
+    found = branch_values(network, *assemble(network, tensors | drawn), images)
+    for name, reference in expected.items():
+        limit = 1e-5 * np.abs(reference).max()
+        np.testing.assert_allclose(found[name], reference, rtol=0, atol=limit, err_msg=name)
+
+
+def test_positions_of_no_square_grid_are_refused(tmp_path):
+    folder = write("vit_toy", tmp_path)
+    rewritten(folder, cut_positions)
+    with pytest.raises(
+        UserError, match=r"(?s)position_embeddings \(1, 9, 16\) holds positions of no square grid"
+    ):
+        from_folder(folder, network_of("vit_toy"))
+
+
+def cut_positions(state):
+    name = "vit.embeddings.position_embeddings"
+    return state | {name: np.ascontiguousarray(state[name][:, :-1])}
 
 
 def test_shards_are_one_checkpoint_and_a_missing_one_is_named(tmp_path):
@@ -313,11 +348,10 @@ def test_another_family_width_or_size_is_named_with_its_cure(tmp_path, monkeypat
     monkeypatch.setitem(BACKBONES, "convnext_wide", wide)
     with pytest.raises(UserError, match=r"(?s)- .*\(8, .*It fits model.backbone=convnext_toy"):
         from_folder(folder, network_of("convnext_wide"))
-    larger = partial(ViT, plan=ViTPlan(*TINY[:4], 5, epsilon=1e-12))
+    larger = partial(ViT, plan=ViTPlan(32, *TINY[1:4], 5, epsilon=1e-12))
     monkeypatch.setitem(BACKBONES, "vit_larger", larger)
-    monkeypatch.delitem(BACKBONES, "vit_toy")
     folder = write("vit_toy", tmp_path / "vit")
-    with pytest.raises(UserError, match=r"has 10 places and vit_larger has 26: the file was"):
+    with pytest.raises(UserError, match=r"(?s)- .*\(32, .*It fits model.backbone=vit_toy"):
         from_folder(folder, network_of("vit_larger"))
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from flax import nnx
 
 from drifa_jax.errors import UserError
 from drifa_jax.interop.checkpoint_names import checkpoint_slots
 from drifa_jax.interop.pretrained.checkpoint import Checkpoint
 from drifa_jax.interop.pretrained.dialects import Dialect, dialect_of
 from drifa_jax.interop.tensors import Slot, Tensors, flatten, read_slots
-from drifa_jax.models.backbones.contract import TokenBackbone
+from drifa_jax.models.backbones.contract import PlacedBackbone, TokenBackbone
 from drifa_jax.models.functional import BatchStatistics, Functional, Parameters
 from drifa_jax.models.pixels import Normalisation
 from drifa_jax.models.registry import BACKBONES, registered
@@ -24,8 +26,10 @@ from drifa_jax.typing import FeatureMap, Images
 
 def branch_tensors(
     checkpoint: Checkpoint, backbone: str, num_channels: int, options: NetworkOptions, modality: str
-) -> Tensors:
-    """Path inside a branch -> array, for every tensor of its backbone.
+) -> tuple[Tensors, list[str]]:
+    """Path inside a branch -> array, for every tensor of its backbone; and what changed on the way.
+
+    Positions that were learned on another grid of patches are interpolated to the backbone's.
 
     Args:
       checkpoint: what was trained elsewhere.
@@ -41,8 +45,14 @@ def branch_tensors(
     _check_family(checkpoint, dialect, backbone, modality)
     _check_options(checkpoint, dialect, options)
     state = dialect.prepare(dialect.strip(checkpoint.tensors))
-    shapes = backbone_shapes(backbone, num_channels, options)
+    module, shapes = _alone(backbone, num_channels, options)
     slots = _slots(shapes, dialect, state)
+    state, grids = _on_its_grid(state, slots, module)
+    notes = [
+        f"{modality}: {checkpoint.source} has learned positions for {theirs} patches; they were "
+        f"interpolated (bicubic) to the {ours} of {backbone}."
+        for theirs, ours in grids
+    ]
     try:
         tensors = read_slots(state, slots, f"{checkpoint.source} (branch {modality})")
     except UserError as error:
@@ -57,7 +67,7 @@ def branch_tensors(
     statistics = normalisation_for(stated_normalisation(checkpoint), kernel.shape[-2])
     tensors[dialect.first] = adapted(kernel, num_channels, statistics)
     zeros = [path for path in shapes if re.fullmatch(dialect.zero, path)]
-    return tensors | {path: np.zeros(shapes[path], np.float32) for path in zeros}
+    return tensors | {path: np.zeros(shapes[path], np.float32) for path in zeros}, notes
 
 
 def stated_normalisation(checkpoint: Checkpoint) -> Normalisation:
@@ -99,10 +109,22 @@ def backbone_shapes(
     backbone: str, num_channels: int, options: NetworkOptions
 ) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter and statistic of a backbone alone."""
-    make = registered(BACKBONES, "model.backbone", backbone)
-    alone = Functional(lambda rngs: make(num_channels, options=options, rngs=rngs))
+    return _alone(backbone, num_channels, options)[1]
+
+
+def _alone(
+    backbone: str, num_channels: int, options: NetworkOptions
+) -> tuple[nnx.Module, dict[str, tuple[int, ...]]]:
+    """A backbone alone, without values, and `backbone_shapes`."""
+    make, built = registered(BACKBONES, "model.backbone", backbone), []
+
+    def build(rngs):
+        built.append(make(num_channels, options=options, rngs=rngs))
+        return built[-1]
+
+    alone = Functional(build)
     trees = flatten(alone.abstract_params), flatten(alone.abstract_statistics)
-    return {path: tuple(leaf.shape) for tree in trees for path, leaf in tree.items()}
+    return built[0], {path: tuple(leaf.shape) for tree in trees for path, leaf in tree.items()}
 
 
 def stage_maps(
@@ -173,16 +195,39 @@ def _slots(shapes: Mapping[str, Sequence[int]], dialect: Dialect, state: Tensors
     return checkpoint_slots(read, dialect.naming, state)
 
 
+def _on_its_grid(
+    state: Tensors, slots: Sequence[Slot], module: nnx.Module
+) -> tuple[Tensors, list[tuple[str, str]]]:
+    """The file's tensors with positions on the backbone's grid, and the two grids that differed.
+
+    Positions that cannot be brought there stay, and are refused with all else that differs.
+    """
+    slot = next((slot for slot in slots if slot.path == "positions"), None)
+    if slot is None or slot.name not in state or not isinstance(module, PlacedBackbone):
+        return state, []
+    found = state[slot.name]
+    if found.ndim < 2 or found.shape == slot.shape or found.shape[-1] != slot.shape[-1]:
+        return state, []
+    try:
+        fitted = module.fitted_positions(found.reshape(found.shape[-2:]).astype(np.float32))
+    except ValueError:
+        return state, []
+    theirs, ours = (math.isqrt(shape[-2]) for shape in (found.shape, slot.shape))
+    grids = [(f"{theirs} x {theirs}", f"{ours} x {ours}")]
+    return state | {slot.name: fitted.reshape(slot.shape)}, grids
+
+
 def _cure(
     backbone: str, state: Tensors, dialect: Dialect, options: NetworkOptions, modality: str
 ) -> str:
     """Which backbone the tensors fit, or why their positions do not; empty where none is known."""
-    shapes = {name: array.shape for name, array in state.items()}
     widths = sorted({options.width, NetworkOptions().width})
     for width, name in itertools.product(widths, _family(dialect)):
         other = dataclasses.replace(options, width=width)
-        slots = _slots(backbone_shapes(name, 3, other), dialect, state)
-        if {slot.name: slot.shape for slot in slots} == shapes:
+        module, shapes = _alone(name, 3, other)
+        slots = _slots(shapes, dialect, state)
+        fitted, _ = _on_its_grid(state, slots, module)
+        if {slot.name: slot.shape for slot in slots} == {n: x.shape for n, x in fitted.items()}:
             if name == backbone and width == options.width:
                 break
             wider = f" and model.width={width}" if width != options.width else ""
@@ -191,11 +236,11 @@ def _cure(
                 f"{modality}.backbone)."
             )
     for slot in _slots(backbone_shapes(backbone, 3, options), dialect, state):
-        found = shapes.get(slot.name)
-        if slot.path == "positions" and found not in (None, slot.shape):
+        found = state.get(slot.name)
+        if slot.path == "positions" and found is not None and found.shape != slot.shape:
             return (
-                f"\n{slot.name} has {found[-2]} places and {backbone} has {slot.shape[-2]}: the "
-                "file was trained on pictures of another size, or with other patches. Use the "
-                "checkpoint of the size that the backbone's paper names."
+                f"\n{slot.name} {found.shape} holds positions of no square grid of patches, which "
+                f"cannot be interpolated to those of {backbone}. Use a checkpoint that was trained "
+                "on square pictures."
             )
     return ""

@@ -40,12 +40,14 @@ def filled(
                 f"or set data.modalities.{name}.pretrained=none."
             )
         checkpoint = open_checkpoint(where, backbone, field)
-        branch = branch_tensors(checkpoint, backbone, modality.channels, network.options, name)
+        branch, changes = branch_tensors(
+            checkpoint, backbone, modality.channels, network.options, name
+        )
         inside = f"branches/{name}" + "/slices" * modality.slice_attention
         tensors |= {f"{inside}/{path}": array for path, array in branch.items()}
         pixels, said = pixels_of(checkpoint, name, modality)
         modalities[name] = dataclasses.replace(modality, mean=pixels.mean, std=pixels.std)
-        notes += said
+        notes += said + changes
     return dataclasses.replace(network, modalities=modalities), tensors, notes
 
 

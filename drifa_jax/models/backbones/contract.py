@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -141,6 +142,22 @@ class SkippingBackbone(Protocol):
     """
 
     num_blocks: int
+
+
+@runtime_checkable
+class PlacedBackbone(Protocol):
+    """A backbone with learned positions as its parameter `positions`; to offer this is voluntary.
+
+    Weights that were trained on pictures of another size can then be read.
+    """
+
+    def fitted_positions(self, positions: np.ndarray) -> np.ndarray:
+        """Positions that were learned on another grid, `[n, c]`, on the grid of the backbone.
+
+        Raises:
+          ValueError: for a number of them that no grid has.
+        """
+        ...
 
 
 @runtime_checkable

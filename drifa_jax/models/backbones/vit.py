@@ -194,11 +194,11 @@ class ViT(nnx.Module):
         self.patches = PatchConvolution(
             num_channels, plan.width, plan.patch, options=options, rngs=rngs
         )
-        num_placed = 1 + plan.distillation
+        self.num_placed = 1 + plan.distillation
         self.class_token = vectors(1)
         self.distillation_token = vectors(1) if plan.distillation else None
         self.registers = vectors(plan.num_registers) if plan.num_registers else None
-        self.positions = vectors(num_placed + plan.grid**2) if plan.grid else None
+        self.positions = vectors(self.num_placed + plan.grid**2) if plan.grid else None
         self.blocks = nnx.Dict(
             {f"block_{k}": Block(plan, options=options, rngs=rngs) for k in range(plan.depth)}
         )
@@ -214,6 +214,20 @@ class ViT(nnx.Module):
         blocks = [(self.blocks[f"block_{k}"],) for k in range(self.shape.depth)]
         first = (self.patches, *(embedding for embedding in embeddings if embedding is not None))
         return [first, *blocks[:-1], (*blocks[-1], self.norm)]
+
+    def fitted_positions(self, positions: np.ndarray) -> np.ndarray:
+        """Positions `[n, width]` of a square grid, interpolated to the side of this one.
+
+        Those of class and distillation token stand first and stay.
+        """
+        placed = positions[self.num_placed :]
+        side = math.isqrt(len(placed))
+        if not side or side**2 != len(placed):
+            raise ValueError(f"{len(placed)} places of patches make no square.")
+        grid = (self.shape.grid,) * 2
+        fitted = resized_grid(jnp.asarray(placed), side, grid, self.shape.antialias)
+        fitted = np.asarray(fitted).reshape(-1, self.shape.width)
+        return np.concatenate([positions[: self.num_placed], fitted])
 
     def stem_with_tokens(
         self, images: Images, *, train: bool, present: Present | None = None
