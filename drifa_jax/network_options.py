@@ -21,7 +21,8 @@ MFA_PARTS, MIFA_PARTS = ("hifa", "clia"), ("mgifa", "mlifa")
 GATE_PARTS = ("within", "across")
 FUSE_AT_ALL, FUSE_AT_RESOLUTIONS = "all", "resolutions"
 READ_LAST, READ_RESOLUTIONS = "last", "resolutions"
-LATER_FIELDS = {"fuse_at", "gate_parts", "gate_rank", "read_stages"}
+DROPOUT_AT_STAGES, DROPOUT_AT_HEADS = "stages", "heads"
+LATER_FIELDS = {"dropout_at", "fuse_at", "gate_parts", "gate_rank", "read_stages"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class NetworkOptions:
         a network of others alone keeps the default.
       backbone: a name in `models.registry.BACKBONES`; a modality may name another.
       dropout_rate: of Monte Carlo dropout.
+      dropout_at: what dropout drops: "stages" is the maps after every stage but those of the last
+        resolution, and the last before the heads, as in the paper; "heads" only the numbers that
+        the heads read, which leaves pretrained features whole and lets all samples of a record
+        share everything before the heads.
       fusion: what happens between stages, a name in `models.registry.FUSIONS`.
       fuse_at: after which stages it happens: "all" is every stage that a backbone declares (every
         block of a ResNet, as in the paper, and every resolution of the others), "resolutions"
@@ -67,6 +72,7 @@ class NetworkOptions:
     width: int = 64
     backbone: str = "resnet18"
     dropout_rate: float = 0.25
+    dropout_at: str = DROPOUT_AT_STAGES
     fusion: str = "drifa"
     fuse_at: tuple[int | str, ...] = (FUSE_AT_ALL,)
     mfa_parts: tuple[str, ...] = MFA_PARTS
@@ -92,6 +98,7 @@ class NetworkOptions:
             problems.append(f"dropout_rate is {self.dropout_rate}; it must be in [0, 1)")
         for name, choices in (
             ("compute_dtype", tuple(DTYPES)),
+            ("dropout_at", (DROPOUT_AT_STAGES, DROPOUT_AT_HEADS)),
             ("padding", PADDINGS),
             ("read_stages", (READ_LAST, READ_RESOLUTIONS)),
         ):

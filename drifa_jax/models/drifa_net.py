@@ -25,9 +25,14 @@ from drifa_jax.models.reading import ResolutionReading, mean_and_deviation
 from drifa_jax.models.readouts.contract import ExpertReadout
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
 from drifa_jax.models.stochastic_depth import StochasticDepth
-from drifa_jax.network_options import PAPER, READ_RESOLUTIONS, NetworkOptions
+from drifa_jax.network_options import (
+    DROPOUT_AT_HEADS,
+    PAPER,
+    READ_RESOLUTIONS,
+    NetworkOptions,
+)
 from drifa_jax.rng import stream
-from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits
+from drifa_jax.typing import DropoutKey, FeatureMap, Images, Logits, Pooled
 
 Intermediates = dict[str, jax.Array]
 
@@ -38,7 +43,7 @@ class DRIFANet(nnx.Module):
     Args:
       branches: modality -> backbone; they may differ in stages, channels, sizes and axes.
       tasks: task -> number of classes.
-      options: fusion and where it happens, readout, dropout rate and parts of the attention.
+      options: fusion and where it happens, readout, dropout and parts of the attention.
       rngs: key of the initial weights.
       normalisations: modality -> what its images go through first; others are read as they are.
 
@@ -72,6 +77,7 @@ class DRIFANet(nnx.Module):
         self.rows = matched(self.plans, options.fuse_at)
         self.num_stages = len(self.rows)
         self.dropout_rate = options.dropout_rate
+        self.drops_at_heads = options.dropout_at == DROPOUT_AT_HEADS
         self.dtype = options.dtype
         given = normalisations or {}
         self.normalisations = {m: given.get(m, Normalisation()) for m in branches}
@@ -133,13 +139,21 @@ class DRIFANet(nnx.Module):
         *,
         train: bool,
         present: PresentModalities | None = None,
-    ) -> dict[str, FeatureMap]:
-        """Features after each branch's first stage: what Monte Carlo samples of an image share."""
-        return self._first_stages(images, train, present)
+    ) -> dict[str, FeatureMap | Pooled]:
+        """What Monte Carlo samples of an image share.
+
+        Features after each branch's first stage; with `dropout_at="heads"` what the heads read,
+        modality -> `[b, num_features]`.
+        """
+        features = self._first_stages(images, train, present)
+        if not self.drops_at_heads:
+            return features
+        features = self._stages(range(self.num_stages), features, train, None, present, {})
+        return self._pooled(features, train, None, present, {})
 
     def from_dropout(
         self,
-        features: Mapping[str, FeatureMap],
+        features: Mapping[str, FeatureMap | Pooled],
         *,
         train: bool,
         dropout_key: DropoutKey | None = None,
@@ -147,6 +161,8 @@ class DRIFANet(nnx.Module):
     ) -> tuple[dict[str, Logits], Intermediates]:
         """Logits and intermediates from the features of `before_dropout`."""
         seen: Intermediates = {}
+        if self.drops_at_heads:
+            return self._answers(features, dropout_key, present, seen), seen
         stages = range(self.num_stages)
         features = self._stages(stages, features, train, dropout_key, present, seen)
         return self._read(features, train, dropout_key, present, seen), seen
@@ -164,7 +180,7 @@ class DRIFANet(nnx.Module):
 
         A branch whose first stage comes later gives the features after that stage.
         """
-        features = self.before_dropout(images, train=train, present=present)
+        features = self._first_stages(images, train, present)
         return self._stages(range(number + 1), features, train, dropout_key, present, {})
 
     def from_stage(
@@ -202,7 +218,7 @@ class DRIFANet(nnx.Module):
         present: PresentModalities | None = None,
     ) -> list[dict[str, FeatureMap]]:
         """Features of each modality after every stage and its fusion, without dropout."""
-        features = self.before_dropout(images, train=train, present=present)
+        features = self._first_stages(images, train, present)
         found = []
         for number in range(self.num_stages):
             features = self._stages((number,), features, train, None, present, {})
@@ -239,7 +255,8 @@ class DRIFANet(nnx.Module):
             )
             seen |= {f"{name}/rra/{m}": features[m] for m, _ in row.stages}
             drops = {m for m, k in row.stages if self.plans[m][k].dropout}
-            features = self._drop(features, dropout_key, name, drops)
+            if not self.drops_at_heads:
+                features = self._drop(features, dropout_key, name, drops)
             if not row.meets:
                 continue
             fused = self.fusion[name]({m: features[m] for m, _ in row.stages}, present)
@@ -250,7 +267,13 @@ class DRIFANet(nnx.Module):
         return features
 
     def _read(self, features, train, dropout_key, present, seen: Intermediates):
-        features = self._drop(features, dropout_key, "fused", set(self.modalities))
+        pooled = self._pooled(features, train, dropout_key, present, seen)
+        return self._answers(pooled, dropout_key, present, seen)
+
+    def _pooled(self, features, train, dropout_key, present, seen: Intermediates):
+        """What the heads read: modality -> `[b, num_features]`."""
+        if not self.drops_at_heads:
+            features = self._drop(features, dropout_key, "fused", set(self.modalities))
         maps = zero_absent(self._maps(features), present)
         pooled = {m: average_pool(maps[m]) for m in self.modalities}
         seen["pooled"] = jnp.concatenate(list(pooled.values()), -1)
@@ -266,6 +289,12 @@ class DRIFANet(nnx.Module):
             pooled = self.reading(
                 read, train=train if isinstance(train, bool) else True, present=present
             )
+        return pooled
+
+    def _answers(self, pooled, dropout_key, present, seen: Intermediates):
+        """Logits by task."""
+        if self.drops_at_heads:
+            pooled = self._drop(pooled, dropout_key, "heads", set(self.modalities))
         logits = {}
         for task, head in self.heads.items():
             if not isinstance(head, ExpertReadout):
@@ -280,7 +309,7 @@ class DRIFANet(nnx.Module):
 
     def _kept(self, modality, number, dropout_key) -> float:
         """Share of a map's elements that dropout left when it is read after a stage."""
-        if dropout_key is None:
+        if dropout_key is None or self.drops_at_heads:
             return 1.0
         plan = self.plans[modality]
         # What heads read of the last stage is dropped once more.

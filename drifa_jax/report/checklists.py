@@ -16,6 +16,7 @@ from pathlib import Path
 from drifa_jax.config import Config
 from drifa_jax.data.record import TabularSpec
 from drifa_jax.evaluate.evaluated import Evaluated
+from drifa_jax.network_options import NetworkOptions
 from drifa_jax.report.blocks import Cell, Prose, Section, Table
 from drifa_jax.report.model_card import OWED
 from drifa_jax.train.pretrained import pretrained_of
@@ -196,9 +197,9 @@ def known_facts(evaluated: Evaluated) -> dict[str, str]:
         if leak.single_groups
         else "Group (patient, lesion or slide), as named by the data; "
         + (f"{leak.shared_groups} groups are shared." if leak.shared_groups else "none is shared."),
-        "model": f"DRIFA-Net: {_branches(evaluated)}, MFA and MIFA "
-        f"attention after {_meetings(config.model.fuse_at)}, width {config.model.width}, dropout "
-        f"{config.model.dropout_rate:g}; {evaluated.cost.num_parameters:,} parameters.",
+        "model": f"DRIFA-Net: {_branches(evaluated)}, {_attention(config.model)}, width "
+        f"{config.model.width}, dropout {config.model.dropout_rate:g} (at the "
+        f"{config.model.dropout_at}); {evaluated.cost.num_parameters:,} parameters.",
         "clusters": "Intervals resample whole groups." if not leak.single_groups else "",
         "measures": "See Classification, Calibration, Uncertainty and referral.",
         "intervals": f"95 % intervals from "
@@ -244,6 +245,15 @@ def _branches(evaluated: Evaluated) -> str:
     }
     others = ", ".join(f"{backbone} for {m}" for m, backbone in own.items())
     return f"{config.model.backbone} branch for each modality" + (f" ({others})" if own else "")
+
+
+def _attention(model: NetworkOptions) -> str:
+    """What stands between the stages, in words."""
+    identity = model.fusion == "identity_gates"
+    if not (model.gate_parts if identity else model.stage_mfa_parts + model.mifa_parts):
+        return "no attention between the branches"
+    kind = "gates that begin as the identity" if identity else "MFA and MIFA attention"
+    return f"{kind} after {_meetings(model.fuse_at)}"
 
 
 def _meetings(fuse_at: tuple[int | str, ...]) -> str:

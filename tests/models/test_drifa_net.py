@@ -176,6 +176,7 @@ def test_drifa_plugs_into_a_foreign_backbone():
     [
         ({"width": 0}, "width is 0; it must be at least 1"),
         ({"dropout_rate": 1.0}, r"dropout_rate is 1.0; it must be in \[0, 1\)"),
+        ({"dropout_at": "gates"}, "dropout_at is 'gates'; choose one of stages, heads"),
         ({"mfa_parts": ("mgifa",)}, r"mfa_parts names \['mgifa'\]; choose among"),
         ({"mifa_parts": ("hifa",)}, r"mifa_parts names \['hifa'\]; choose among"),
     ],

@@ -1,5 +1,7 @@
 """Heads that read every resolution: what they are given, and that nothing else notices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,33 @@ def test_a_network_reads_under_dropout_what_it_reads_without(network, state):
     expected = np.asarray(without["reading"]["scales"]["mri"]["mean"])[:6]
     # 64 places a channel and 30 draws; without the correction deviations are a third too large.
     np.testing.assert_allclose(np.mean(means, 0)[:6], expected, rtol=0.15)
+
+
+@pytest.mark.parametrize("read_stages", ["last", "resolutions"])
+def test_dropout_at_the_heads_leaves_everything_before_them_to_all_samples(read_stages, state):
+    options = dataclasses.replace(OPTIONS, read_stages=read_stages, dropout_at="heads")
+    network = Functional(lambda rngs: module(rngs, options))
+    params, statistics = network.init(jax.random.key(0))
+    key = jax.random.key(3)
+
+    @jax.jit
+    def answers(images):
+        given = (params, statistics)
+        (whole, seen), _ = network.apply(*given, images, train=False, dropout_key=key)
+        (clean, unseen), _ = network.apply(*given, images, train=False)
+        shared, _ = network.apply(*given, images, train=False, method="before_dropout")
+        (halves, _), _ = network.apply(
+            *given, shared, train=False, dropout_key=key, method="from_dropout"
+        )
+        return whole, seen, clean, unseen, shared, halves
+
+    whole, seen, clean, unseen, shared, halves = answers(state[2])
+    assert {m: x.shape for m, x in shared.items()} == {
+        m: (3, n) for m, n in declared(options).num_features.items()
+    }
+    jax.tree.map(np.testing.assert_array_equal, whole, halves)
+    jax.tree.map(np.testing.assert_array_equal, seen, unseen)
+    assert all(np.any(whole[task] != clean[task]) for task in whole)
 
 
 def test_a_table_deviates_by_nothing_and_has_a_gradient():
