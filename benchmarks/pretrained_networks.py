@@ -33,7 +33,11 @@ SCRATCH = "from_scratch"
 FINE_TUNING = {"train.rate_scales.backbone": 0.3}
 WAYS = (
     Variant(SCRATCH, "the same network, all weights drawn", {"train.pretrained": ""}),
-    Variant("frozen", "pretrained branches as they came", {"train.frozen": ("branches",)}),
+    Variant(
+        "frozen",
+        "pretrained branches as they came",
+        {"train.frozen": ("branches",), "train.statistics_batches": 0},
+    ),
     Variant("fine_tuned", "pretrained branches, trained at 0.3 of the rate", FINE_TUNING),
     Variant(
         "attention",

@@ -70,7 +70,7 @@ def get_config(variant: str = ""):
     config.train.warmup_steps = 20
     config.train.class_weights = "balanced"
     if variant.endswith("_networks"):
-        _networks(config, num_epochs=6 if name == "brain_lung" else 10)
+        _networks(config, num_epochs=4 if name == "brain_lung" else 8)
     if variant.endswith(("_networks", "_pretrained")):
         for at in config.data.modalities.values():
             at.height = at.width = (
@@ -87,6 +87,8 @@ def get_config(variant: str = ""):
 def _networks(config, num_epochs):
     """Concatenation of every resolution, trained beside a head a modality."""
     config.model.update(BEST_FUSION)
+    config.model.dropout_at, config.model.dropout_rate = "heads", 0.25
+    config.train.statistics_batches = 8
     config.train.batch_size = 32
     config.train.num_epochs = num_epochs
     config.train.learning_rate = 1e-3

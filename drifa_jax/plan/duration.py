@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 HOURS = {"cpu": 1.0, "gpu": 8.0, "tpu": 8.0}
 """For all networks together, where nothing else is said."""
-FORWARD = 1 / 3
-"""Of a training step, for an answer without gradients."""
+FORWARD, FORWARD_OF_FROZEN = 1 / 3, 0.9
+"""Of a training step, for an answer without gradients; of frozen branches none are computed."""
 TRAINED, VALIDATED, TESTED = 0.65, 0.15, 0.2
 """Shares of the records."""
 FEWEST_EPOCHS, FEWEST_STEPS = 8, 300
@@ -37,7 +37,14 @@ class Length:
 
 
 def length_within(
-    seconds: float, *, wished: Length, by_record: float, records: int, batch: int, samples: int
+    seconds: float,
+    *,
+    wished: Length,
+    by_record: float,
+    forward: float,
+    records: int,
+    batch: int,
+    samples: int,
 ) -> Length:
     """The longest training that ends in time, and else the shortest.
 
@@ -48,9 +55,10 @@ def length_within(
       seconds: that there are.
       wished: what the records deserve.
       by_record: seconds of a training step over its records, at the wished side.
+      forward: share of them for an answer.
       records: of the set.
       batch: records of a step.
-      samples: of Monte Carlo dropout.
+      samples: of Monte Carlo dropout that each take an answer; 1 where they share it.
     """
     sides = (wished.side, *(side for side in SMALLER_SIDES if side < wished.side))
     choices = [
@@ -63,8 +71,8 @@ def length_within(
     fewest = min(wished.epochs, max(FEWEST_EPOCHS, -(-FEWEST_STEPS // steps)))
     for networks, side in choices:
         each = by_record * records * (side / wished.side) ** 2
-        epoch = each * (TRAINED + VALIDATED * FORWARD)
-        once = each * (TESTED + VALIDATED) * samples * FORWARD + COMPILING
+        epoch = each * (TRAINED + VALIDATED * forward)
+        once = each * (TESTED + VALIDATED) * samples * forward + COMPILING
         fit = int((seconds / networks - once) / epoch)
         epochs = min(wished.epochs, max(fit, fewest))
         length = Length(epochs, networks, side, networks * (once + epochs * epoch))

@@ -9,9 +9,18 @@ from typing import Any
 
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
-from drifa_jax.network_options import READ_RESOLUTIONS
+from drifa_jax.fusion_presets import NO_ATTENTION
+from drifa_jax.network_options import DROPOUT_AT_HEADS, READ_RESOLUTIONS
 from drifa_jax.plan.batch import Room, batch_for
-from drifa_jax.plan.duration import HOURS, TRAINED, Length, in_words, length_within
+from drifa_jax.plan.duration import (
+    FORWARD,
+    FORWARD_OF_FROZEN,
+    HOURS,
+    TRAINED,
+    Length,
+    in_words,
+    length_within,
+)
 from drifa_jax.plan.modality import (
     ENOUGH_GROUPS,
     FEWEST_GROUPS,
@@ -242,16 +251,32 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
             f"{whole} are few to learn from scratch; branches start from ImageNet's",
         )
         plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
+        if device == "cpu":
+            plan.decide(
+                "train.frozen",
+                ("branches",),
+                "branches stay as they came: a step takes a third, which larger images and every "
+                "fold are worth more than (docs/results.md)",
+            )
+            for parts, value in NO_ATTENTION.items():
+                plan.decide(f"model.{parts}", value, "nothing is trained before the heads")
+        else:
+            plan.decide(
+                "model.fusion",
+                "identity_gates",
+                "gates begin as the identity, so that pretrained features are untouched at first; "
+                "the paper's: drifa",
+            )
+            plan.decide(
+                "train.rate_scales.backbone",
+                0.1,
+                "branches that were trained take small steps; heads and gates are new",
+            )
         plan.decide(
-            "model.fusion",
-            "identity_gates",
-            "gates begin as the identity, so that pretrained features are untouched at first; "
-            "the paper's: drifa",
-        )
-        plan.decide(
-            "train.rate_scales.backbone",
-            0.1,
-            "branches that were trained take small steps; heads and gates are new",
+            "model.dropout_at",
+            DROPOUT_AT_HEADS,
+            "dropout between stages scatters what pretrained branches know; all samples of a "
+            "record share everything before the heads",
         )
         plan.decide(
             "model.read_stages",
@@ -280,7 +305,10 @@ def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
     else:
         plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
     plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
-    plan.decide("model.dropout_rate", 0.1, "0.25 after every stage hides too much in short runs")
+    if "model.dropout_at" not in plan.settings:
+        plan.decide(
+            "model.dropout_rate", 0.1, "0.25 after every stage hides too much in short runs"
+        )
 
 
 def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room | None) -> None:
@@ -327,9 +355,12 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
         seconds,
         wished=Length(plan.settings["train.num_epochs"], max(1, folds), max(sides.values()), 0.0),
         by_record=room.step.seconds,
+        forward=FORWARD_OF_FROZEN if "train.frozen" in plan.settings else FORWARD,
         records=sum(counts) if plan.settings.get("data.pairing") == "by_task" else max(counts),
         batch=plan.settings["train.batch_size"],
-        samples=plan.settings["uncertainty.num_mc_samples"],
+        samples=1
+        if plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
+        else plan.settings["uncertainty.num_mc_samples"],
     )
     plan.seconds = length.seconds
     within = f"to end within {in_words(seconds)} on this {room.device.upper()}; --hours H for more"

