@@ -277,11 +277,12 @@ def _manifest(table: Path, modalities: Readings) -> Cases:
             if modalities[name].format == TABLE:
                 found[name][case] = row
                 continue
-            path = table.parent / row[name]
-            if not split_slice(str(path))[0].is_file() and not (
-                path.is_dir() and modalities[name].accepts(path)
-            ):
-                problems.add(f"line {number}", f"names {row[name]!r}, but {path} is no file")
+            path, reading = table.parent / row[name], modalities[name]
+            named = f"names {row[name]!r}, but {path}"
+            if not split_slice(str(path))[0].exists():
+                problems.add(f"line {number}", f"{named} does not exist")
+            elif path.is_dir() and not reading.accepts(path):
+                problems.add(f"line {number}", f"{named} is a folder; wanted {reading.suffixes}")
             found[name][case] = path
     problems.raise_any("Correct the table.")
     return _cases(found, modalities, order=[row[ID_COLUMN] for row in rows])

@@ -155,6 +155,10 @@ def find_volume(path: Path) -> Series:
             "a folder of its own",
         )
     (slices,) = found.values()
+    if len(slices) == 1 and path.is_file():
+        raise FileError(
+            path, "holds one slice, which is no volume; give the folder of its series instead"
+        )
     return as_volume(ordered(slices, volumes=True))
 
 

@@ -185,7 +185,7 @@ def manifest_records(
 def scan(name: str, config: ModalityConfig, quarantine: str | None = None) -> Records:
     """The format `manifest`: the columns of one modality."""
     if not config.table:
-        raise UserError(f"The manifest of {name} is not named (table).")
+        raise UserError(f"config: data.modalities.{name}.table is empty; name the manifest.")
     # An absolute path stays what it is.
     return manifest_records(
         Path(config.root) / config.table,
