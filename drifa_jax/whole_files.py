@@ -43,13 +43,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     for left in _left_behind(path):
-        _remove(left)
+        remove(left)
     partial = path.with_name(f".{os.getpid()}-{_short(path.name)}")
     try:
         yield partial
         os.replace(partial, path)
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
 
 
@@ -63,7 +63,7 @@ def folder_replaced(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     for left in _left_behind(folder):
-        _remove(left)
+        remove(left)
     fresh = folder.with_name(f".{os.getpid()}-{_short(folder.name)}")
     old = folder.with_name(f".{_short(folder.name)}.old")
     _put_back(old, folder)
@@ -82,7 +82,7 @@ def folder_replaced(folder: str | Path) -> Iterator[Path]:
                     raise
     finally:
         _put_back(old, folder)
-        _remove(fresh)
+        remove(fresh)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _put_back(old: Path, folder: Path) -> None:
     """The older folder where a kill between two renames left no other; otherwise it goes."""
     if old.exists() and not folder.exists():
         os.replace(old, folder)
-    _remove(old)
+    remove(old)
 
 
 def _exchanged(first: Path, other: Path) -> bool:
@@ -163,7 +163,8 @@ def _short(name: str) -> str:
     return digest + (suffix if len(suffix) < 20 else "")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Deletes a file, or a folder with all that is in it; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -89,6 +89,7 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
                 + "\nGive that configuration to go on with it, or choose another --workdir."
             )
     with run_directory.opened(workdir, config):
+        run_directory.write_identity(workdir, config)
         yield
 
 
@@ -151,7 +152,7 @@ def _train(config: Config, program: _Program, job: Job) -> None:
     started = time.monotonic()
     experiment = dataclasses.replace(program.experiment, config=config)
     dataset, predict = experiment.dataset, program.predict
-    with run_directory.opened(job.folder, config):
+    with run_directory.opened(job.folder, config), run_directory.begun(job.folder, config):
         dataset.save_splits(job.folder / run_directory.SPLITS_FOLDER)
         save_network_description(job.folder, experiment.description)
         description = describe(config.data, dataset)

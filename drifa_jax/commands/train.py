@@ -106,31 +106,34 @@ def train_and_test(config: Config, workdir: Path) -> int:
         for line in dataset.notes:
             _say(f"NOTE: {line}")
         description = describe(config.data, dataset)
-        if processes.is_first():
-            dataset.save_splits(splits)
-            save_description(workdir, description)
-            save_network_description(workdir, experiment.description)
-        if dataset.synthetic:
-            _say(SYNTHETIC_BANNER)
-        try:
-            trained = description.to_json() | {"network": experiment.description.to_json()}
-            state = train(experiment, predict, workdir, description=trained)
-        except Interrupted as interruption:
-            _say(f"{interruption}: state saved. The same command again goes on from here.")
-            return 128 + interruption.number
-        if processes.is_first():
-            learning_curves(
-                read_metrics(workdir), workdir / "learning_curves.png", synthetic=dataset.synthetic
-            )
-        results = testing.test(experiment, predict, state, workdir)
-        for line in testing.summary(results):
-            _say(line)
-        _fit_post_processing(config, dataset, workdir)
-        if processes.is_first():
-            keep_files(workdir, config.tracking, "run", _kept(config, workdir), say)
-        if dataset.synthetic:
-            _say(SYNTHETIC_BANNER)
-        _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
+        with run_directory.begun(workdir, config):
+            if processes.is_first():
+                dataset.save_splits(splits)
+                save_description(workdir, description)
+                save_network_description(workdir, experiment.description)
+            if dataset.synthetic:
+                _say(SYNTHETIC_BANNER)
+            try:
+                trained = description.to_json() | {"network": experiment.description.to_json()}
+                state = train(experiment, predict, workdir, description=trained)
+            except Interrupted as interruption:
+                _say(f"{interruption}: state saved. The same command again goes on from here.")
+                return 128 + interruption.number
+            if processes.is_first():
+                learning_curves(
+                    read_metrics(workdir),
+                    workdir / "learning_curves.png",
+                    synthetic=dataset.synthetic,
+                )
+            results = testing.test(experiment, predict, state, workdir)
+            for line in testing.summary(results):
+                _say(line)
+            _fit_post_processing(config, dataset, workdir)
+            if processes.is_first():
+                keep_files(workdir, config.tracking, "run", _kept(config, workdir), say)
+            if dataset.synthetic:
+                _say(SYNTHETIC_BANNER)
+            _say(f"Results: {workdir / run_directory.RESULTS_FILE}")
     return 0
 
 

@@ -9,8 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
 from drifa_jax.processes import on_first
 from drifa_jax.sealed_files import read_sealed, write_sealed
-from drifa_jax.whole_files import UNWRITABLE, only_one, written_whole
+from drifa_jax.whole_files import UNWRITABLE, only_one, remove, written_whole
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -41,7 +41,9 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     """Claims a run directory for these processes: fresh, or one that holds the same configuration.
 
     How a run is spread over machines may change from one start to the next; what it computes may
-    not (`Config.essence`). The first process claims it for all, and holds the lock.
+    not (`Config.essence`). The first process claims it for all, and holds the lock. Nothing is
+    written but the lock; `begun` writes the rest. Where an error ends the block and there is no
+    run, neither the lock nor a folder made for it stays.
 
     Raises:
       UserError: when it cannot be written, another process is writing it, or it holds another
@@ -65,6 +67,38 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
                 f"--workdir {workdir} cannot be written any more: {reason}. Free some space "
                 "there; the same command then goes on from the last checkpoint."
             ) from error
+
+
+@contextmanager
+def begun(workdir: Path, config: Config) -> Iterator[None]:
+    """Writes configuration and environment; the block trains.
+
+    An error before the first step is done takes away again all that was written since, so that a
+    run that never began leaves nothing. Not so with several processes, which tell each other of
+    errors by files there.
+    """
+    before = set(workdir.glob("*"))
+    on_first(lambda: write_identity(workdir, config))
+    try:
+        yield
+    except Exception:
+        if jax.process_count() == 1 and not _has_steps(workdir):
+            for path in set(workdir.glob("*")) - before:
+                remove(path)
+        raise
+
+
+def write_identity(workdir: Path, config: Config) -> None:
+    """Configuration and environment into a claimed directory.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    try:
+        write_sealed(workdir / CONFIG_FILE, json.loads(config.to_json()))
+        write_sealed(workdir / "environment.json", environment())
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
 
 
 def saved_config(workdir: Path) -> Config:
@@ -98,24 +132,34 @@ def resumed_config(workdir: Path) -> Config | None:
 
 
 def _claim(workdir: Path, config: Config, held: ExitStack) -> None:
-    """Locks the directory until `held` closes, and writes configuration and environment."""
+    """Locks the directory until `held` closes, and checks what it holds."""
+    lock = workdir / ".lock"
+    made = [path for path in (lock, workdir, *workdir.parents) if not path.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         taken = f"--workdir {workdir} is in use by another process; wait for it or choose another."
-        held.enter_context(only_one(workdir / ".lock", taken))
+        held.enter_context(only_one(lock, taken))
     except OSError as error:
         raise UserError(
             f"--workdir {workdir} cannot be written ({error.strerror}); choose another."
         ) from error
-    try:
-        _write_identity(workdir, config)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}.") from error
+    if jax.process_count() == 1:
+        held.push(lambda kind, *_: _unmake(made, workdir) if kind else None)
+    _check_identity(workdir, config)
 
 
-def _write_identity(workdir: Path, config: Config) -> None:
-    path = workdir / CONFIG_FILE
-    if not path.exists():
+def _unmake(made: Sequence[Path], workdir: Path) -> None:
+    """Removes the lock and the folders that were made for it, unless there is a run in them."""
+    if made and not (workdir / CONFIG_FILE).exists():
+        made[0].unlink(missing_ok=True)
+        for folder in made[1:]:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _check_identity(workdir: Path, config: Config) -> None:
+    """Refuses a directory that holds anything but a run of this configuration."""
+    if not (workdir / CONFIG_FILE).exists():
         # A killed process may have left a hidden file behind, and the lock is one.
         if any(not p.name.startswith(".") for p in workdir.iterdir()):
             raise UserError(
@@ -134,8 +178,12 @@ def _write_identity(workdir: Path, config: Config) -> None:
             "To resume that run, give the configuration that it was started with; "
             "for this configuration, choose another --workdir."
         )
-    write_sealed(path, json.loads(config.to_json()))
-    write_sealed(workdir / "environment.json", environment())
+
+
+def _has_steps(workdir: Path) -> bool:
+    """Whether a step of the run was ever done."""
+    metrics = workdir / METRICS_FILE
+    return _has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _has_checkpoint(workdir: Path) -> bool:

@@ -16,13 +16,14 @@ import pytest
 from drifa_jax.commands.train import train_and_test
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
+from drifa_jax.machine_options import MeshConfig
 from drifa_jax.network_options import PAPER
 from drifa_jax.train import feed, loop
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
-from drifa_jax.train.run_directory import opened, saved_config
+from drifa_jax.train.run_directory import begun, opened, saved_config
 from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import abstract_state
 from tests.train import toy
@@ -145,6 +146,7 @@ def test_directory_with_foreign_files_is_refused(tmp_path, tiny_config):
     (tmp_path / "thesis.tex").write_text("do not touch")
     with pytest.raises(UserError, match="holds files but no run"):
         train_and_test(tiny_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_directory_in_use_by_another_process_is_refused(tmp_path, tiny_config):
@@ -206,8 +208,37 @@ def test_training_options_that_do_not_fit_are_named(
     train, message, tmp_path, tiny_config, every_device
 ):
     with pytest.raises(UserError, match=message):
-        train_and_test(tiny_config(**train), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+        train_and_test(tiny_config(**train), tmp_path / "new" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_a_folder_as_it_was(tmp_path, monkeypatch):
+    def unfit(*arguments):
+        assert (tmp_path / "run/config.json").is_file()
+        assert (tmp_path / "run/checkpoints").is_dir()
+        raise UserError("these weights do not fit")
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(loop, "starting_weights", unfit)
+    with pytest.raises(UserError, match="do not fit"):
+        train_and_test(toy.toy_config(), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_run_that_exists_is_not_touched_by_options_that_do_not_fit(
+    finished_run, tmp_path, tiny_config
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    before = contents(workdir)
+    config = dataclasses.replace(tiny_config(), mesh=MeshConfig(data=3))
+    with pytest.raises(UserError, match="does not fit the 1 device"):
+        train_and_test(config, workdir)
+    assert contents(workdir) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_waiting_for_data_is_said_with_its_cure(tmp_path, monkeypatch, capfd):
@@ -216,9 +247,11 @@ def test_waiting_for_data_is_said_with_its_cure(tmp_path, monkeypatch, capfd):
     assert "raise --config.data.num_workers (now 0" in capfd.readouterr().err
 
 
-def test_run_that_saved_nothing_yet_may_start_with_another_configuration(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="there are only 32 training records"):
-        train_and_test(toy.toy_config(train={"batch_size": 64}), tmp_path / "run")
+def test_run_that_saved_nothing_yet_may_start_with_another_configuration(tmp_path):
+    killed = toy.toy_config(train={"batch_size": 16})
+    with opened(tmp_path / "run", killed), begun(tmp_path / "run", killed):
+        pass
+    assert saved_config(tmp_path / "run") == killed
     assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
 
 
