@@ -20,6 +20,10 @@ from drifa_jax.data.records import Records, concatenate, make_records
 from drifa_jax.data.volumes import fit_volume
 from drifa_jax.errors import UserError
 
+CHANNELS = (1, 3)
+FEW = 8
+"""A last axis as short as this is one of channels."""
+
 NPZ_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -156,14 +160,22 @@ def _declared(name: str, at: ModalityConfig) -> TaskSpec:
 def _wrong_shape(shape: tuple[int, ...], modality: PixelSpec) -> str:
     """What is wanted instead, and the field that says so; nothing where the shape fits."""
     field = f"data.modalities.{modality.name}.depth"
-    if isinstance(modality, VolumeSpec):
-        if len(shape) == 4 or (len(shape) == 5 and shape[4] in (1, 3)):
-            few = shape[1] < 2
-            return f"volumes need 2 slices or more; of pictures set {field}=0" if few else ""
-        return f"wanted volumes [n, d, h, w] or [n, d, h, w, 1 or 3]; of pictures set {field}=0"
-    if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
-        return ""
-    wanted = "wanted [n, h, w], [n, h, w, 1] or [n, h, w, 3]"
+    is_volume = isinstance(modality, VolumeSpec)
+    axes = "n, d, h, w" if is_volume else "n, h, w"
+    num_axes = axes.count(",") + 1
+    if len(shape) == num_axes or (len(shape) == num_axes + 1 and shape[-1] in CHANNELS):
+        few = is_volume and shape[1] < 2
+        return f"volumes need 2 slices or more; of pictures set {field}=0" if few else ""
+    wanted = f"wanted {'volumes ' * is_volume}[{axes}] or [{axes}, 1 or 3]"
+    if len(shape) == num_axes + 1 and shape[-1] <= FEW:
+        return (
+            f"{wanted}: {shape[-1]} channels cannot be read. Make each a modality of its own, with "
+            f"files of the same name, [{axes}], and data.pairing=paired; or fill them up to 3"
+        )
+    if len(shape) == num_axes + 1 and shape[1] in CHANNELS:
+        wanted += "; channels come last, as numpy.moveaxis(images, 1, -1) puts them"
+    if is_volume:
+        return f"{wanted}; of pictures set {field}=0"
     return f"{wanted}; of volumes set {field}" if len(shape) in (4, 5) else wanted
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drifa_jax.config import ModalityConfig
+from drifa_jax.config import DataConfig, ModalityConfig
+from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.record import ModalitySpec, Source, TaskSpec
 from drifa_jax.data.sources.arrays import array_records, scan_npy, scan_npz
 from drifa_jax.data.splits import split_records
@@ -123,10 +124,33 @@ def test_volumes_of_medmnist_are_read_whole(tmp_path):
     [
         ((3, 8, 8), 4, r"wanted volumes .* of pictures set data\.modalities\.scan\.depth=0"),
         ((3, 1, 8, 8), 4, r"volumes need 2 slices or more.*depth=0"),
-        ((3, 4, 8, 8), 0, r"of volumes set data\.modalities\.scan\.depth"),
+        ((3, 4, 9, 9), 0, r"of volumes set data\.modalities\.scan\.depth"),
+        ((3, 3, 9, 9), 0, r"channels come last, as numpy.moveaxis.*; of volumes set"),
+        ((3, 1, 4, 9, 9), 4, r"channels come last, as numpy.moveaxis\(images, 1, -1\)"),
+        ((3, 9, 9, 4), 0, r"4 channels cannot be read. .* \[n, h, w\], and data.pairing=paired"),
+        ((3, 4, 9, 9, 2), 4, r"2 channels cannot be read. .* \[n, d, h, w\], and data.pairing="),
     ],
 )
 def test_pictures_for_volumes_and_the_reverse_name_the_field(tmp_path, shape, depth, words):
     save_medmnist(tmp_path / "set.npz", np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=words):
         scan_npz("scan", volumes_config(tmp_path / "set.npz", depth=depth))
+
+
+def test_two_channels_of_a_volume_meet_as_two_modalities(tmp_path):
+    """What the message above proposes."""
+    volumes = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8, 2), np.uint8)
+    for k, name in enumerate(("t1", "t2")):
+        (tmp_path / name).mkdir()
+        save_medmnist(tmp_path / name / "set.npz", volumes[..., k])
+    config = DataConfig(
+        source="files",
+        modalities={
+            name: volumes_config(tmp_path / name / "set.npz", format="npz") for name in ("t1", "t2")
+        },
+        pairing="paired",
+        duplicates="keep",
+    )
+    record = open_dataset(config).test[2]
+    for k, name in enumerate(("t1", "t2")):
+        np.testing.assert_array_equal(record.images[name][..., 0], volumes[2, ..., k])
