@@ -3,7 +3,7 @@
     python benchmarks/scaling.py devices       # memory of each of 1 to 8 emulated devices
     python benchmarks/scaling.py checkpoint    # size and seconds at the paper's width
     python benchmarks/scaling.py preemption    # seconds from SIGTERM to the next new step
-    python benchmarks/scaling.py plan          # a step's FLOPs and bytes, without running it
+    python benchmarks/scaling.py rematerialise # activations kept or computed again: bytes, FLOPs
 
 Emulated devices share the cores of this machine: they show correctness and memory, not speed.
 """
@@ -173,32 +173,37 @@ def preemption() -> None:
     print(f"start to the first new step ({done + 1}): {again:.1f} s")
 
 
-def plan() -> None:
-    import jax
+def rematerialise() -> None:
     import numpy as np
 
-    config = paper_config(128, 16, "resnet18")
-    experiment, layout, program = program_of(config)
-    source = experiment.dataset.train
-    batch = {
-        "images": {m.name: np.zeros((16, *m.shape), np.uint8) for m in source.modalities},
-        "labels": {task.name: np.zeros(16, np.int32) for task in source.tasks},
-        "present": {m.name: np.ones(16, bool) for m in source.modalities},
-        "valid": np.ones(16, bool),
-    }
-    flops = program.flops_of(layout.place_batch(batch))
-    params = experiment.network.abstract_params
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    num_norms = len(jax.tree.leaves(experiment.network.abstract_statistics)) // 2
-    print(f"FLOPs of a record, forward and backward: {flops / 16 / 1e9:.2f} G")
-    print(f"parameters: {num_params:,} in {len(jax.tree.leaves(params))} arrays")
-    print(f"batch norms: {num_norms}")
+    print("| activations of stages | TFLOP | temporary, GiB | compile, CPU s |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for again in (False, True):
+        config = paper_config(128, 16, "resnet18")
+        train = dataclasses.replace(config.train, rematerialise=again)
+        experiment, layout, program = program_of(dataclasses.replace(config, train=train))
+        source = experiment.dataset.train
+        batch = {
+            "images": {m.name: np.zeros((16, *m.shape), np.uint8) for m in source.modalities},
+            "labels": {task.name: np.zeros(16, np.int32) for task in source.tasks},
+            "present": {m.name: np.ones(16, bool) for m in source.modalities},
+            "valid": np.ones(16, bool),
+        }
+        began = time.process_time()
+        lowered = program.lowered(layout.place_batch(batch))
+        memory = lowered.compile().memory_analysis()
+        way, flops = "computed again" if again else "kept", lowered.cost_analysis()["flops"]
+        print(
+            f"| {way} | {flops / 1e12:.3f} | {memory.temp_size_in_bytes / 2**30:.2f} | "
+            f"{time.process_time() - began:.0f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "part", choices=("devices", "on_devices", "checkpoint", "preemption", "plan")
+        "part", choices=("devices", "on_devices", "checkpoint", "preemption", "rematerialise")
     )
     parser.add_argument("rest", nargs="*")
     options = parser.parse_args()

@@ -136,6 +136,8 @@ class TrainConfig:
     warmup_steps: int = 0  # in which the learning rate rises from zero
     rate_scales: RateScales = field(default_factory=RateScales)
     layer_decay: float = 1.0  # the rate of a backbone's layer over that of the layer after it
+    # Whether the backward pass computes activations inside stages again: memory for arithmetic.
+    rematerialise: bool = False
     stochastic_depth: float = 0.0  # rate at which a record skips a branch's last residual block
     weight_decay: float = 0.0  # of matrices and kernels; not of biases, norms and embeddings
     clip_norm: float = 0.0  # 0 switches gradient clipping off
@@ -206,6 +208,7 @@ class Config:
         return dataclasses.replace(
             self,
             data=dataclasses.replace(self.data, num_workers=0),
+            train=dataclasses.replace(self.train, rematerialise=False),
             mesh=MeshConfig(),
             distributed=DistributedConfig(),
             profile=ProfileConfig(),

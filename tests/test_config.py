@@ -41,6 +41,11 @@ def test_saved_configuration_reads_back_equal():
     assert from_mapping(json.loads(config.to_json())) == config
 
 
+def test_run_may_go_on_with_activations_computed_again():
+    kept, again = (load_config(QUICK, [("train.rematerialise", on)]) for on in ("false", "true"))
+    assert again.train.rematerialise and again.essence() == kept.essence()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -198,6 +198,10 @@ def _advice(config, layout: Layout, found, held, largest, limit) -> list[str]:
         if saved >= 0.01:
             lines.append(f"--config.mesh.shard_state=true (FSDP) saves up to {saved:.2f} GiB")
     step = found[0]
+    if not config.train.rematerialise and not step.memory.fits:
+        lines.append(
+            "--config.train.rematerialise=true computes activations again instead of keeping them"
+        )
     if largest is not None:
         lines.append(f"--config.train.batch_size={largest.num_records} fits")
     elif not step.memory.fits:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifa_jax.models.backbones.contract import (
-    Backbone,
-    GatedBackbone,
-    SkippingBackbone,
-    TokenBackbone,
-)
+from drifa_jax.models.backbones.contract import Backbone
+from drifa_jax.models.branches import run_branches
 from drifa_jax.models.dropout import monte_carlo_dropout
 from drifa_jax.models.gates import STEM, PlacedGate
 from drifa_jax.models.matching import matched
@@ -24,6 +21,7 @@ from drifa_jax.models.pooling import average_pool
 from drifa_jax.models.reading import ResolutionReading, mean_and_deviation
 from drifa_jax.models.readouts.contract import ExpertReadout
 from drifa_jax.models.registry import FUSIONS, READOUTS, registered
+from drifa_jax.models.rematerialisation import computed_again
 from drifa_jax.models.stochastic_depth import StochasticDepth
 from drifa_jax.network_options import (
     DROPOUT_AT_HEADS,
@@ -114,6 +112,7 @@ class DRIFANet(nnx.Module):
         dropout_key: DropoutKey | None = None,
         present: PresentModalities | None = None,
         depth: StochasticDepth | None = None,
+        rematerialise: bool = False,
     ) -> tuple[dict[str, Logits], Intermediates]:
         """Logits by task and named intermediates.
 
@@ -126,11 +125,14 @@ class DRIFANet(nnx.Module):
           present: modality -> `[b]` bool, or None when every record holds every modality. The
             images of absent modalities have no effect, whatever they hold.
           depth: of branches in training that can skip blocks; None skips none.
+          rematerialise: whether a backward pass computes the activations inside stems and stages
+            again, so that only those between them are kept.
         """
         seen: Intermediates = {}
-        features = self._first_stages(images, train, present, depth=depth)
+        during = {"depth": depth, "rematerialise": rematerialise}
+        features = self._first_stages(images, train, present, **during)
         stages = range(self.num_stages)
-        features = self._stages(stages, features, train, dropout_key, present, seen, depth=depth)
+        features = self._stages(stages, features, train, dropout_key, present, seen, **during)
         return self._read(features, train, dropout_key, present, seen), seen
 
     def before_dropout(
@@ -235,36 +237,47 @@ class DRIFANet(nnx.Module):
         seen: Intermediates,
         found=None,
         depth=None,
+        rematerialise=False,
     ):
+        during = {"train": train, "present": present, "found": found, "depth": depth}
         for number in stages:
-            name, row = f"stage_{number}", self.rows[number]
-            # The first stages of all branches were run together, before any dropout.
-            later = {m: (k,) for m, k in row.stages if k > 0}
-            if self.reading is not None:
-                # Before they go on rather than after they came, so that what an explanation
-                # holds after a stage is all that the rest depends on.
-                features = features | {
-                    _read_of(m, k - 1): mean_and_deviation(
-                        features[m], self._kept(m, k - 1, dropout_key)
-                    )
-                    for m, (k,) in later.items()
-                    if k - 1 in self.reading.stages[m]
-                }
-            features = self._branches(
-                "stage", later, number, features, train, present, found, depth
+            stage = functools.partial(
+                DRIFANet._stage, number=number, dropout_key=dropout_key, **during
             )
-            seen |= {f"{name}/rra/{m}": features[m] for m, _ in row.stages}
-            drops = {m for m, k in row.stages if self.plans[m][k].dropout}
-            if not self.drops_at_heads:
-                features = self._drop(features, dropout_key, name, drops)
-            if not row.meets:
-                continue
-            fused = self.fusion[name]({m: features[m] for m, _ in row.stages}, present)
-            features = features | fused.features
-            seen |= {f"{name}/{key}": x for key, x in fused.seen.items()}
-            if found is not None:
-                found += [dataclasses.replace(gate, stage=number) for gate in fused.gates]
+            features, seen_here = _part(stage, self, features, rematerialise)
+            seen |= seen_here
         return features
+
+    def _stage(self, features, number, train, dropout_key, present, found, depth):
+        """Features after a stage and its fusion, and what was seen there."""
+        seen: Intermediates = {}
+        name, row = f"stage_{number}", self.rows[number]
+        # The first stages of all branches were run together, before any dropout.
+        later = {m: (k,) for m, k in row.stages if k > 0}
+        if self.reading is not None:
+            # Before they go on rather than after they came, so that what an explanation
+            # holds after a stage is all that the rest depends on.
+            features = features | {
+                _read_of(m, k - 1): mean_and_deviation(
+                    features[m], self._kept(m, k - 1, dropout_key)
+                )
+                for m, (k,) in later.items()
+                if k - 1 in self.reading.stages[m]
+            }
+        features = run_branches(
+            self.branches, features, "stage", later, number, train, present, found, depth
+        )
+        seen |= {f"{name}/rra/{m}": features[m] for m, _ in row.stages}
+        if not self.drops_at_heads:
+            drops = {m for m, k in row.stages if self.plans[m][k].dropout}
+            features = self._drop(features, dropout_key, name, drops)
+        if not row.meets:
+            return features, seen
+        fused = self.fusion[name]({m: features[m] for m, _ in row.stages}, present)
+        seen |= {f"{name}/{key}": x for key, x in fused.seen.items()}
+        if found is not None:
+            found += [dataclasses.replace(gate, stage=number) for gate in fused.gates]
+        return features | fused.features, seen
 
     def _read(self, features, train, dropout_key, present, seen: Intermediates):
         pooled = self._pooled(features, train, dropout_key, present, seen)
@@ -316,9 +329,7 @@ class DRIFANet(nnx.Module):
         times = plan[number].dropout + (number == len(plan) - 1)
         return (1.0 - self.dropout_rate) ** times
 
-    def _first_stages(
-        self, images, train, present, found: list[PlacedGate] | None = None, depth=None
-    ):
+    def _first_stages(self, images, train, present, found=None, depth=None, rematerialise=False):
         """From pixels to the features after each branch's stem and first stage."""
         if set(images) != set(self.modalities):
             raise ValueError(
@@ -327,57 +338,18 @@ class DRIFANet(nnx.Module):
             )
         images = {m: self.normalisations[m](images[m]).astype(self.dtype) for m in self.modalities}
         images = zero_absent(images, present)
-        stems = dict.fromkeys(self.modalities, ())
-        features = self._branches("stem", stems, STEM, images, train, present, found)
+        during = {"train": train, "present": present, "found": found, "depth": depth}
+        calls = [("stem", dict.fromkeys(self.modalities, ()), STEM)]
         for number, row in enumerate(self.rows):
-            first = {m: (k,) for m, k in row.stages if k == 0}
-            features = self._branches(
-                "stage", first, number, features, train, present, found, depth
-            )
-        return features
-
-    def _branches(self, method, calls, number, features, train, present, found, depth=None):
-        """`stem` or `stage` of branches, with their gates where `found` collects them.
-
-        Args:
-          method: "stem" or "stage".
-          calls: modality -> first arguments, of the branches to be run; others stay as they are.
-          number: stage of the network, of the gates found.
-
-        Tokens without a place in the map go from stage to stage beside it, as `<m>/tokens`.
-        """
-        after = dict(features)
-        for m, arguments in calls.items():
-            x, branch = features[m], self.branches[m]
-            options = {
-                "train": train if isinstance(train, bool) else train[m],
-                "present": None if present is None else present[m],
-            }
-            skips = method == "stage" and isinstance(branch, SkippingBackbone)
-            if skips and options["train"] and depth is not None:
-                options["depth"] = depth.of(m)
-            if isinstance(branch, TokenBackbone):
-                tokens = f"{m}/tokens"
-                carried = (features[tokens],) if tokens in features else ()
-                call = getattr(branch, f"{method}_with_tokens")
-                after[m], after[tokens] = call(*arguments, x, *carried, **options)
-                continue
-            if found is None or not isinstance(branch, GatedBackbone):
-                after[m] = getattr(branch, method)(*arguments, x, **options)
-                continue
-            after[m], gates = getattr(branch, f"attend_{method}")(*arguments, x, **options)
-            found += [
-                PlacedGate(
-                    gate.values,
-                    {m: gate.scale},
-                    name.rstrip("0123456789"),
-                    modality=m,
-                    stage=number,
-                    inside=name,
+            calls.append(("stage", {m: (k,) for m, k in row.stages if k == 0}, number))
+        features = images
+        for method, of_branches, number in calls:
+            if of_branches:
+                first = functools.partial(
+                    run_branches, method=method, calls=of_branches, number=number, **during
                 )
-                for name, gate in gates.items()
-            ]
-        return after
+                features = _part(first, self.branches, features, rematerialise)
+        return features
 
     def _maps(self, features: Mapping[str, FeatureMap]) -> dict[str, FeatureMap]:
         """The features in which modalities meet, without tokens."""
@@ -392,6 +364,11 @@ class DRIFANet(nnx.Module):
             else x
             for m, x in features.items()
         }
+
+
+def _part(part, module, features, rematerialise):
+    """What a part of the network, a function of a module and features, makes of these."""
+    return computed_again(part, module, features) if rematerialise else part(module, features)
 
 
 def _read_of(modality: str, number: int) -> str:

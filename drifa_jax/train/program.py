@@ -177,6 +177,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         groups=experiment.groups,
         evaluation=experiment.evaluation,
         stochastic_depth=experiment.config.train.stochastic_depth,
+        rematerialise=experiment.config.train.rematerialise,
     )
     of_members = jax.vmap(step) if layout.is_ensemble else step
 

@@ -36,6 +36,7 @@ def make_train_step(
     groups: ParameterGroups = ALL_ALIKE,
     evaluation: Evaluation = IN_TRAINING,
     stochastic_depth: float = 0.0,
+    rematerialise: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -50,6 +51,7 @@ def make_train_step(
         differentiated but what leads from the trained ones to the loss.
       evaluation: whether a moving average of the parameters goes along.
       stochastic_depth: rate at which a record skips the last residual block of a branch.
+      rematerialise: whether the backward pass computes the activations inside stages again.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
@@ -67,7 +69,7 @@ def make_train_step(
                 images, batch["labels"], stream(root_key, "mix", state.step), present=present
             )
 
-        options = {}
+        options = {"rematerialise": True} if rematerialise else {}
         if stochastic_depth:
             key = stream(root_key, "stochastic_depth", state.step)
             options["depth"] = StochasticDepth(key, stochastic_depth)

@@ -108,7 +108,9 @@ def _measured(config: Config, description: NetworkDescription) -> StepCost:
         groups=groups,
     )
     losses = {task: TaskLoss(weight=1 / len(description.tasks)) for task in description.tasks}
-    step = make_train_step(network, optimizer, losses, groups=groups)
+    step = make_train_step(
+        network, optimizer, losses, groups=groups, rematerialise=config.train.rematerialise
+    )
     state = abstract_state(network, optimizer, groups=groups)
     batch = {
         "images": {
@@ -149,6 +151,7 @@ def _digest(config: Config, description: NetworkDescription) -> str:
         "frozen": config.train.frozen,
         "weight_decay": config.train.weight_decay,
         "clip_norm": config.train.clip_norm,
+        "rematerialise": config.train.rematerialise,
     }
     told = [description.to_json(), train, jax.__version__, jax.local_devices()[0].device_kind]
     text = json.dumps(told, sort_keys=True, default=str)

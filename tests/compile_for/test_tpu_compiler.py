@@ -102,7 +102,7 @@ def test_program_that_is_too_large_is_told_with_what_would_fit(compiled):
     assert step(found)["memory_bytes"]["total"] > step(found)["memory_limit_bytes"]
     said = found["words"][-1]
     assert said.startswith("DOES NOT FIT") and "compute_dtype=bfloat16" in said
-    assert "may fit" in said
+    assert "train.rematerialise=true" in said and "may fit" in said
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,20 @@ def test_member_of_an_ensemble_is_the_run_with_its_seed(axes, experiment, alone)
     assert np.all(losses[:, 0] != losses[:, 1])
 
 
+@pytest.mark.parametrize("number", (1, 2))
+def test_activations_computed_again_change_no_result(number, experiment, alone, monkeypatch):
+    """Of one network whose state lies in pieces; of two members."""
+    monkeypatch.setattr(sharding, "LARGE", 64)
+    train = dataclasses.replace(experiment.config.train, rematerialise=True)
+    config = dataclasses.replace(experiment.config, train=train)
+    on = layout(ensemble=number, data=2, shard_state=True, num_members=number)
+    state, losses = trained(dataclasses.replace(experiment, config=config), on)
+    for member in range(number):
+        of = operator.itemgetter(member) if number > 1 else lambda x: x
+        own = jax.tree.map(of, state)
+        assert_close((own, losses[:, member] if number > 1 else losses), alone[member])
+
+
 def test_fine_tuning_over_devices_and_in_pieces_changes_no_result(tuned, tuned_alone, monkeypatch):
     monkeypatch.setattr(sharding, "LARGE", 64)
     on = layout(data=4, model=2, shard_state=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from drifa_jax.models.kernels.tracing import hand_written, jit
+from drifa_jax.models.kernels.tracing import hand_written, jit, keep
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.typing import FeatureMap, Present
 
@@ -53,11 +53,11 @@ def _forward(x, scale, bias, present, epsilon):
     axes = tuple(range(x.ndim - 1))
     zero = jnp.zeros((), wide.dtype)
     kept = wide if mask is None else jnp.where(mask, wide, zero)
-    mean = jnp.sum(kept, axes) / count
+    mean = keep(jnp.sum(kept, axes) / count)
     deviation = wide - row(mean, x)
     kept = deviation if mask is None else jnp.where(mask, deviation, zero)
     var = jnp.sum(lax.square(kept), axes) / count
-    inverse = lax.rsqrt(var + epsilon)
+    inverse = keep(lax.rsqrt(var + epsilon))
     y = (deviation * row(inverse * scale, x) + row(bias, x)).astype(x.dtype)
     return (y, mean, var), (x, scale, present, mean, inverse)
 

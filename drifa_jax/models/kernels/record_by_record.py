@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drifa_jax.models.kernels.tracing import tracing
+from drifa_jax.models.kernels.tracing import keep, tracing
 from drifa_jax.models.pooling import over_space
 from drifa_jax.typing import FeatureMap
 
@@ -105,7 +105,7 @@ def _looped_or_at_once(x: FeatureMap, loop: Callable, at_once: Callable, *argume
 
 
 def _at_once(gates, refine, weights, x):
-    found = gates(weights, x)
+    found = keep(gates(weights, x))
     return refine(weights, found, x), found
 
 
@@ -115,7 +115,7 @@ def _pooled(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
 
 
 def _pooled_forward(pools, weights, x):
-    return _pooled(pools, weights, x), (weights, x)
+    return keep(_pooled(pools, weights, x)), (weights, x)
 
 
 def _pooled_backward(pools, residuals, cotangents):
@@ -132,14 +132,16 @@ def _pooled_backward(pools, residuals, cotangents):
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _refined(gates: Vectors, refine: Refine, weights: Any, x: FeatureMap):
-    found = _looped_or_at_once(x, functools.partial(_loop, gates), gates, weights, x)
+def _recomputed(gates: Vectors, refine: Refine, weights: Any, x: FeatureMap):
+    found = keep(_looped_or_at_once(x, functools.partial(_loop, gates), gates, weights, x))
     return refine(weights, found, x), found
 
 
+_refined = jax.custom_vjp(_recomputed, nondiff_argnums=(0, 1))
+
+
 def _refined_forward(gates, refine, weights, x):
-    return _refined(gates, refine, weights, x), (weights, x)
+    return _recomputed(gates, refine, weights, x), (weights, x)
 
 
 def _refined_backward(gates, refine, residuals, cotangents):

@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
+
+KEPT = "kept"
+"""Name of what `keep` keeps."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,13 @@ class Tracing:
       plain: whether it is made of plain formulas, which JAX differentiates.
       num_devices: that each batch is spread over, in equal parts.
       platform: that it is compiled for, where that is known: cpu, gpu or tpu.
+      rematerialises: whether the backward pass computes again all that `keep` does not keep.
     """
 
     plain: bool = False
     num_devices: int = 1
     platform: str = ""
+    rematerialises: bool = False
 
 
 _USUAL = Tracing()
@@ -53,6 +59,18 @@ def plain():
 def batch_over(num_devices: int, platform: str = ""):
     """Traces inside of the block for batches that are spread over so many devices of a kind."""
     return _tracing_with(num_devices=num_devices, platform=platform)
+
+
+def rematerialising():
+    """Traces inside of the block a part that the backward pass computes again."""
+    return _tracing_with(rematerialises=True)
+
+
+def keep(arrays: Any) -> Any:
+    """The same arrays, small and dear ones that the backward pass need not compute again."""
+    if not tracing().rematerialises:
+        return arrays
+    return jax.tree.map(lambda x: checkpoint_name(x, KEPT), arrays)
 
 
 def jit(function: Callable[..., Any], static_argnums: Sequence[int] = ()) -> Callable[..., Any]:
