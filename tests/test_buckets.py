@@ -24,7 +24,8 @@ from pyarrow import fs
 
 from drifa_jax import buckets, cli
 from drifa_jax.buckets import BucketFolder, local_copy, local_folder, url_of
-from drifa_jax.config import ModalityConfig
+from drifa_jax.config import DataConfig, ModalityConfig
+from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.sources.opening import scan_modality
 from drifa_jax.errors import UserError
 from drifa_jax.processes import SaidByAll
@@ -100,6 +101,37 @@ def test_data_are_read_from_a_bucket(scans):
             Image.fromarray(pixels).save(scans / "mri" / label / f"{number}.png")
     config = ModalityConfig(height=8, width=8, channels=1, root="s3://scans/mri", task="tumour")
     assert len(scan_modality("mri", config)) == 4
+
+
+def test_a_bucket_of_several_modalities_and_their_tables_is_listed_once(scans, monkeypatch):
+    rows = "".join(f"r{k},{k}.png,{'ab'[k % 2]},{k}\n" for k in range(12))
+    written(scans / "set", **{"t.csv": f"id,image,label,age\n{rows}"})
+    for k in range(12):
+        Image.fromarray(np.full((8, 8), 20 * k, np.uint8)).save(scans / "set" / f"{k}.png")
+    listed, files = [], BucketFolder.files
+    monkeypatch.setattr(BucketFolder, "files", lambda self: listed.append(self.url) or files(self))
+    columns = {"id_column": "id", "image_column": "image", "label_column": "label"}
+    modality = ModalityConfig(
+        height=8,
+        width=8,
+        channels=1,
+        root="s3://scans/set",
+        format="manifest",
+        table="t.csv",
+        task="kind",
+        numeric_columns=("age",),
+        **columns,
+    )
+    config = DataConfig(
+        source="files",
+        modalities={"a": modality, "b": modality},
+        pairing="paired",
+        duplicates="keep",
+        validation_fraction=0.3,
+        test_fraction=0.3,
+    )
+    dataset = open_dataset(config)
+    assert set(dataset.tables) == {"a_table", "b_table"} and listed == ["s3://scans/set"]
 
 
 @pytest.mark.parametrize(

@@ -213,12 +213,12 @@ def _files(config: DataConfig, saved: Path | None) -> Dataset:
     """One root per modality, put together by the pairing strategy."""
     names = modality_names(config)
     only = tuple(m for m in names if m in (config.only_modalities or names))
-    scanned = {
-        name: _scanned(name, modality)
-        for name, modality in config.modalities.items()
-        # What is not read labels no task either.
-        if {name, f"{name}_table"} & set(only)
-    }
+    # What is not read labels no task either.
+    read = {n: m for n, m in config.modalities.items() if {n, f"{n}_table"} & set(only)}
+    # A bucket is listed once, however many modalities and tables lie in it.
+    places = {root: here(root) for root in dict.fromkeys(m.root for m in read.values())}
+    read = {n: dataclasses.replace(m, root=places[m.root]) for n, m in read.items()}
+    scanned = {name: _scanned(name, modality) for name, modality in read.items()}
     paired = config.pairing == "paired"
     if paired and _saved_split(config, saved, PAIRED) is None:
         # An earlier release saved the splits of paired modalities one by one.
@@ -245,7 +245,7 @@ def _files(config: DataConfig, saved: Path | None) -> Dataset:
         kept = {record_id for part in splits.values() for record_id in part.ids}
         left_out[name] = tuple(i for i in records.ids if i not in kept)
         for modality in scanned if paired else (name,):
-            splits, encoding = _with_table(modality, config.modalities[modality], splits)
+            splits, encoding = _with_table(modality, read[modality], splits)
             encodings |= encoding
         for split in SPLITS:
             records = splits[split]
@@ -359,7 +359,7 @@ def _with_table(
     if not modality.table:
         raise UserError(f"config: {where}.table is empty; name the CSV or Parquet file.")
     rows = {}
-    for row in read_table(Path(here(modality.root)) / modality.table):
+    for row in read_table(Path(modality.root) / modality.table):
         if modality.id_column not in row:
             raise UserError(
                 f"config: {where}.id_column {modality.id_column!r} is no column of "

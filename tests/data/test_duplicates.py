@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -162,3 +164,25 @@ def test_files_of_the_same_bytes_are_found_without_decoding(tmp_path):
     for file, content in zip(files, contents.values(), strict=True):
         file.write_bytes(content)
     assert same_files([*files, tmp_path / "gone", tmp_path / "f"]) == [[0, 3]]
+
+
+def test_no_byte_is_read_twice_to_compare_files(tmp_path, monkeypatch):
+    sizes = {"small": 100, "also small": 100, "large": 40_000, "also large": 40_000}
+    files = [tmp_path / name for name in sizes]
+    for file, size in zip(files, sizes.values(), strict=True):
+        file.write_bytes(b"x" * size)
+    read = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            read.append(super().readinto(buffer))
+            return read[-1]
+
+        def read(self, size=-1):
+            content = super().read(size)
+            read.append(len(content))
+            return content
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Counted(self, mode))
+    assert same_files(files) == [[0, 1], [2, 3]]
+    assert sum(read) == sum(sizes.values())
