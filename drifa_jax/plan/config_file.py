@@ -60,7 +60,7 @@ def rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _short(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _reason(plan: Plan, key: str, indent: str) -> list[str]:

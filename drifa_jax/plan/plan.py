@@ -321,7 +321,7 @@ def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room 
     plan.decide(
         "train.schedule", "cosine", "falls to zero by the last epoch, whatever their number"
     )
-    plan.decide("train.warmup_steps", min(100, steps), "attention starts gently")
+    plan.decide("train.warmup_steps", min(100, steps), "what is new starts gently")
     ratio = max(max(m.counts.values()) / min(m.counts.values()) for m in found)
     if ratio > 1.5:
         plan.decide(

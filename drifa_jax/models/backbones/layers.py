@@ -13,6 +13,7 @@ from drifa_jax.errors import UserError
 from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.initial import glorot_uniform, ones, zeros
 from drifa_jax.models.kernels.depthwise import depthwise
+from drifa_jax.models.pointwise import over_channels
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.network_options import NetworkOptions
 from drifa_jax.typing import FeatureMap
@@ -77,7 +78,7 @@ class PatchConvolution(nnx.Module):
         """`[b, *space, num_in] -> [b, *(space // window), num_out]`."""
         flat = patches(x.astype(self.dtype), self.window)
         kernel = self.kernel[...].astype(self.dtype).reshape(flat.shape[-1], -1)
-        y = lax.dot_general(flat, kernel, (((flat.ndim - 1,), (0,)), ((), ())))
+        y = over_channels(flat, kernel)
         return y + per_channel(self.bias, y)
 
 
@@ -102,8 +103,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., num_in] -> [..., num_out]`, in `dtype`."""
-        kernel = self.kernel[...].astype(self.dtype)
-        y = lax.dot_general(x.astype(self.dtype), kernel, (((x.ndim - 1,), (0,)), ((), ())))
+        y = over_channels(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + per_channel(self.bias, y)
 
 
