@@ -7,6 +7,7 @@ from flax import nnx
 from jax import lax
 
 from drifa_jax.models.initial import glorot_uniform, zeros
+from drifa_jax.models.kernels.tracing import tracing
 from drifa_jax.models.kernels.volumes import convolve_volumes
 from drifa_jax.models.pointwise import over_channels
 from drifa_jax.network_options import NetworkOptions
@@ -60,9 +61,10 @@ class Convolution(nnx.Module):
 
     def _filtered(self, x: FeatureMap, kernel: jax.Array) -> FeatureMap:
         num_axes = x.ndim - 2
-        if self.groups == 1 and kernel.size == kernel.shape[-2] * kernel.shape[-1]:
-            # A window of one pixel: XLA's gradient of such a convolution takes up to four times
-            # as long on CPU as that of the matrix product.
+        one_pixel = kernel.size == kernel.shape[-2] * kernel.shape[-1]
+        if one_pixel and self.groups == 1 and tracing().platform != "tpu":
+            # XLA's gradient of such a convolution takes up to four times as long on CPU as that
+            # of the matrix product.
             seen = x[(slice(None), *(slice(None, None, self.stride),) * num_axes)]
             return over_channels(seen, kernel.reshape(kernel.shape[-2:]))
         if num_axes == 3 and self.groups == 1:
