@@ -53,7 +53,7 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
       UserError: naming the file, key or value, and what is accepted.
     """
     file, _, variant = path.partition(":")
-    values = _call_get_config(find_config(file), variant).to_dict()
+    values = _apart(_call_get_config(find_config(file), variant).to_dict())
     for key, text in overrides:
         _override(values, key, text)
     return from_mapping(values)
@@ -92,6 +92,11 @@ def _call_get_config(file: Path, variant: str) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"--config: get_config() in {file} must return a ConfigDict.")
     return config
+
+
+def _apart(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group whose parts are its own: a file may give two modalities one and the same object."""
+    return {name: _apart(v) if isinstance(v, Mapping) else v for name, v in group.items()}
 
 
 def _override(values: dict[str, Any], key: str, text: str) -> None:

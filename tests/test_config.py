@@ -31,6 +31,12 @@ def test_override_changes_one_field_and_keeps_its_type():
     assert isinstance(config.train.learning_rate, float)
 
 
+def test_override_of_one_modality_leaves_the_others_alone():
+    """Also where the file gives both the same object, as `brain.py:quick` does."""
+    config = load_config(QUICK, [("data.modalities.mri.height", "32")])
+    assert [m.height for m in config.data.modalities.values()] == [64, 32]
+
+
 def test_text_fields_keep_text_that_looks_like_a_number():
     config = load_config(QUICK, [("data.modalities.mri.root", "2024")])
     assert config.data.modalities["mri"].root == "2024"
