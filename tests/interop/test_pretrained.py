@@ -328,15 +328,33 @@ def broken(kernel):
         (
             first_kernel(lambda x: x[..., :2]),
             {},
-            r"(?s)- embeddings.patch_embeddings.weight \(6, 3, 4, 4\).*\+ .*\(6, 3, 4, 2\)",
+            r"(?s)- embeddings.patch_embeddings.weight \(6, 3, 4, 4\).*\+ .*\(6, 3, 4, 2\).*"
+            r"sees 4 x 2 pixels at once, that of convnext_toy 4 x 4. Use another checkpoint, or",
+        ),
+        (
+            first_kernel(lambda x: x[:, :1]),
+            {},
+            r"reads 1 channel, and .* Set data.modalities.colour.channels=1",
         ),
     ],
-    ids=["text", "activation", "quantised config", "int8", "nan", "channels", "window"],
+    ids=["text", "activation", "quantised config", "int8", "nan", "channels", "window", "grey"],
 )
 def test_what_cannot_be_used_is_named_with_its_cure(change, declared, message, tmp_path):
     folder = write("convnext_toy", tmp_path)
     rewritten(folder, change, **declared)
     with pytest.raises(UserError, match=message):
+        from_folder(folder, network_of("convnext_toy"))
+
+
+def test_weights_of_eight_bits_are_called_quantised(tmp_path):
+    from safetensors.torch import save_file as save_tensors
+
+    folder = write("convnext_toy", tmp_path)
+    name = "convnext.embeddings.patch_embeddings.weight"
+    state = {k: torch.from_numpy(x) for k, x in load_file(folder / "model.safetensors").items()}
+    state[name] = state[name].to(torch.float8_e4m3fn)
+    save_tensors(state, folder / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name} has dtype F8_E4M3, as quantised weights have"):
         from_folder(folder, network_of("convnext_toy"))
 
 

@@ -32,6 +32,9 @@ END_OF_ZIP, LONGEST_COMMENT, ZIP64 = 22, 2**16 - 1, 2**16 - 1
 """Bytes of the record that ends an archive, of the comment behind it, and the number of entries
 of one that counts them elsewhere."""
 
+SAFETENSORS_DTYPES = frozenset(
+    "F64 F32 F16 BF16 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()  # those of fewer bits are codes
+)
 DAMAGED = "is damaged or truncated, so that it must be copied or downloaded again"
 
 
@@ -176,6 +179,13 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         if length > min(LONGEST_HEADER, path.stat().st_size):
             raise ValueError(f"its header declares {length:,} bytes")
         with safe_open(path, framework="numpy") as file:
+            for name in file.keys():
+                if (dtype := file.get_slice(name).get_dtype()) not in SAFETENSORS_DTYPES:
+                    raise FileError(
+                        path,
+                        f"{name} has dtype {dtype}, as quantised weights have; use the checkpoint "
+                        "in float32, float16 or bfloat16",
+                    )
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return tensors, dict(file.metadata() or {})
 
@@ -197,7 +207,7 @@ def read_torch(path: str | Path) -> Any:
     if start == b"PK":
         # PyTorch compares no checksums.
         check_zip(path, whole=True)
-    with reading(path, "is no whole PyTorch file"), warnings.catch_warnings():
+    with reading(path, f"is no whole PyTorch file: it {DAMAGED}"), warnings.catch_warnings():
         # Of odd pickle protocols, which either load or fail below.
         warnings.simplefilter("ignore", UserWarning)
         try:

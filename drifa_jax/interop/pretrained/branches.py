@@ -58,11 +58,15 @@ def branch_tensors(
     except UserError as error:
         raise UserError(f"{error}{_cure(backbone, state, dialect, options, modality)}") from error
     kernel = tensors[dialect.first]
-    if kernel.shape[-2] not in (3, num_channels):
+    if (reads := kernel.shape[-2]) not in (3, num_channels):
+        field = f"data.modalities.{modality}"
+        cure = (
+            f"Set {field}.channels=1" if reads == 1 else f"Take others, or {field}.pretrained=none"
+        )
         raise UserError(
-            f"{checkpoint.source}: its first convolution reads {kernel.shape[-2]} channels, and "
-            f"data.modalities.{modality}.channels is {num_channels}; only colour weights (3) can "
-            "be adapted to another number."
+            f"{checkpoint.source}: its first convolution reads {reads} channel{'s' * (reads > 1)}, "
+            f"and {field}.channels is {num_channels}; only colour weights (3) can be adapted to "
+            f"another number. {cure}."
         )
     statistics = normalisation_for(stated_normalisation(checkpoint), kernel.shape[-2])
     tensors[dialect.first] = adapted(kernel, num_channels, statistics)
@@ -220,7 +224,7 @@ def _on_its_grid(
 def _cure(
     backbone: str, state: Tensors, dialect: Dialect, options: NetworkOptions, modality: str
 ) -> str:
-    """Which backbone the tensors fit, or why their positions do not; empty where none is known."""
+    """Which backbone the tensors fit, or what no backbone has; empty where the shapes are right."""
     widths = sorted({options.width, NetworkOptions().width})
     for width, name in itertools.product(widths, _family(dialect)):
         other = dataclasses.replace(options, width=width)
@@ -229,18 +233,25 @@ def _cure(
         fitted, _ = _on_its_grid(state, slots, module)
         if {slot.name: slot.shape for slot in slots} == {n: x.shape for n, x in fitted.items()}:
             if name == backbone and width == options.width:
-                break
+                return ""
             wider = f" and model.width={width}" if width != options.width else ""
             return (
                 f"\nIt fits model.backbone={name}{wider} (of one modality: data.modalities."
                 f"{modality}.backbone)."
             )
+    told = f"No backbone here has these shapes, {backbone} has others."
     for slot in _slots(backbone_shapes(backbone, 3, options), dialect, state):
-        found = state.get(slot.name)
-        if slot.path == "positions" and found is not None and found.shape != slot.shape:
-            return (
-                f"\n{slot.name} {found.shape} holds positions of no square grid of patches, which "
-                f"cannot be interpolated to those of {backbone}. Use a checkpoint that was trained "
-                "on square pictures."
+        found = getattr(state.get(slot.name), "shape", slot.shape)
+        if slot.path == "positions" and found != slot.shape:
+            told = (
+                f"{slot.name} {found} holds positions of no square grid of patches, which cannot "
+                f"be interpolated to those of {backbone}."
             )
-    return ""
+        elif slot.path == dialect.first and found[2:] != slot.shape[2:]:
+            theirs, ours = (" x ".join(map(str, shape[2:])) for shape in (found, slot.shape))
+            told = f"Its first convolution sees {theirs} pixels at once, that of {backbone} {ours}."
+            break
+    return (
+        f"\n{told} Use another checkpoint, or start this modality afresh with "
+        f"data.modalities.{modality}.pretrained=none."
+    )
