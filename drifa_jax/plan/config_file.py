@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from drifa_jax.plan.plan import Plan
+from drifa_jax.plan.decisions import Plan
 from drifa_jax.whole_files import written_whole
 
 WIDTH = 96

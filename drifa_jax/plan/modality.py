@@ -104,3 +104,9 @@ class Questions(UserError):
 
     def __init__(self, questions: Sequence[str]):
         super().__init__("these need an answer:\n  " + "\n  ".join(questions))
+
+
+def fewest_groups(found: Sequence[Found]) -> tuple[int, str]:
+    """What splits keep whole, of the modality that has the fewest: number, and in words."""
+    fewest = min(found, key=lambda modality: modality.groups or sum(modality.counts.values()))
+    return fewest.groups or sum(fewest.counts.values()), fewest.whole

