@@ -3,7 +3,7 @@
     python benchmarks/scaling.py devices       # memory of each of 1 to 8 emulated devices
     python benchmarks/scaling.py checkpoint    # size and seconds at the paper's width
     python benchmarks/scaling.py preemption    # seconds from SIGTERM to the next new step
-    python benchmarks/scaling.py rematerialise # activations kept or computed again: bytes, FLOPs
+    python benchmarks/scaling.py rematerialise # bytes between forward and backward pass
 
 Emulated devices share the cores of this machine: they show correctness and memory, not speed.
 """
@@ -174,30 +174,48 @@ def preemption() -> None:
 
 
 def rematerialise() -> None:
-    import numpy as np
+    import jax
+    import jax.numpy as jnp
 
-    print("| activations of stages | TFLOP | temporary, GiB | compile, CPU s |")
-    print("| --- | --- | --- | --- |", flush=True)
-    for again in (False, True):
-        config = paper_config(128, 16, "resnet18")
-        train = dataclasses.replace(config.train, rematerialise=again)
-        experiment, layout, program = program_of(dataclasses.replace(config, train=train))
-        source = experiment.dataset.train
-        batch = {
-            "images": {m.name: np.zeros((16, *m.shape), np.uint8) for m in source.modalities},
-            "labels": {task.name: np.zeros(16, np.int32) for task in source.tasks},
-            "present": {m.name: np.ones(16, bool) for m in source.modalities},
-            "valid": np.ones(16, bool),
-        }
-        began = time.process_time()
-        lowered = program.lowered(layout.place_batch(batch))
-        memory = lowered.compile().memory_analysis()
-        way, flops = "computed again" if again else "kept", lowered.cost_analysis()["flops"]
-        print(
-            f"| {way} | {flops / 1e12:.3f} | {memory.temp_size_in_bytes / 2**30:.2f} | "
-            f"{time.process_time() - began:.0f} |",
-            flush=True,
+    from drifa_jax.models import kernels
+    from drifa_jax.models.building import drifa_net
+    from drifa_jax.models.functional import Functional
+    from drifa_jax.network_options import NetworkOptions
+
+    def kept(backbone: str, size: int, again: bool) -> float:
+        """GiB that the backward pass reads of 32 records in bfloat16, weights left out."""
+        options = NetworkOptions(backbone=backbone, compute_dtype="bfloat16")
+        network = Functional(
+            lambda rngs: drifa_net({"mri": 1, "ct": 1}, {"tumour": 4}, options=options, rngs=rngs)
         )
+
+        def residuals(params, statistics, images):
+            def forward(params):
+                return network.apply(
+                    params,
+                    statistics,
+                    images,
+                    train=True,
+                    dropout_key=jax.random.key(0),
+                    rematerialise=again,
+                )[0][0]
+
+            return jax.vjp(forward, params)[1]
+
+        image = jax.ShapeDtypeStruct((32, size, size, 1), jnp.float32)
+        weights = network.abstract_params, network.abstract_statistics
+        with kernels.batch_over(1, "tpu"):
+            found = jax.eval_shape(residuals, *weights, {"mri": image, "ct": image})
+        return (bytes_of(found) - bytes_of(weights[0])) / 2**30
+
+    def bytes_of(tree) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    print("| network | pixels | kept, GiB | computed again, GiB |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for backbone, size in (("resnet18", 128), ("resnet50", 224)):
+        both = [f"{kept(backbone, size, again):.2f}" for again in (False, True)]
+        print(f"| {backbone} | {size} | {' | '.join(both)} |", flush=True)
 
 
 def main() -> None:
