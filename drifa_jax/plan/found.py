@@ -68,6 +68,8 @@ def _modalities(name: str, path: Path, files: Survey, answers: Answers) -> list[
             "Put each class into a folder of its own, or add a table (CSV) with a column that "
             f"names the image and one for its label.{what_tables_lack(files)}"
         )
+    if len(tree.classes) == 1 and (lack := what_tables_lack(files)):
+        raise UserError(f"{path}: all images lie in one folder ({tree.classes[0]}).{lack}")
     return [_folders(name or names.modality_name(path.name), files.root, tree, answers)]
 
 

@@ -15,7 +15,11 @@ ENOUGH_GROUPS = 30
 """Of a class: from here on its own sensitivity means something (a 95 % interval of +-0.15)."""
 
 
-ONE_PATIENT = "all images are of one patient, who cannot be both in training and in test."
+ONE_PATIENT = (
+    "all images are of one patient, who cannot be both in training and in test. Add patients; "
+    "where they are of several, say what tells them apart: --group-column COLUMN of a table, "
+    "--group-pattern REGEX of file names."
+)
 
 
 def too_small(small: Mapping[str, int]) -> str:

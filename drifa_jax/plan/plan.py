@@ -97,7 +97,7 @@ def _check(found: Sequence[Found]) -> None:
         if len(counts) < 2:
             raise UserError(
                 f"{modality.name}: one class only ({', '.join(counts)}), so there is nothing to "
-                "tell apart."
+                "tell apart. Give the folder that holds all classes, or a table with labels."
             )
         if modality.groups == 1:
             raise UserError(f"{modality.name}: {ONE_PATIENT}")

@@ -66,9 +66,10 @@ def table_modalities(path: Path, files: Survey, answers: Answers) -> list[Found]
             candidates.append(_Candidate(table, root, read, rows, beside, labels))
     if not candidates:
         if answers.table or (files.tables and path.is_file()):
+            told = what_tables_lack(files) or " Give the folder that holds both."
             raise UserError(
                 f"{path}: the table has no column that names images below its folder together "
-                "with a column of labels. Give the folder that holds both."
+                f"with a column of labels.{told}"
             )
         return []
     candidates.sort(key=lambda candidate: candidate.rank, reverse=True)

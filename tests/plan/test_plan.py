@@ -223,7 +223,10 @@ def test_names_that_agree_in_part_are_a_question(images, capsys):
     (
         (["notes.txt.png"], "neither folders that are classes"),
         (classes(3), "too small for its classes: benign (3), malignant (3)"),
-        (classes(kinds=("only",)), "one class only (only)"),
+        (
+            classes(kinds=("only",)),
+            "one class only (only), so there is nothing to tell apart. G",
+        ),
         ([*classes(), "rare/1.png", "rare/2.png"], "rare (2)"),
     ),
 )
@@ -375,14 +378,21 @@ def test_a_record_is_called_by_a_column_that_reads_as_an_id(images):
 
 def test_all_images_of_one_patient_are_refused(images, capsys):
     root = images(classes(form="{kind}/patient1_{k}.png"))
-    assert "all images are of one patient" in refused(capsys, root)
+    said = refused(capsys, root)
+    assert "all images are of one patient" in said and "--group-pattern REGEX" in said
 
 
 def test_a_table_whose_label_is_empty_is_told_of(images, capsys):
     root = images([f"{k}.png" for k in range(40)])
     (root / "t.csv").write_text("image_id,label\n" + "".join(f"{k},\n" for k in range(40)))
+    for place in (root, root / "t.csv"):
+        said = refused(capsys, place)
+        assert "no column of it reads as a label; these columns are empty: label" in said
+    (root / "pictures").mkdir()
+    for image in root.glob("*.png"):
+        image.rename(root / "pictures" / image.name)
     said = refused(capsys, root)
-    assert "no column of it reads as a label; these columns are empty: label" in said
+    assert "these columns are empty: label. --label COLUMN names one" in said
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,11 @@ def _wrong_shape(shape: tuple[int, ...], modality: PixelSpec) -> str:
     is_volume = isinstance(modality, VolumeSpec)
     axes = "n, d, h, w" if is_volume else "n, h, w"
     num_axes = axes.count(",") + 1
-    if len(shape) == num_axes or (len(shape) == num_axes + 1 and shape[-1] in CHANNELS):
+    # A volume is no pixel wide: these are pictures, in colour or with an axis for grey.
+    are_pictures = is_volume and len(shape) == num_axes and shape[-1] in CHANNELS
+    if (len(shape) == num_axes and not are_pictures) or (
+        len(shape) == num_axes + 1 and shape[-1] in CHANNELS
+    ):
         few = is_volume and shape[1] < 2
         return f"volumes need 2 slices or more; of pictures set {field}=0" if few else ""
     wanted = f"wanted {'volumes ' * is_volume}[{axes}] or [{axes}, 1 or 3]"

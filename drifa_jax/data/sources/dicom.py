@@ -16,6 +16,7 @@ import numpy as np
 
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.problems import FileError, LeftOut, Problems
+from drifa_jax.data.readers.any_file import DICOM
 from drifa_jax.data.readers.dicom import Windows, read_frame, read_header, windows_of
 from drifa_jax.data.readers.dicom_files import NoImageError, claims_dicom, is_dicom
 from drifa_jax.data.readers.series import (
@@ -29,7 +30,7 @@ from drifa_jax.data.readers.series import (
 from drifa_jax.data.record import PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
-from drifa_jax.data.sources.walking import class_folders, files_below
+from drifa_jax.data.sources.walking import class_folders, files_below, held_instead
 from drifa_jax.data.volumes import Voxels
 from drifa_jax.errors import UserError
 
@@ -113,7 +114,7 @@ def scan_dicom(
             key = (label, header.patient, header.series)
             series.setdefault(key, []).extend(slices_of(path, header))
         if not found:
-            problems.add(folder, "holds no DICOM files")
+            problems.add(folder, held_instead(folder, DICOM) or "holds no DICOM files")
     entries: list[_Entry] = []
     for (label, patient, _), slices in series.items():
         try:

@@ -19,10 +19,10 @@ import numpy as np
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.decode import FITS, IMAGE_SUFFIXES, decode_file
 from drifa_jax.data.problems import LeftOut, Problems
-from drifa_jax.data.readers.any_file import DICOM, NIFTI, kind_by_name
+from drifa_jax.data.readers.any_file import PICTURE
 from drifa_jax.data.record import ModalitySpec, TaskSpec, image_spec
 from drifa_jax.data.records import Records, make_records
-from drifa_jax.data.sources.walking import HIDDEN, class_folders, names_below
+from drifa_jax.data.sources.walking import HIDDEN, class_folders, held_instead, names_below
 from drifa_jax.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -182,7 +182,8 @@ def scan_folders(
                 left_out.add("images of other classes than those declared", len(images))
                 continue
             if not images:
-                problems.add(class_folder, _emptiness(class_folder))
+                empty = f"is an empty class folder, without {_suffixes()}"
+                problems.add(class_folder, held_instead(class_folder, PICTURE) or empty)
             found.setdefault(split, set()).add(name)
             files += [(path, name, split) for path in images]
     names = _check_classes(found, classes, problems)
@@ -264,15 +265,6 @@ def _group(path: str, pattern: re.Pattern | None) -> str | None:
     if match is None:
         return None
     return match.group(1) if pattern.groups else match.group(0)
-
-
-def _emptiness(class_folder: Path) -> str:
-    """What a class folder without a picture holds instead, and how that is read."""
-    kinds = {kind_by_name(name) for name in names_below(class_folder, LeftOut())}
-    for kind in (NIFTI, DICOM):
-        if kind in kinds:
-            return f"holds {kind} files and no pictures; read them by format={kind}"
-    return f"is an empty class folder, without {_suffixes()}"
 
 
 def _suffixes() -> str:

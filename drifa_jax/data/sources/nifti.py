@@ -9,6 +9,7 @@ import numpy as np
 
 from drifa_jax.config import ModalityConfig
 from drifa_jax.data.problems import FileError, LeftOut, Problems
+from drifa_jax.data.readers.any_file import NIFTI
 from drifa_jax.data.readers.nifti import (
     PLANES,
     SLICE_RANGE,
@@ -22,7 +23,7 @@ from drifa_jax.data.readers.nifti import (
 from drifa_jax.data.record import PixelSpec, TaskSpec, VolumeSpec, pixel_spec
 from drifa_jax.data.records import Records
 from drifa_jax.data.sources.slices import SliceEntry, slice_records
-from drifa_jax.data.sources.walking import class_folders, files_below
+from drifa_jax.data.sources.walking import class_folders, files_below, held_instead
 from drifa_jax.data.volumes import Voxels
 from drifa_jax.errors import UserError
 
@@ -104,7 +105,8 @@ def nifti_records(
                 for k in numbers
             ]
         if not found:
-            problems.add(root / name, "holds no .nii or .nii.gz files")
+            what = held_instead(root / name, NIFTI) or "holds no .nii or .nii.gz files"
+            problems.add(root / name, what)
     problems.settle("Move these files away, or repair them.", quarantine, left_out)
     if not entries:
         raise UserError(f"The NIfTI folder {root} holds no volume that can be read.")

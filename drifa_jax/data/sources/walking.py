@@ -6,9 +6,17 @@ import os
 from pathlib import Path
 
 from drifa_jax.data.problems import LeftOut
+from drifa_jax.data.readers.any_file import DICOM, NIFTI, PICTURE, kind_by_name
 
 HIDDEN = (".", "__MACOSX")
 """How names begin that the system made, not the user: `.DS_Store`, `._scan.dcm`, `.git`."""
+
+READ_BY = {
+    NIFTI: ("NIfTI files", "format=nifti"),
+    DICOM: ("DICOM files", "format=dicom"),
+    PICTURE: ("pictures", "format=folders and depth=0"),
+}
+"""Kind of file -> what they are called, and the fields that read them."""
 
 NOT_TEXT = "files or folders whose names are not UTF-8 (rename them)"
 
@@ -65,3 +73,12 @@ def names_below(folder: Path, left_out: LeftOut, suffixes: tuple[str, ...] = ())
                 else:
                     left_out.add("links back to a folder above")
     return found
+
+
+def held_instead(folder: Path, wanted: str) -> str:
+    """What a class folder without the wanted kind holds, and how it is read; empty of nothing."""
+    kinds = {kind_by_name(name) for name in names_below(folder, LeftOut())}
+    for kind, (called, fields) in READ_BY.items():
+        if kind in kinds - {wanted}:
+            return f"holds {called} and no {READ_BY[wanted][0]}; read them by {fields}"
+    return ""

@@ -123,6 +123,7 @@ def test_volumes_of_medmnist_are_read_whole(tmp_path):
     ("shape", "depth", "words"),
     [
         ((3, 8, 8), 4, r"wanted volumes .* of pictures set data\.modalities\.scan\.depth=0"),
+        ((3, 8, 8, 3), 4, r"wanted volumes .* of pictures set data\.modalities\.scan\.depth=0"),
         ((3, 1, 8, 8), 4, r"volumes need 2 slices or more.*depth=0"),
         ((3, 4, 9, 9), 0, r"of volumes set data\.modalities\.scan\.depth"),
         ((3, 3, 9, 9), 0, r"channels come last, as numpy.moveaxis.*; of volumes set"),

@@ -139,17 +139,20 @@ def test_every_broken_file_is_listed(tmp_path):
     write_dicom(tmp_path / "a" / "report.dcm", None, pixels=False)
     (tmp_path / "a" / "words.dcm").write_text("words")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "1.nii.gz").touch()
     write_dicom(tmp_path / "b" / "1.dcm", flat(0), NumberOfFrames=3)
     write_dicom(tmp_path / "c" / "1.dcm", flat(0), series="7")
     write_dicom(
         tmp_path / "c" / "2.dcm", flat(0), series="7", ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
     )
-    with pytest.raises(UserError, match="5 problems") as caught:
+    with pytest.raises(UserError, match="6 problems") as caught:
         dicom_records(tmp_path, CT, "kind")
     for words in (
         "report.dcm: has no pixel data",
         "words.dcm: is not a DICOM file",
         "empty: holds no DICOM files",
+        "other: holds NIfTI files and no DICOM files; read them by format=nifti",
         "b/1.dcm: is truncated",
         "c: holds a series with mixed orientations",
     ):

@@ -106,7 +106,7 @@ def test_missing_folder_tells_how_to_go_on(tmp_path):
 def test_folders_of_another_format_are_named_with_it(name, words, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / name).touch()
-    with pytest.raises(UserError, match=rf"a: holds \w+ files and no pictures; .*{words}"):
+    with pytest.raises(UserError, match=rf"a: holds \w+ files and no pictures; .* {words}"):
         scan_folders(tmp_path)
 
 

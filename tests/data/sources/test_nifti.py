@@ -94,13 +94,16 @@ def test_every_broken_file_is_listed(tmp_path):
     save(tmp_path / "a" / "good.nii", head())
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 3)), np.eye(4)), tmp_path / "a" / "4d.nii")
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="4 problems") as caught:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1.png").touch()
+    with pytest.raises(UserError, match="5 problems") as caught:
         nifti_records(tmp_path, MRI, "kind")
     for words in (
         "bare.nii: has no affine",
         "words.nii: is not a NIfTI",
         "4d.nii: has the shape",
         "b: holds no .nii",
+        "c: holds pictures and no NIfTI files; read them by format=folders and depth=0",
     ):
         assert words in str(caught.value)
 
