@@ -11,6 +11,7 @@ import numpy as np
 
 from drifa_jax.config import DataConfig
 from drifa_jax.data.decode import IMAGE_SUFFIXES, decode_file, fit_image
+from drifa_jax.data.problems import FileError
 from drifa_jax.data.readers import nifti
 from drifa_jax.data.readers.any_file import (
     DICOM,
@@ -204,7 +205,13 @@ def _read_file(text: str, spec: PixelSpec, reading: Reading) -> np.ndarray:
         kind = None if reading.format == IMAGE else reading.kind
         return read_any_volume(text, spec, kind=kind, **options)
     if reading.format == IMAGE:
-        return decode_file(Path(text), spec, fit=reading.fit)
+        try:
+            return decode_file(Path(text), spec, fit=reading.fit)
+        except FileError as error:
+            if kind_by_name(text) == PICTURE:
+                raise
+            what = f"is none of what this network was trained on: {reading.suffixes}"
+            raise FileError(text, what) from error
     return read_any(text, spec, fit=reading.fit, window=reading.window, kind=reading.kind)
 
 

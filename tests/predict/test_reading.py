@@ -133,6 +133,13 @@ def test_nifti_volumes_are_read_as_their_slices_in_training(tmp_path):
             read_item(item, spec, reading, "")
 
 
+@pytest.mark.parametrize("name", ["scan.nii.gz", "slice.dcm", "scan.npy", "notes.txt"])
+def test_what_is_no_picture_is_refused_by_a_network_of_pictures(name, tmp_path):
+    (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(UserError, match=rf"{name}: is none of what .* was trained on: \.jpg"):
+        read_item(str(tmp_path / name), ModalitySpec("ct", 16, 16, 1), Reading(), "x")
+
+
 def test_volumes_that_cannot_be_matched_are_named(tmp_path):
     for name, depth in (("a", 9), ("b", 21)):
         image = nibabel.Nifti1Image(np.zeros((4, 4, depth), np.float32), np.eye(4))
