@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import types
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,10 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError as error:
         raise UserError(f"--config.{key}={text}: the value cannot be read.") from error
+    if isinstance(value, str) and isinstance(group.get(name), float):
+        # YAML takes 1e-4, without a point, for text.
+        with contextlib.suppress(ValueError):
+            value = float(value)
     # A key such as 12345 would be read as a number; a text field keeps its text.
     group[name] = text if isinstance(group.get(name), str) else value
 

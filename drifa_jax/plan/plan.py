@@ -212,7 +212,7 @@ def _training(plan: Plan, found: Sequence[Found], grey, device: str, room: Room 
     )
     plan.decide("train.warmup_steps", min(100, steps), "what is new starts gently")
     ratio = max(max(m.counts.values()) / min(m.counts.values()) for m in found)
-    if ratio > 1.5:
+    if ratio > 1.5 and not is_pretrained(plan):
         plan.decide(
             "train.class_weights",
             "balanced",
