@@ -52,7 +52,7 @@ class Cost:
     def in_words(self) -> str:
         """One line."""
         return (
-            f"{self.num_steps} steps take at least {_round(self.hours)} h on {self.num_chips} "
+            f"{self.num_steps} steps take at least {_time(self.hours)} on {self.num_chips} "
             f"chips, which cost at least {_round(self.money)} at {self.price:g} a chip-hour; "
             "starting, compiling, validation and waiting for data come on top"
         )
@@ -85,6 +85,13 @@ def cost(
     chips = math.prod(slices.shape) * slices.count
     num_steps = steps_per_epoch(num_records, step.num_records) * num_epochs
     return Cost(num_steps, max(step.bounds.values()), chips, price)
+
+
+def _time(hours: float) -> str:
+    for per_hour, unit in ((1, "h"), (60, "min")):
+        if hours * per_hour >= 1:
+            return f"{_round(hours * per_hour)} {unit}"
+    return f"{_round(hours * 3600)} s"
 
 
 def _round(value: float) -> str:

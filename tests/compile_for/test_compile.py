@@ -231,7 +231,7 @@ def test_a_run_costs_at_least_its_steps_at_the_longest_bound():
     assert least.num_steps == 660
     assert least.hours == pytest.approx(660 * 0.009 / 3600)
     assert least.money == pytest.approx(660 * 0.009 / 3600 * 4 * 2.0)
-    assert "0.00165 h on 4 chips, which cost at least 0.0132 at 2 a chip-hour" in least.in_words()
+    assert "5.94 s on 4 chips, which cost at least 0.0132 at 2 a chip-hour" in least.in_words()
 
 
 @pytest.mark.parametrize(("name", "count", "chips"), [("v4-8", 2, 8), ("tpu7x-8", 1, 4)])
