@@ -86,7 +86,7 @@ def test_wrong_locations_are_named(locations):
         opened(scan_at("x", "kind", "zip"))
     with pytest.raises(UserError, match="Arrays carry no class names"):
         opened(scan_at("x", "kind", "npz"))
-    with pytest.raises(UserError, match="data.modalities.scan.table is empty"):
+    with pytest.raises(UserError, match=r"data\.modalities\.scan\.table is empty"):
         opened(scan_at("x", "kind", "manifest"))
     root = locations["prepared"].root
     with pytest.raises(UserError, match=r"was prepared as .* the configuration asks for"):
