@@ -48,7 +48,7 @@ def decide_network(plan: Plan, found: Sequence[Found], device: str) -> None:
     else:
         plan.decide("model.compute_dtype", "bfloat16", f"native on this {device.upper()}")
     plan.decide("model.batch_norm_momentum", 0.9, "0.99 remembers more steps than short runs have")
-    if "model.dropout_at" not in plan.settings:
+    if not is_pretrained(plan):
         plan.decide(
             "model.dropout_rate", 0.1, "0.25 after every stage hides too much in short runs"
         )

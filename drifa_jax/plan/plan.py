@@ -242,8 +242,9 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
     folds = plan.settings.get("data.num_folds", 0)
     wished = Length(plan.settings["train.num_epochs"], max(1, folds), max(sides.values()), 0.0)
 
+    shares_answers = plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
+
     def within(by_record: float, forward: float) -> Length:
-        at_heads = plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
         return length_within(
             seconds,
             wished=wished,
@@ -251,7 +252,7 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
             forward=forward,
             records=sum(counts) if plan.settings.get("data.pairing") == "by_task" else max(counts),
             batch=plan.settings["train.batch_size"],
-            samples=1 if at_heads else plan.settings["uncertainty.num_mc_samples"],
+            samples=1 if shares_answers else plan.settings["uncertainty.num_mc_samples"],
         )
 
     length = within(room.step.seconds, FORWARD)
