@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import types
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     Args:
       path: `FILE.py` or `FILE.py:VARIANT`; the file defines `get_config(variant="")`. A preset
         need not lie in the working directory.
-      overrides: `("train.batch_size", "16")` and so on; values are read as YAML scalars.
+      overrides: `("train.batch_size", "16")` and so on; values are read as their fields' types.
 
     Raises:
       UserError: naming the file, key or value, and what is accepted.
@@ -114,15 +116,43 @@ def _override(values: dict[str, Any], key: str, text: str) -> None:
             f"config: {key!r} is a group; set one of its fields: {', '.join(group[name])}."
         )
     try:
-        value = yaml.safe_load(text) if text else ""
+        group[name] = _read(_kind_of(Config, key.split(".")), text)
     except yaml.YAMLError as error:
-        raise UserError(f"--config.{key}={text}: the value cannot be read.") from error
-    if isinstance(value, str) and isinstance(group.get(name), float):
+        raise UserError(
+            f"--config.{key}={text}: the value cannot be read. A list is written as [a, b]; a name "
+            "in it that holds a comma, a colon or a bracket stands in quotes."
+        ) from error
+
+
+def _kind_of(kind: Any, names: Sequence[str]) -> Any:
+    """The type of a field that exists, of dataclasses and mappings in each other."""
+    for name in names:
+        is_group = dataclasses.is_dataclass(kind)
+        kind = typing.get_type_hints(kind)[name] if is_group else typing.get_args(kind)[1]
+    return kind
+
+
+def _read(kind: Any, text: str) -> Any:
+    """What a person means who writes `text` in the place of a value of that type.
+
+    A list may be written as in Python, in YAML, or without any brackets: `(9,)`, `[9]`, `9`.
+    """
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is tuple:
+        inside = text.strip()
+        if inside[:1] + inside[-1:] in ("()", "[]"):
+            inside = inside[1:-1]
+        # Without types, since YAML takes the class `no` for False.
+        items = yaml.load(f"[{inside}]", yaml.BaseLoader)
+        of_one = typing.get_args(kind)[0]
+        return [_read(of_one, item) if isinstance(item, str) else item for item in items]
+    value = yaml.safe_load(text) if text else ""
+    if kind is float and isinstance(value, str):
         # YAML takes 1e-4, without a point, for text.
         with contextlib.suppress(ValueError):
             value = float(value)
-    # A key such as 12345 would be read as a number; a text field keeps its text.
-    group[name] = text if isinstance(group.get(name), str) else value
+    return value
 
 
 def _unknown(key: str, group: Mapping[str, Any]) -> UserError:

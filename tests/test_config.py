@@ -36,15 +36,39 @@ def test_a_number_may_be_written_without_a_point():
     assert config.train.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "texts", "expected"),
+    [
+        ("model.fuse_at", ("(9,)", "[9]", "9", " [ 9, ] "), (9,)),
+        ("model.fuse_at", ("(2, -1)", "[2,-1]", "2,-1"), (2, -1)),
+        ("model.fuse_at", ("resolutions", "('resolutions',)"), ("resolutions",)),
+        ("model.mifa_parts", ("()", "[]", ""), ()),
+        ("data.modalities.mri.spacing", ("(5, 1e0, 1)", "5,1,1"), (5.0, 1.0, 1.0)),
+        ("data.modalities.mri.classes", ("no,yes", "[no, 'yes']"), ("no", "yes")),
+        ("data.modalities.mri.classes", ("0,1",), ("0", "1")),
+        ("data.modalities.mri.classes", ("['nevus, blue', mel]",), ("nevus, blue", "mel")),
+    ],
+)
+def test_a_list_may_be_written_in_several_ways(name, texts, expected):
+    mri = "data.modalities.mri"
+    of_volumes = [(f"{mri}.depth", "4"), (f"{mri}.format", "nifti")]
+    for text in texts:
+        value = load_config(QUICK, [*of_volumes, (name, text)]).flat()[name]
+        assert value == expected and [*map(type, value)] == [*map(type, expected)]
+
+
 def test_override_of_one_modality_leaves_the_others_alone():
     """Also where the file gives both the same object, as `brain.py:quick` does."""
     config = load_config(QUICK, [("data.modalities.mri.height", "32")])
     assert [m.height for m in config.data.modalities.values()] == [64, 32]
 
 
-def test_text_fields_keep_text_that_looks_like_a_number():
-    config = load_config(QUICK, [("data.modalities.mri.root", "2024")])
-    assert config.data.modalities["mri"].root == "2024"
+def test_text_fields_keep_text_that_looks_like_something_else():
+    pattern = "[a-z]+_(?P<id>[0-9]+): .*"
+    overrides = {"root": "2024", "group_pattern": pattern}
+    config = load_config(QUICK, [(f"data.modalities.mri.{k}", v) for k, v in overrides.items()])
+    mri = config.data.modalities["mri"]
+    assert (mri.root, mri.group_pattern) == ("2024", pattern)
 
 
 def test_saved_configuration_reads_back_equal():
@@ -71,6 +95,8 @@ def test_run_may_go_on_with_activations_computed_again():
         (("model.dropout_rate", "1"), r"it must be in \[0, 1\)"),
         (("data.modalities.mri.height", "4"), "at least 16 pixels"),
         (("model.compute_dtype", "float16"), "one of float32, bfloat16"),
+        (("model.mfa_parts", "[hifa"), r"cannot be read. A list is written as \[a, b\]"),
+        (("model.fuse_at", "[[1]]"), r"model.fuse_at is \['1'\]; it must be of type"),
     ],
 )
 def test_wrong_override_is_named_with_its_cure(override, message):

@@ -37,6 +37,8 @@ def configuration() -> str:
         "",
         "A config file is Python that starts from `default_config()` and changes fields; the",
         "command line overrides them as `--config.GROUP.FIELD=VALUE`. Unknown names are errors.",
+        "A list is written with commas, with or without brackets: `--config.model.fuse_at=2,-1`,",
+        "`'[2, -1]'` or `'(2, -1)'`. Text is taken as it is.",
         "Written by `python docs/figures/reference_pages.py` from `drifa_jax/config.py`,",
         "`network_options.py` and `machine_options.py`.",
     ]
