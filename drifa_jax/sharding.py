@@ -250,12 +250,17 @@ class Layout:
         return jax.tree.map(place, dict(batch))
 
 
-def layout_of(config: Config, devices: Sequence[Any] | None = None) -> Layout:
+def layout_of(
+    config: Config,
+    devices: Sequence[Any] | None = None,
+    batches: Sequence[str] = ("train", "eval"),
+) -> Layout:
     """The layout that a configuration asks for.
 
     Args:
       config: its mesh, members and batches.
       devices: None for all that there are.
+      batches: groups of the configuration whose batches the devices share.
 
     Raises:
       UserError: when mesh, members or batches do not divide over the devices.
@@ -273,14 +278,12 @@ def layout_of(config: Config, devices: Sequence[Any] | None = None) -> Layout:
         )
     num_devices = layout.mesh.shape[DATA_AXIS]
     parts = math.lcm(num_devices, layout.host_part.count)
-    for name, size in (
-        ("train.batch_size", config.train.batch_size),
-        ("eval.batch_size", config.eval.batch_size),
-    ):
+    for group in batches:
+        size = getattr(config, group).batch_size
         if size % parts:
             raise UserError(
-                f"config: {name} is {size}, which {num_devices} devices cannot share evenly; "
-                f"use a multiple of {parts}."
+                f"config: {group}.batch_size is {size}, which {num_devices} devices cannot share "
+                f"evenly; use a multiple of {parts}."
             )
     return layout
 

@@ -23,6 +23,9 @@ from drifa_jax.train.experiment import build_experiment
 USABLE = 63 / 64
 """Share of a chip's HBM that libtpu gives to a program."""
 
+BATCH_OF = {"step": "train", "evaluation": "eval"}
+"""Program -> the group of the configuration that says how large its batches are."""
+
 MOST_COMPILES = 3
 WORTH_A_COMPILE = 1.05
 """Times the largest batch known to fit, from which a larger one is tried."""
@@ -88,7 +91,7 @@ def compile_for(
       UserError: where the configuration does not fit its data or the slices.
     """
     devices = slices.devices()
-    layout = layout_of(config, devices)
+    layout = layout_of(config, devices, [BATCH_OF[name] for name in only if name in BATCH_OF])
     experiment = build_experiment(config, dataset)
     limit = int(slices.tpu.memory_gib * GIB * USABLE)
     programs = Programs(experiment, layout, limit)

@@ -69,9 +69,11 @@ def build_experiment(config: Config, dataset: Dataset) -> Experiment:
     """
     train = config.train
     if train.batch_size > len(dataset.train):
+        more = ", or draw more by --config.data.phantoms.num_train"
         raise UserError(
             f"train.batch_size is {train.batch_size} but there are only {len(dataset.train)} "
-            "training records; lower it with --config.train.batch_size."
+            "training records; lower it with --config.train.batch_size"
+            f"{more if config.data.source == 'phantoms' else ''}."
         )
     tasks = {task.name: task for task in dataset.train.tasks}
     for field, named in (

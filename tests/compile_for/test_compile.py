@@ -6,11 +6,13 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 
+import jax
 import numpy as np
 import pytest
 
 from drifa_jax import cli
 from drifa_jax.chips import TPUS
+from drifa_jax.compile_for import report
 from drifa_jax.compile_for import slices as slices_module
 from drifa_jax.compile_for.cost import cost
 from drifa_jax.compile_for.estimate import GIB, Estimate, Memory, used_and_limit
@@ -18,9 +20,11 @@ from drifa_jax.compile_for.report import largest_batch
 from drifa_jax.compile_for.slices import SHAPES, check_libtpu, slices_named
 from drifa_jax.compile_for.stand_in import open_or_stand_in
 from drifa_jax.config import from_mapping, modality
+from drifa_jax.data.dataset import open_dataset
 from drifa_jax.data.pipeline import training_batches
 from drifa_jax.errors import UserError
 from drifa_jax.sharding import Layout, device_mesh
+from tests.train.toy import toy_config
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)"
@@ -170,6 +174,35 @@ def test_data_that_are_elsewhere_are_stood_in_for_by_their_sizes():
 def test_table_that_is_elsewhere_cannot_be_stood_in_for():
     with pytest.raises(UserError, match="the table of mri is not on this machine"):
         open_or_stand_in(files_config(numeric_columns=("age",)), 8)
+
+
+class Slice:
+    """Eight devices of this machine in the place of a slice."""
+
+    tpu = TPUS["v5e"]
+
+    def devices(self):
+        return jax.devices()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("step", "train.batch_size is 12"),
+        ("evaluation", "eval.batch_size is 12"),
+        ("sampler", "all checks are through"),
+    ],
+)
+def test_batches_of_what_is_not_compiled_may_be_of_any_size(
+    program, words, monkeypatch, every_device
+):
+    def reached(*_):
+        raise UserError("all checks are through")
+
+    monkeypatch.setattr(report, "Programs", reached)
+    config = toy_config(train={"batch_size": 12}, eval={"batch_size": 12})
+    with pytest.raises(UserError, match=words):
+        report.compile_for(config, open_dataset(config.data), Slice(), only=[program])
 
 
 def grows_by(bytes_a_record, *, fixed, limit):
