@@ -99,6 +99,9 @@ def train(
                 if not runner.is_over(first_step, members):
                     with closing(Feed(experiment, layout, first_step)) as feed:
                         started = time.monotonic()
+                        if state is None and config.initial_weights:
+                            # Weights that do not fit are refused before minutes of compiling.
+                            state = _drawn_state(experiment, layout, program)
                         if not program.is_compiling:
                             display.say(COMPILING)
                         program.start_compiling(feed.peek()[1])

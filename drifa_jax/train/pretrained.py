@@ -11,6 +11,7 @@ import numpy as np
 
 from drifa_jax.config import Config
 from drifa_jax.data.record import ModalitySpec, VolumeSpec
+from drifa_jax.errors import UserError
 from drifa_jax.models.description import (
     NETWORK_FILE,
     ModalityDescription,
@@ -81,9 +82,29 @@ def _read(config: Config, pretrained: Mapping[str, tuple[str, str]]):
 
 def _of_folder(initial_weights: str) -> Mapping[str, ModalityDescription]:
     """The modalities of the network that a run starts from, if any."""
-    if not initial_weights or not (Path(initial_weights) / NETWORK_FILE).is_file():
+    if not initial_weights:
         return {}
-    return load_description(initial_weights).modalities
+    folder = initial_weights_file(initial_weights).parent
+    return load_description(folder).modalities if (folder / NETWORK_FILE).is_file() else {}
+
+
+def initial_weights_file(folder: str) -> Path:
+    """The file with the weights in the folder that `train.initial_weights` names.
+
+    Raises:
+      UserError: where there is none.
+    """
+    # Imported here: only runs that bring weights along need the interop extra.
+    from drifa_jax.interop.network_files import WEIGHTS_FILE
+
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        lacks = f"holds no {WEIGHTS_FILE}" if path.parent.is_dir() else "is no folder"
+        raise UserError(
+            f"config: train.initial_weights is {folder!r}, which {lacks}; give a folder written "
+            "by `drifa convert`."
+        )
+    return path
 
 
 def pretrained_tensors(config: Config, network: NetworkDescription) -> dict[str, np.ndarray]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drifa_jax.errors import UserError
 from drifa_jax.models.functional import BatchStatistics, Parameters
 from drifa_jax.train.experiment import Experiment
-from drifa_jax.train.pretrained import pretrained_tensors, replaced
+from drifa_jax.train.pretrained import initial_weights_file, pretrained_tensors, replaced
 
 
 def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters, BatchStatistics]:
@@ -32,20 +29,10 @@ def starting_weights(experiment: Experiment, key: jax.Array) -> tuple[Parameters
         tensors = pretrained_tensors(experiment.config, experiment.description)
         return tuple(replaced(tree, tensors) for tree in drawn) if tensors else drawn
     # Imported here: only runs that bring weights along need the interop extra.
-    from drifa_jax.interop.network_files import (
-        WEIGHTS_FILE,
-        assemble,
-        native_slots,
-        read_safetensors,
-    )
+    from drifa_jax.interop.network_files import assemble, native_slots, read_safetensors
     from drifa_jax.interop.tensors import read_slots
 
-    path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
-        raise UserError(
-            f"config: train.initial_weights is {folder!r}, which holds no {WEIGHTS_FILE}; "
-            "give a folder written by `drifa convert`."
-        )
+    path = initial_weights_file(folder)
     tensors = read_slots(read_safetensors(path), native_slots(experiment.description), str(path))
     weights = assemble(experiment.description, tensors)
     if key.ndim:

@@ -198,7 +198,11 @@ def test_loss_that_is_not_finite_stops_with_step_and_records(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"batch_size": 64}, "train.batch_size is 64 but there are only 32 training records"),
+        (
+            {"batch_size": 64},
+            r"batch_size is 64 but there are only 32 training records; lower it with "
+            r"--config\.train\.batch_size, or draw more by --config\.data\.phantoms\.num_train",
+        ),
         ({"batch_size": 12}, "train.batch_size is 12, which 8 devices cannot share evenly"),
         ({"task_weights": {"tumor": 1.0}}, "task_weights names 'tumor'; the tasks are"),
         ({"task_weights": {"tumour": 0.0, "stroke": 0.0}}, "use shares of 0 or more"),
