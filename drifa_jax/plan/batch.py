@@ -41,13 +41,14 @@ def batch_for(records: int, room: Room | None) -> tuple[int, str]:
     if room is None:
         return wished, f"{records} records; its memory was not measured"
     largest = room.step.largest_batch(int(SHARE[room.device] * room.available))
-    has = f"{room.available / GIB:.1f} GiB of this {room.device.upper()}"
+    has = f"{_size(room.available)} of this {room.device.upper()}"
     if largest < 1:
         raise UserError(
             f"this device is too small for any batch: one record takes "
-            f"{room.step.of(1) / GIB:.1f} GiB in a training step, and a step may take "
-            f"{SHARE[room.device]:.0%} of {has}. Free memory, choose another device, or plan with "
-            "--no-measure and lower height, width or model.width in the config file."
+            f"{_size(room.step.of(1))} in a training step, and a step may take "
+            f"{SHARE[room.device]:.0%} of the {has}. Free memory, choose another "
+            "device, or plan with --no-measure and lower height and width, or model.width of a "
+            "ResNet, in the config file."
         )
     batch = wished
     while batch > largest:
@@ -56,3 +57,7 @@ def batch_for(records: int, room: Room | None) -> tuple[int, str]:
         f"{records} records; a step of {batch} takes {room.step.of(batch) / GIB:.2f} of the {has}"
     )
     return batch, f"{told}, measured by compiling it; {largest} would fit"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.0f} MiB"

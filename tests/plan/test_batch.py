@@ -46,6 +46,8 @@ def test_the_command_says_so_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(step_cost, "device_memory", lambda: MIB)
     monkeypatch.setattr(step_cost, "step_cost", lambda *_: StepCost(9 * MIB, MIB))
-    assert main(["plan", str(tmp_path / "data")]) == 1
-    assert "too small for any batch" in capsys.readouterr().err
-    assert not list((tmp_path / "here").iterdir())
+    for command in ("plan", "run"):
+        assert main([command, str(tmp_path / "data")]) == 1
+        said = capsys.readouterr().err
+        assert "too small for any batch: one record takes 10 MiB" in said and "of the 1 MiB" in said
+        assert not list((tmp_path / "here").iterdir())
