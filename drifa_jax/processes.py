@@ -33,6 +33,9 @@ from drifa_jax.errors import UserError
 EXIT_LOST = 75
 """Exit code after another process was lost or not reached: EX_TEMPFAIL, "try again later"."""
 
+LAST_WORDS = "failed-[0-9]*.txt"
+"""Files in which processes say which error ended them."""
+
 SKEW_WORTH_A_WARNING = 5.0
 """Seconds between the clocks of two machines above which the user is told."""
 
@@ -101,6 +104,24 @@ def on_first(function: Callable[[], None]) -> None:
             problem = str(error)
     if told := _gathered(problem)[0]:
         raise SaidByAll(told)
+
+
+@contextmanager
+def undone(undo: Callable[[], None]) -> Iterator[None]:
+    """Has `undo` called where an error ends the block, be it the error of another process.
+
+    Its own errors are dropped: what ended the block is what the user has to know.
+    """
+    global _undo
+    _undo = undo
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):
+            undo()
+        raise
+    finally:
+        _undo = None
 
 
 def all_say(yes: bool) -> bool:
@@ -350,6 +371,9 @@ def _last_words(workdir: Path, process: int) -> Path:
 def _end(code: int, message: str) -> None:
     """Ends the process from any thread; the main one may wait in a collective for ever."""
     print(f"drifa train: {message}", file=sys.stderr, flush=True)
+    if _undo is not None:
+        with suppress(Exception):
+            _undo()
     os._exit(code)
 
 
@@ -366,6 +390,7 @@ def _speak_when_aborted(speak: Callable[[], None] | None) -> None:
 
 
 _handler: Any = None
+_undo: Callable[[], None] | None = None
 
 
 def _first_line(error: BaseException) -> str:

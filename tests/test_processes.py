@@ -56,6 +56,16 @@ def test_incomplete_settings_are_named(distributed, message, monkeypatch):
         pass
 
 
+def test_a_process_that_another_one_ends_undoes_what_it_began(monkeypatch, capfd):
+    ended, undone = [], []
+    monkeypatch.setattr(processes.os, "_exit", ended.append)
+    with processes.undone(lambda: undone.append(1)):
+        processes._end(1, "Process 1 stopped with an error: no space")
+    processes._end(75, "Process 1 is lost")
+    assert ended == [1, 75] and undone == [1]
+    assert "Process 1 stopped with an error: no space" in capfd.readouterr().err
+
+
 def test_a_port_that_another_program_uses_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -18,7 +18,7 @@ import jax
 
 from drifa_jax.config import Config, from_mapping
 from drifa_jax.errors import UserError
-from drifa_jax.processes import on_first
+from drifa_jax.processes import LAST_WORDS, is_first, on_first, undone
 from drifa_jax.sealed_files import read_sealed, write_sealed
 from drifa_jax.whole_files import UNWRITABLE, only_one, remove, written_whole
 
@@ -74,18 +74,23 @@ def begun(workdir: Path, config: Config) -> Iterator[None]:
     """Writes configuration and environment; the block trains.
 
     An error before the first step is done takes away again all that was written since, so that a
-    run that never began leaves nothing. Not so with several processes, which tell each other of
-    errors by files there.
+    run that never began leaves nothing but, of several processes, what they say of the error.
     """
     before = set(workdir.glob("*"))
-    on_first(lambda: write_identity(workdir, config))
-    try:
-        yield
-    except Exception:
-        if jax.process_count() == 1 and not _has_steps(workdir):
+
+    def undo() -> None:
+        if is_first() and not _has_steps(workdir):
             for path in set(workdir.glob("*")) - before:
-                remove(path)
-        raise
+                if not path.match(LAST_WORDS):
+                    remove(path)
+
+    def write() -> None:
+        _forget(workdir)
+        write_identity(workdir, config)
+
+    on_first(write)
+    with undone(undo):
+        yield
 
 
 def write_identity(workdir: Path, config: Config) -> None:
@@ -157,11 +162,21 @@ def _unmake(made: Sequence[Path], workdir: Path) -> None:
                 folder.rmdir()
 
 
+def _forget(workdir: Path) -> None:
+    """Removes what processes of earlier starts said that this start does not have."""
+    count = jax.process_count()
+    for path in workdir.glob(LAST_WORDS):
+        number = path.stem.rpartition("-")[2]
+        if count == 1 or (number.isdecimal() and int(number) >= count):
+            path.unlink(missing_ok=True)
+
+
 def _check_identity(workdir: Path, config: Config) -> None:
     """Refuses a directory that holds anything but a run of this configuration."""
     if not (workdir / CONFIG_FILE).exists():
         # A killed process may have left a hidden file behind, and the lock is one.
-        if any(not p.name.startswith(".") for p in workdir.iterdir()):
+        seen = [path for path in workdir.iterdir() if not path.name.startswith(".")]
+        if not all(path.match(LAST_WORDS) for path in seen):
             raise UserError(
                 f"--workdir {workdir} holds files but no run; choose an empty or a new directory."
             )

@@ -12,11 +12,13 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
+from drifa_jax.train.run_directory import begun, opened
 from drifa_jax.train.state import abstract_state
 from tests.train import toy
 from tests.train.attempts import Attempts, free_port
@@ -222,6 +224,22 @@ def test_processes_with_different_configurations_refuse_each_other(attempts, tmp
     ]
     assert [attempt.wait() for attempt in started] == [1, 1]
     assert all("was started with another configuration" in a.said() for a in started)
+
+
+def test_processes_that_fail_at_the_start_leave_their_words_alone(attempts, tmp_path):
+    weights, workdir = tmp_path / "weights", tmp_path / "run"
+    weights.mkdir()
+    save_file({"another": np.zeros(1)}, weights / "weights.safetensors")
+    train = {"initial_weights": str(weights), "num_epochs": 1}
+    started = attempts.together(workdir, processes=2, train=train, distributed={"lost_seconds": 2})
+    assert [attempt.wait() for attempt in started] == [1, 1]
+    assert all("does not fit the network" in attempt.said() for attempt in started)
+    left = {path.name for path in workdir.iterdir()} - {".lock"}
+    assert left and left <= {"failed-0.txt", "failed-1.txt"}
+    # Another start may have fewer processes, and another configuration.
+    config = toy.toy_config()
+    with opened(workdir, config), begun(workdir, config):
+        assert not list(workdir.glob("failed*"))
 
 
 def test_workdir_in_use_stops_all_processes(attempts, tmp_path):
