@@ -84,7 +84,9 @@ def meanings_of(kind: type) -> dict[str, str]:
     """Field -> what comments (on its line, and whole lines above it) or the docstring say of it."""
     source = textwrap.dedent(inspect.getsource(kind))
     lines = source.splitlines()
-    documented = dict(re.findall(r"^      (\w+): (.+(?:\n        .+)*)", kind.__doc__ or "", re.M))
+    # `getdoc` takes the indentation off, which Python itself does from 3.13 on.
+    described = inspect.getdoc(kind) or ""
+    documented = dict(re.findall(r"^  (\w+): (.+(?:\n    .+)*)", described, re.M))
     found = {}
     for node in ast.parse(source).body[0].body:
         if not isinstance(node, ast.AnnAssign):

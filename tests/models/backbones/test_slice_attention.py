@@ -54,6 +54,11 @@ def convnext(rngs):
     return ConvNeXt(1, ConvNeXtPlan((1, 1), (4, 6), 2), options=OPTIONS, rngs=rngs)
 
 
+def assert_equal_but_for_rounding(x, y):
+    """A batch of three times the records is summed in another order: some 2**-23 of the largest."""
+    assert np.abs(x - y).max() <= 2e-6 * np.abs(y).max()
+
+
 @pytest.mark.parametrize("make", [resnet, vit])
 def test_each_slice_goes_through_the_backbone_of_pictures(make):
     plain = make(nnx.Rngs(params=jax.random.key(0)))
@@ -63,7 +68,7 @@ def test_each_slice_goes_through_the_backbone_of_pictures(make):
         of_slice = stages(plain, VOLUMES[:, k])
         for x, y in zip(ours, of_slice, strict=True):
             # The attention begins with equal weights, which change nothing.
-            np.testing.assert_allclose(x[:, k], y, rtol=1e-5, atol=1e-6)
+            assert_equal_but_for_rounding(x[:, k], y)
 
 
 def test_what_the_heads_read_is_the_mean_that_attention_weighs():
@@ -120,7 +125,7 @@ def test_a_record_skips_a_block_with_all_of_its_slices(make):
     assert np.ptp(skipped, axis=0).max() > 0.01  # some records skip what others do not
     of_volumes = stages(branch, np.repeat(picture[:, None], 3, axis=1), key)[-1]
     for k in range(3):
-        np.testing.assert_allclose(of_volumes[:, k], skipped, rtol=1e-5, atol=1e-6)
+        assert_equal_but_for_rounding(of_volumes[:, k], skipped)
 
 
 def test_what_cannot_skip_blocks_cannot_over_slices_either():
