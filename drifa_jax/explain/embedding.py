@@ -20,6 +20,9 @@ from drifa_jax.predict.restored import Restored
 
 LARGEST_PERPLEXITY = 30.0
 FEWEST_RECORDS = 4
+FEW_RECORDS = 1000
+"""Below which threads of t-SNE wait for each other longer than they work: on cores that others use
+as well, 90 records took 75 s by two threads and 4 s by one, to the same places."""
 
 
 def fused_features(
@@ -42,6 +45,7 @@ def embed(features: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """
     # Imported here: scikit-learn's manifold module is slow to load.
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < FEWEST_RECORDS:
@@ -51,10 +55,9 @@ def embed(features: np.ndarray, *, seed: int = 0) -> np.ndarray:
     deviation = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
     perplexity = min(LARGEST_PERPLEXITY, (len(features) - 1) / 3)
-    place = TSNE(
-        2, perplexity=perplexity, init="pca", random_state=seed, learning_rate="auto"
-    ).fit_transform(scaled)
-    return place.astype(np.float32)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, learning_rate="auto")
+    with threadpool_limits(1 if len(scaled) < FEW_RECORDS else None):
+        return tsne.fit_transform(scaled).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=4)
