@@ -22,6 +22,9 @@ if metadata.version("jaxlib").startswith("0.10."):
     UNOPTIMISED += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", UNOPTIMISED)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Threads of scikit-learn and PyTorch spin while they wait for each other, on cores that other
+# workers of the suite need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
@@ -52,17 +55,22 @@ def pytest_collection_finish():
 
 LONGEST = (
     "docs/test_examples",
-    "train/test_attempts",
     "predict/test_export",
+    "explain/test_grad_cam",
+    "train/test_attempts",
     "models/backbones/test_one_network",
     "docs/test_howto",
+    "train/test_loop",
+    "train/test_program",
+    "interop/test_pretrained",
     "interop/test_torch_drifa_net",
     "train/test_exactness",
     "interop/test_golden_network",
-    "train/test_loop",
-    "serve/test_app",
+    "test_experts_run",
     "ablate/test_running",
-    "explain/test_grad_cam",
+    "report/test_explained_cases",
+    "train/test_evaluated",
+    "models/test_rematerialisation",
 )
 """Files that take more than 15 seconds, which are begun first: no worker is left alone with one."""
 
@@ -70,6 +78,22 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     places = [ROOT / "tests" / f"{name}.py" for name in LONGEST]
     items.sort(key=lambda item: places.index(item.path) if item.path in places else len(places))
+
+
+TOGETHER = {"explain": "explain", "predict": "predict", "serve": "predict"}
+"""Folders whose files go to one worker, since the networks that they share take long to compile."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(Path(file).parent.name, file)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -105,13 +105,13 @@ def drifa_net(
 
         >>> import jax
         >>> from flax import nnx
-        >>> options = NetworkOptions(width=4)
+        >>> options = NetworkOptions(width=4, backbone="resnet10")
         >>> net = drifa_net(
         ...     {"mri": 1, "ct": 1}, {"tumour": 4}, options=options,
         ...     rngs=nnx.Rngs(params=jax.random.key(0)),
         ... )
         >>> images = {"mri": jax.numpy.ones([2, 64, 64, 1]), "ct": jax.numpy.ones([2, 32, 48, 1])}
-        >>> logits, _ = net(images, train=False)
+        >>> logits, _ = nnx.jit(lambda net, images: net(images, train=False))(net, images)
         >>> logits["tumour"].shape
         (2, 4)
 

@@ -32,9 +32,11 @@ class Functional:
         >>> from drifa_jax.models.building import drifa_net
         >>> from drifa_jax.network_options import NetworkOptions
         >>> network = Functional(lambda rngs: drifa_net(
-        ...     {"mri": 1}, {"tumour": 4}, options=NetworkOptions(width=4), rngs=rngs))
+        ...     {"mri": 1}, {"tumour": 4},
+        ...     options=NetworkOptions(width=4, backbone="resnet10"), rngs=rngs))
         >>> params, statistics = network.init(jax.random.key(0))
-        >>> (logits, _), _ = network.apply(
+        >>> apply = jax.jit(network.apply, static_argnames="train")
+        >>> (logits, _), _ = apply(
         ...     params, statistics, {"mri": jnp.ones([2, 32, 32, 1])}, train=False)
         >>> logits["tumour"].shape
         (2, 4)

@@ -117,11 +117,11 @@ def test_iterator_state_is_restored_exactly():
         assert_equal(one, other)
 
 
-@pytest.mark.parametrize("num_workers", [1, 4])
-def test_stream_is_the_same_for_any_number_of_workers(num_workers):
+def test_stream_is_the_same_with_workers():
+    """Five batches of two; another number of workers costs seconds of imports each."""
     options = {"batch_size": 4, "seed": 2, "transform": AUGMENT, "start_step": 1}
     expected = take(training_batches(Numbered(12), **options), 5)
-    iterator = training_batches(Numbered(12), num_workers=num_workers, **options)
+    iterator = training_batches(Numbered(12), num_workers=2, **options)
     got = take(iterator, 5)
     iterator.close()
     for one, other in zip(expected, got, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import shutil
 import signal
@@ -17,12 +18,17 @@ from drifa_jax.commands.train import train_and_test
 from drifa_jax.data.dataset import open_dataset
 from drifa_jax.errors import UserError
 from drifa_jax.machine_options import MeshConfig
-from drifa_jax.network_options import PAPER
+from drifa_jax.models.backbones.resnet import ResNet
+from drifa_jax.models.registry import BACKBONES
+from drifa_jax.network_options import NetworkOptions
+from drifa_jax.sharding import layout_of
 from drifa_jax.train import feed, loop
 from drifa_jax.train.checkpoint import Checkpoints
 from drifa_jax.train.console import TrainingDisplay
 from drifa_jax.train.experiment import build_experiment
 from drifa_jax.train.metrics_log import read_metrics
+from drifa_jax.train.prediction import split_predictor
+from drifa_jax.train.program import Program
 from drifa_jax.train.run_directory import begun, opened, saved_config
 from drifa_jax.train.starting_weights import starting_weights
 from drifa_jax.train.state import abstract_state
@@ -98,15 +104,24 @@ def test_interrupted_run_saves_and_resumes_as_if_never_stopped(
 
 def test_the_papers_network_resumes_as_if_never_stopped(tmp_path, monkeypatch, tiny_config):
     """MFA in every block and MIFA after every stage, which the tiny run leaves out."""
-    tiny = tiny_config(num_epochs=1)
-    model = dataclasses.replace(tiny.model, mfa_parts=PAPER.mfa_parts, fuse_at=PAPER.fuse_at)
-    config = dataclasses.replace(tiny, model=model)
-    assert train_and_test(config, tmp_path / "never_stopped") == 0
-    with monkeypatch.context() as patched:
+    monkeypatch.setitem(BACKBONES, "resnet6", functools.partial(ResNet, plan=(1, 1)))
+    config = dataclasses.replace(tiny_config(num_epochs=1), model=NetworkOptions(2, "resnet6"))
+    experiment = build_experiment(config, open_dataset(config.data))
+    # Compiled once for all three.
+    program, predict = Program(experiment, layout_of(config)), split_predictor(experiment)
+
+    def trained(name):
+        workdir = tmp_path / name
+        workdir.mkdir(exist_ok=True)
+        model = loop.train(experiment, predict, workdir, program)
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            return model, checkpoints.newest(program.template), read_metrics(workdir)
+
+    never_stopped = trained("never_stopped")
+    with monkeypatch.context() as patched, pytest.raises(loop.Interrupted):
         stop_after(2, signal.SIGTERM, patched)
-        assert train_and_test(config, tmp_path / "stopped") == 128 + signal.SIGTERM
-    assert train_and_test(config, tmp_path / "stopped") == 0
-    assert_same_run(tmp_path / "never_stopped", tmp_path / "stopped", config)
+        trained("stopped")
+    chex.assert_trees_all_equal(trained("stopped"), never_stopped)
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(

@@ -52,12 +52,13 @@ def layout(ensemble=1, data=1, model=1, **options) -> Layout:
     )
 
 
-def trained(experiment, on: Layout, seed: int = 0):
+def trained(experiment, on: Layout, seed: int = 0, program: Program | None = None):
     """The state after a few steps, and the losses on the way, `[step]` or `[step, e]`."""
     config = experiment.config
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     experiment = dataclasses.replace(experiment, config=config)
-    program = Program(experiment, on)
+    program = program or Program(experiment, on)
+    program.use_seed(seed)
     weights = starting_weights(experiment, stream(put_keys(seed, on), "init"))
     state = initial_state(
         *weights, experiment.optimizer, on.num_members, experiment.groups, experiment.evaluation
@@ -93,13 +94,18 @@ def tuned():
 
 @pytest.fixture(scope="module")
 def tuned_alone(tuned):
-    return {seed: trained(tuned, layout(), seed) for seed in (0, 1)}
+    return by_seed(tuned)
 
 
 @pytest.fixture(scope="module")
 def alone(experiment):
     """The runs of one network on one device, by seed."""
-    return {seed: trained(experiment, layout(), seed) for seed in (0, 1)}
+    return by_seed(experiment)
+
+
+def by_seed(experiment):
+    program = Program(experiment, layout())
+    return {seed: trained(experiment, layout(), seed, program) for seed in (0, 1)}
 
 
 def assert_close(one, other):

@@ -24,7 +24,7 @@ def config_of(initial_weights: str = "", width: int = 2):
     return from_mapping(
         {
             "data": {"modalities": {"mri": small, "ct": small}, "phantoms": {"num_train": 8}},
-            "model": {"width": width, "backbone": "resnet10"},
+            "model": {"width": width, "backbone": "resnet10", "mfa_parts": (), "fuse_at": (-1,)},
             "train": {"batch_size": 8, "initial_weights": initial_weights},
         }
     )
