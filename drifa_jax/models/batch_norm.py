@@ -18,7 +18,7 @@ from drifa_jax.models.initial import ones, zeros
 from drifa_jax.models.kernels.normalise import counted, normalise, row
 from drifa_jax.models.pooling import at_least_float32
 from drifa_jax.network_options import NetworkOptions
-from drifa_jax.typing import FeatureMap, Present
+from drifa_jax.typing import FeatureMap, Pooled, Present
 
 
 class BatchNorm(nnx.Module):
@@ -64,10 +64,13 @@ class BatchNorm(nnx.Module):
         if not train:
             return _moving(x, scale, bias, self.mean[...], self.var[...], self.epsilon)
         y, mean, var = normalise(x, scale, bias, present, self.epsilon)
-        self._remember(mean, var * _bessel(x, present) if self.unbiased else var, present)
+        self.remember(x, mean, var, present)
         return y
 
-    def _remember(self, mean, var, present):
+    def remember(self, x: FeatureMap, mean: Pooled, var: Pooled, present: Present | None) -> None:
+        """Moves the averages towards the statistics `[c]` of a map shaped as `x`."""
+        if self.unbiased:
+            var = var * _bessel(x, present)
         kept = jnp.asarray(self.momentum, mean.dtype)
         if present is not None:
             kept = jnp.where(jnp.any(present), kept, jnp.ones_like(kept))

@@ -76,10 +76,9 @@ class BottleneckRRABlock(nnx.Module):
         self, x: FeatureMap, *, train: bool, present: Present | None = None
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
-        y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
-        y = jax.nn.relu(self.norm1(y, train=train, present=present))
-        y, gates2 = attended(self.mfa2, self.conv2(y), "mfa2")
-        y = jax.nn.relu(self.norm2(y, train=train, present=present))
+        during = {"train": train, "present": present}
+        y, gates1 = attended(self.mfa1, self.norm1, self.conv1(x), "mfa1", **during)
+        y, gates2 = attended(self.mfa2, self.norm2, self.conv2(y), "mfa2", **during)
         y = self.norm3(self.conv3(y), train=train, present=present)
         if self.projection is not None:
             x = self.projection_norm(self.projection(x), train=train, present=present)

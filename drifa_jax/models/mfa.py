@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from drifa_jax.models.batch_norm import BatchNorm
 from drifa_jax.models.initial import ones
 from drifa_jax.models.kernels.attention_pools import (
     HIFAPools,
@@ -31,10 +32,11 @@ from drifa_jax.models.kernels.attention_pools import (
     hifa_pools,
 )
 from drifa_jax.models.kernels.record_by_record import refined_by_record
+from drifa_jax.models.kernels.refined_and_normalised import is_in_one_go, refined_and_normalised
 from drifa_jax.models.kernels.tracing import jit
 from drifa_jax.models.pointwise import Pointwise, Weights, pointwise
 from drifa_jax.models.pooling import over_space
-from drifa_jax.typing import FeatureMap, Gate, Pooled
+from drifa_jax.typing import FeatureMap, Gate, Pooled, Present
 
 
 def hifa_gate(
@@ -205,16 +207,44 @@ class MFA(nnx.Module):
 
     def attend(self, x: FeatureMap) -> tuple[FeatureMap, Mapping[str, Gate]]:
         """The refined map together with the gates that refined it."""
+        self._check(x)
+        return _refine(*self._weights(), x, self.dtype)
+
+    def attend_and_normalise(
+        self,
+        norm: BatchNorm,
+        x: FeatureMap,
+        *,
+        train: bool,
+        present: Present | None,
+        rectified: bool,
+    ) -> tuple[FeatureMap, Mapping[str, Gate]]:
+        """The refined map through a batch norm and, if `rectified`, a ReLU; and the gates."""
+        if not (train and is_in_one_go(x)):
+            y, gates = self.attend(x)
+            y = norm(y, train=train, present=present)
+            return jax.nn.relu(y) if rectified else y, gates
+        self._check(x)
+        of_norm = (norm.scale[...], norm.bias[...], present, norm.epsilon)
+        y, gates, statistics = _refine_and_normalise(
+            *self._weights(), x, self.dtype, *of_norm, rectified
+        )
+        norm.remember(x, *statistics, present)
+        return y, gates
+
+    def _check(self, x: FeatureMap) -> None:
         if x.shape[-1] != self.num_channels:
             raise ValueError(
                 f"MFA was built for {self.num_channels} channels but got a map of shape {x.shape}."
             )
+
+    def _weights(self) -> tuple[dict[str, Any], jax.Array]:
         parts = {}
         if self.hifa is not None:
             parts["hifa"] = (self.hifa.weights, self.hifa_scale[...])
         if self.clia is not None:
             parts["clia"] = (self.clia.weights, self.clia_scale[...])
-        return _refine(parts, self.alpha[...], x, self.dtype)
+        return parts, self.alpha[...]
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """The refined map, shaped as `x`."""
@@ -225,6 +255,14 @@ class MFA(nnx.Module):
 def _refine(parts, alpha, x, dtype):
     """MFA as a function of its weights. Under `jit`, so that equal shapes are traced once."""
     return refined_by_record(functools.partial(_gates, dtype), _apply, (parts, alpha), x)
+
+
+@functools.partial(jit, static_argnums=(3, 7, 8))
+def _refine_and_normalise(parts, alpha, x, dtype, scale, bias, present, epsilon, rectified):
+    """MFA and the batch norm after it."""
+    gates, weights = functools.partial(_gates, dtype), (parts, alpha)
+    of_norm = (scale, bias, present, epsilon, rectified)
+    return refined_and_normalised(gates, _scaled_gate, weights, x, *of_norm)
 
 
 def _gates(dtype, weights, x):
@@ -248,8 +286,12 @@ GATES = {"hifa": hifa_gate, "clia": clia_gate}
 
 
 def _apply(weights, gates, x):
+    return x * over_space(_scaled_gate(weights, gates), x)
+
+
+def _scaled_gate(weights, gates):
     _, alpha = weights
-    return x * over_space(gates["gate"] * alpha[None], x)
+    return gates["gate"] * alpha[None]
 
 
 def add_all(terms: Sequence[jax.Array]) -> jax.Array:

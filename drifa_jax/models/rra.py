@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from drifa_jax.models.backbones.contract import ScaledGate
-from drifa_jax.models.batch_norm import batch_norm
+from drifa_jax.models.batch_norm import BatchNorm, batch_norm
 from drifa_jax.models.convolution import Convolution
 from drifa_jax.models.mfa import MFA
 from drifa_jax.network_options import NetworkOptions
@@ -65,21 +65,32 @@ class RRABlock(nnx.Module):
         self, x: FeatureMap, *, train: bool, present: Present | None = None
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """What calling the block returns, and the gates of `mfa1` and `mfa2`."""
-        y, gates1 = attended(self.mfa1, self.conv1(x), "mfa1")
-        y = jax.nn.relu(self.norm1(y, train=train, present=present))
-        y, gates2 = attended(self.mfa2, self.conv2(y), "mfa2")
-        y = self.norm2(y, train=train, present=present)
+        during = {"train": train, "present": present}
+        y, gates1 = attended(self.mfa1, self.norm1, self.conv1(x), "mfa1", **during)
+        y, gates2 = attended(
+            self.mfa2, self.norm2, self.conv2(y), "mfa2", rectified=False, **during
+        )
         if self.projection is not None:
             x = self.projection_norm(self.projection(x), train=train, present=present)
         return jax.nn.relu(y + x), gates1 | gates2
 
 
-def attended(mfa: MFA | None, x: FeatureMap, name: str) -> tuple[FeatureMap, dict[str, ScaledGate]]:
-    """The map refined and its gate under a name; as it is, and none, where there is no MFA."""
+def attended(
+    mfa: MFA | None,
+    norm: BatchNorm,
+    x: FeatureMap,
+    name: str,
+    *,
+    train: bool,
+    present: Present | None,
+    rectified: bool = True,
+) -> tuple[FeatureMap, dict[str, ScaledGate]]:
+    """The map refined, normalised and rectified, and its gate under a name; none without an MFA."""
     if mfa is None:
-        return x, {}
-    refined, gates = mfa.attend(x)
-    return refined, {name: ScaledGate(gates["gate"], mfa.alpha[...])}
+        x = norm(x, train=train, present=present)
+        return jax.nn.relu(x) if rectified else x, {}
+    y, gates = mfa.attend_and_normalise(norm, x, train=train, present=present, rectified=rectified)
+    return y, {name: ScaledGate(gates["gate"], mfa.alpha[...])}
 
 
 def optional_mfa(

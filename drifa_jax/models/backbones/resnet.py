@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 from flax import nnx
 
 from drifa_jax.models.backbones.contract import ScaledGate, Stage
@@ -54,8 +53,9 @@ class Stem(nnx.Module):
         self, images: Images, *, train: bool, present: Present | None = None
     ) -> tuple[FeatureMap, dict[str, ScaledGate]]:
         """What calling the stem returns, and the gate of `mfa`."""
-        x, gates = attended(self.mfa, self.conv(images), "mfa")
-        x = jax.nn.relu(self.norm(x, train=train, present=present))
+        x, gates = attended(
+            self.mfa, self.norm, self.conv(images), "mfa", train=train, present=present
+        )
         return max_pool_3x3(x, self.pool_padding), gates
 
 

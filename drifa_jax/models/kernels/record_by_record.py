@@ -50,7 +50,7 @@ def pooled_by_record(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
       weights: a tree of arrays.
       x: the map. On CPU a loop runs if a record of it has at least `LARGE_MAP` bytes.
     """
-    return _pooled(pools, weights, x) if _is_recomputed(x) else pools(weights, x)
+    return _pooled(pools, weights, x) if is_recomputed(x) else pools(weights, x)
 
 
 def refined_by_record(
@@ -64,12 +64,52 @@ def refined_by_record(
       weights: a tree of arrays.
       x: the map. On CPU a loop runs if a record of it has at least `LARGE_MAP` bytes.
     """
-    if _is_recomputed(x):
+    if is_recomputed(x):
         return _refined(gates, refine, weights, x)
     return _at_once(gates, refine, weights, x)
 
 
-def _is_recomputed(x: FeatureMap) -> bool:
+def vectors_by_record(vectors: Vectors, weights: Any, x: FeatureMap) -> Any:
+    """`vectors(weights, x)`, by the loop where it pays; `back_by_record` is its gradient."""
+    return _looped_or_at_once(x, functools.partial(_loop, vectors), vectors, weights, x)
+
+
+def back_by_record(
+    cotangents_of: Callable[..., Any],
+    function: Callable[..., Any],
+    weights: Any,
+    x: FeatureMap,
+    d_vectors: Any,
+    d_map: FeatureMap | None = None,
+) -> tuple[Any, FeatureMap]:
+    """Cotangents of `weights` and `x`, computing again what is between, by the loop where it pays.
+
+    Args:
+      cotangents_of: `(d_vectors, x, d_map)`, all of some records -> cotangents of `function`.
+      function: `(weights, x)` -> outputs, where no record depends on another.
+      weights: its first argument.
+      x: its second.
+      d_vectors: a tree of `[b, ...]`.
+      d_map: shaped as `x`, or None where no output is.
+    """
+
+    def loop(weights, x, d_vectors, d_map):
+        if d_map is None:
+            # Filled with something of the backward pass, lest it be allocated long before.
+            first, *_ = jax.tree.leaves(d_vectors)
+            d_map = jnp.broadcast_to(over_space(first, x), x.shape)
+        return _loop_back(cotangents_of, function, weights, x, d_vectors, d_map)
+
+    def at_once(weights, x, d_vectors, d_map):
+        # Without the barrier XLA finds the forward pass's maps and keeps them.
+        given = lax.optimization_barrier((weights, x, d_vectors, d_map))
+        weights, x, d_vectors, d_map = given
+        return jax.vjp(function, weights, x)[1](cotangents_of(d_vectors, x, d_map))
+
+    return _looped_or_at_once(x, loop, at_once, weights, x, d_vectors, d_map)
+
+
+def is_recomputed(x: FeatureMap) -> bool:
     """Whether what is between the map and its vectors is computed again in the backward pass."""
     # A batch of unknown size, in an export, cannot be looped over.
     if tracing().plain or not isinstance(x.shape[0], int) or x.ndim < 3:
@@ -111,7 +151,7 @@ def _at_once(gates, refine, weights, x):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pooled(pools: Vectors, weights: Any, x: FeatureMap) -> Any:
-    return _looped_or_at_once(x, functools.partial(_loop, pools), pools, weights, x)
+    return vectors_by_record(pools, weights, x)
 
 
 def _pooled_forward(pools, weights, x):
@@ -119,21 +159,14 @@ def _pooled_forward(pools, weights, x):
 
 
 def _pooled_backward(pools, residuals, cotangents):
-    def loop(weights, x, cotangents):
-        # Filled with something of the backward pass, lest it be allocated long before.
-        first, *_ = jax.tree.leaves(cotangents)
-        space = jnp.broadcast_to(over_space(first, x), x.shape)
-        return _loop_back(lambda row, _: row, pools, weights, x, cotangents, space)
-
-    at_once = functools.partial(_back_at_once, pools)
-    return _looped_or_at_once(residuals[1], loop, at_once, *residuals, cotangents)
+    return back_by_record(lambda row, *_: row, pools, *residuals, cotangents)
 
 
 _pooled.defvjp(_pooled_forward, _pooled_backward)
 
 
 def _recomputed(gates: Vectors, refine: Refine, weights: Any, x: FeatureMap):
-    found = keep(_looped_or_at_once(x, functools.partial(_loop, gates), gates, weights, x))
+    found = keep(vectors_by_record(gates, weights, x))
     return refine(weights, found, x), found
 
 
@@ -145,14 +178,9 @@ def _refined_forward(gates, refine, weights, x):
 
 
 def _refined_backward(gates, refine, residuals, cotangents):
+    d_refined, d_gates = cotangents
     function = functools.partial(_at_once, gates, refine)
-
-    def loop(weights, x, cotangents):
-        d_refined, d_gates = cotangents
-        return _loop_back(lambda row, d: (d, row), function, weights, x, d_gates, d_refined)
-
-    at_once = functools.partial(_back_at_once, function)
-    return _looped_or_at_once(residuals[1], loop, at_once, *residuals, cotangents)
+    return back_by_record(lambda row, _, d: (d, row), function, *residuals, d_gates, d_refined)
 
 
 _refined.defvjp(_refined_forward, _refined_backward)
@@ -160,7 +188,7 @@ _refined.defvjp(_refined_forward, _refined_backward)
 
 def _loop(vectors, weights, x):
     split = functools.partial(_split, together=_together(x), num_devices=_num_devices(x))
-    stacked = lax.map(lambda rows: vectors(weights, rows), split(x))
+    stacked = lax.map(lambda rows: vectors(weights, _at_hand(rows)), split(x))
     return jax.tree.map(functools.partial(_join, num_devices=_num_devices(x)), stacked)
 
 
@@ -168,7 +196,7 @@ def _loop_back(cotangents_of, function, weights, x, d_vectors, place):
     """Cotangents of `weights` and `x`, the latter written into `place` turn by turn.
 
     Args:
-      cotangents_of: `(rows of d_vectors, rows of place)` -> cotangents of `function` for them.
+      cotangents_of: `(d_vectors, x, place)`, rows of them -> cotangents of `function`.
       function: `(weights, x)` -> outputs.
       weights: its first argument.
       x: its second.
@@ -180,7 +208,8 @@ def _loop_back(cotangents_of, function, weights, x, d_vectors, place):
         sums, place = carry
         number, x, d_vectors = row
         d_map = lax.dynamic_index_in_dim(place, number, 0, keepdims=False)
-        d_weights, d_x = jax.vjp(function, weights, x)[1](cotangents_of(d_vectors, d_map))
+        x, d_map = _at_hand((x, d_map))
+        d_weights, d_x = jax.vjp(function, weights, x)[1](cotangents_of(d_vectors, x, d_map))
         place = lax.dynamic_update_index_in_dim(place, d_x, number, 0)
         return (jax.tree.map(jnp.add, sums, d_weights), place), None
 
@@ -193,10 +222,12 @@ def _loop_back(cotangents_of, function, weights, x, d_vectors, place):
     return d_weights, _join(d_x, num_devices)
 
 
-def _back_at_once(function, weights, x, cotangents):
-    # Without the barrier XLA finds the forward pass's maps and keeps them.
-    weights, x, cotangents = lax.optimization_barrier((weights, x, cotangents))
-    return jax.vjp(function, weights, x)[1](cotangents)
+def _at_hand(rows: Any) -> Any:
+    """The same rows of maps, on a TPU read once into the memory beside its units.
+
+    Without the barrier each operation on them reads them from HBM.
+    """
+    return lax.optimization_barrier(rows) if tracing().platform == "tpu" else rows
 
 
 def _num_devices(x: FeatureMap) -> int:
