@@ -27,10 +27,10 @@ def small_batches_and_standard_promotion(monkeypatch):
         yield
 
 
-@pytest.fixture
-def folds(tmp_path):
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
     """Two of three folds of 36 pictures of noise, untrained."""
-    draw = np.random.default_rng(0)
+    draw, tmp_path = np.random.default_rng(0), tmp_path_factory.mktemp("folds")
     for name in ("benign", "malignant"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for k in range(18):
@@ -80,9 +80,10 @@ def test_folds_are_pooled_out_of_fold_and_the_report_says_so(folds, tmp_path, ca
         np.testing.assert_array_equal(both["dx"].probabilities, own["dx"].probabilities)
 
 
-def test_folds_below_a_folder_are_an_ensemble(folds, tmp_path, capsys):
-    image = tmp_path / "data" / "benign" / "benign0.png"
-    assert main(["predict", str(tmp_path), f"ct={image}", "--no-post-processing"]) == 0
+def test_folds_below_a_folder_are_an_ensemble(folds, capsys):
+    folder = folds[0].parent
+    image = folder / "data" / "benign" / "benign0.png"
+    assert main(["predict", str(folder), f"ct={image}", "--no-post-processing"]) == 0
     assert "2 member(s)" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ def test_rra_equals_the_reference(reference, randomised, num_in, num_out, stride
     params = randomised(block.abstract_params)
     statistics = randomised(block.abstract_statistics, seed=1)
     x = np.random.default_rng(2).normal(size=(3, *size, num_in)).astype(np.float32)
-    y, _ = block.apply(params, statistics, x, train=train)
+    y, _ = jax.jit(block.apply, static_argnames="train")(params, statistics, x, train=train)
     wide = jax.tree.map(np.float64, (params, statistics))
     expected = reference.rra(np.float64(x), wide[0], None if train else wide[1], stride)
     # Products of length up to 36, then a division by a batch deviation that may be a tenth of

@@ -135,8 +135,10 @@ def test_mean_and_deviation_are_saved_with_the_run_and_the_network_uses_them(fol
         name: (x - m.mean[0]) / m.std[0]
         for (name, x), m in zip(images.items(), config.data.modalities.values(), strict=True)
     }
-    (ours, _), _ = experiment.network.apply(*weights, images, train=False)
-    (theirs, _), _ = unread.network.apply(*weights, by_hand, train=False)
+    ours, theirs = (
+        jax.jit(of.network.apply, static_argnames="train")(*weights, pixels, train=False)[0][0]
+        for of, pixels in ((experiment, images), (unread, by_hand))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
 
 

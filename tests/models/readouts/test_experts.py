@@ -129,7 +129,8 @@ def test_the_network_shows_what_each_expert_says():
     )  # fmt: skip
     params, statistics = network.init(jax.random.key(0))
     inputs = {"mri": jnp.ones([2, 16, 16, 1]), "age": jnp.ones([2, 2])}
-    (logits, seen), _ = network.apply(params, statistics, inputs, train=False)
+    apply = jax.jit(network.apply, static_argnames="train")
+    (logits, seen), _ = apply(params, statistics, inputs, train=False)
     evidence = [seen[f"evidence/tumour/{e}"] for e in ("mri", "age", FUSED)]
     np.testing.assert_allclose(
         logits["tumour"],
