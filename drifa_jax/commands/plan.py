@@ -109,7 +109,7 @@ def write_plan(options: argparse.Namespace) -> Path:
     _print(rows(plan))
     for warning in plan.warnings:
         say(f"Note: {warning}.")
-    takes = "" if plan.seconds is None else f", which takes {in_words(plan.seconds)} here"
+    takes = "" if plan.seconds is None else f", which takes up to {in_words(plan.seconds)} here"
     say(f"Written: {options.out}, to be read and edited, and {page}. Next: {following[0]}{takes}")
     return options.out
 

