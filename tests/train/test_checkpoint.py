@@ -186,7 +186,7 @@ def test_reading_changes_nothing_not_even_a_checkpoint_that_is_being_written(wri
 @pytest.mark.parametrize("seed", range(2))
 def test_no_flipped_bit_of_a_checkpoint_changes_what_is_read(seed, written, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "DELETION_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint_items, "STRAGGLER_SECONDS", 0.01)
+    monkeypatch.setattr(checkpoint_items, "STRAGGLER_SECONDS", 0.1)
     gc.freeze()  # Each damage has the garbage collected, among all that earlier tests left.
     draw = random.Random(seed)
     folder = tmp_path / "checkpoints"
