@@ -173,8 +173,8 @@ def _sizes(plan: Plan, found, headers, grey, device: str) -> None:
 def _fit(plan: Plan) -> tuple[str, str]:
     if is_pretrained(plan):
         return "stretch", (
-            "most images are not square; black bars mislead pretrained branches more than another "
-            "shape does (docs/results.md)"
+            "most images are not square; pretrained branches were seen to look at black bars "
+            "(docs/results.md)"
         )
     return "pad", "most images are not square; padding keeps their shape"
 
@@ -268,8 +268,7 @@ def _length(plan: Plan, found: Sequence[Found], room: Room, seconds: float) -> N
         )
 
     length = longest(room.step.seconds, FORWARD)
-    falls_short = (length.networks, length.side) != (wished.networks, wished.side)
-    if is_pretrained(plan) and (falls_short or length.seconds > seconds):
+    if is_pretrained(plan):
         frozen = longest(room.step.seconds * FORWARD, FORWARD_OF_FROZEN)
         gains = (frozen.networks, frozen.side) != (length.networks, length.side)
         if gains or length.seconds > seconds:
