@@ -31,23 +31,24 @@ from drifa_jax.predict.restored import SPLITS_FOLDER, restore
 BATCH, RATE, DECAY, DROPOUT, SEEDS = 32, 3e-4, 0.1, 0.25, 3
 
 
-def features_of(restored, batches, count, task, chosen):
-    """Features `[n, f]` and labels `[n]` of labelled records; of `count` batches, or of all."""
+def reader(restored):
+    """Images and presence of a batch -> modality -> what the heads read, `[b, f]`."""
     params, statistics = (
         jax.tree.map(lambda x: x[0], tree) for tree in (restored.params, restored.statistics)
     )
 
     @jax.jit
     def read(images, present):
+        pixels, during = scale_pixels(images), {"train": False, "present": present}
         return restored.network.apply(
-            params,
-            statistics,
-            scale_pixels(images),
-            train=False,
-            present=present,
-            method="before_dropout",
+            params, statistics, pixels, method="before_dropout", **during
         )[0]
 
+    return read
+
+
+def features_of(read, batches, count, task, chosen):
+    """Features `[n, f]` and labels `[n]` of labelled records; of `count` batches, or of all."""
     rows, labels = [], []
     for number, batch in enumerate(batches):
         if number == count:
@@ -118,7 +119,8 @@ def main():
     pictures = [m.name for m in dataset.train.modalities if isinstance(m, ModalitySpec)]
     num_classes = len({t.name: t for t in dataset.train.tasks}[options.task].classes)
     held = evaluation_batches(dataset.validation, batch_size=BATCH)
-    validation = features_of(restored, held, None, options.task, options.modality)
+    read = reader(restored)
+    validation = features_of(read, held, None, options.task, options.modality)
     epoch_steps = len(dataset.train) // BATCH
     for name in options.augmentation:
         batches = training_batches(
@@ -128,7 +130,7 @@ def main():
             transform=Augment(dict.fromkeys(pictures, PRESETS[name])),
         )
         count = epoch_steps * options.epochs
-        train = features_of(restored, batches, count, options.task, options.modality)
+        train = features_of(read, batches, count, options.task, options.modality)
         seeds = [
             judged(train, validation, num_classes, epoch_steps, options.head_epochs, seed)
             for seed in range(SEEDS)
