@@ -1,10 +1,11 @@
 """Seconds to the first answer and to the first training step, beside another checkout.
 
-    python -m benchmarks.first_answer RUN --against CHECKOUT [--repeats 3]
+    python -m benchmarks.first_answer RUN --against CHECKOUT [--run-there RUN] [--repeats 3]
 
-CHECKOUT is a folder with the code of another commit (`git worktree add CHECKOUT f38679b`). Cold: an
-empty compilation cache. Both run in turn, so that other work on the machine hits both; processor
-seconds suffer less from it than seconds on the clock.
+CHECKOUT is a folder with the code of another commit (`git worktree add CHECKOUT f38679b`), and the
+second RUN one that it made, where it cannot read the first. Cold: an empty compilation cache. Both
+run in turn, so that other work on the machine hits both; processor seconds suffer less from it than
+seconds on the clock.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--against", type=Path, required=True)
+    parser.add_argument("--run-there", type=Path, help="RUN unless given")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-training", action="store_true")
     options = parser.parse_args()
@@ -37,25 +39,16 @@ def main() -> None:
 
 
 def measure(options, folder: Path) -> None:
-    images = one_case(options.run, folder)
-    exported = folder / "network.drifa"
     codes = {"here": HERE, "there": options.against.resolve()}
-    drifa = [sys.executable, "-m", "drifa_jax.cli"]
-    subprocess.run(
-        [*drifa, "export", str(options.run), str(exported)], check=True, env=environment(HERE, None)
-    )
-    run = options.run.resolve()
-    kinds = {
-        "one case of a run": [*drifa, "predict", str(run), *images],
-        "one case of an export": [*drifa, "predict", str(exported), *images],
-    }
-    for what, command in kinds.items():
+    runs = {"here": options.run.resolve(), "there": (options.run_there or options.run).resolve()}
+    commands = {code: commands_of(codes[code], runs[code], folder / code) for code in codes}
+    for what in commands["here"]:
         took = {(code, state): [] for code in codes for state in ("cold", "warm")}
         for _ in range(options.repeats):
             for code, root in codes.items():
                 cache = Path(tempfile.mkdtemp(dir=folder))
                 for state in ("cold", "warm"):
-                    took[code, state].append(timed(command, environment(root, cache)))
+                    took[code, state].append(timed(commands[code][what], root, cache))
         report(what, took)
     if not options.no_training:
         took = {(code, "cold"): [] for code in codes}
@@ -63,6 +56,20 @@ def measure(options, folder: Path) -> None:
             for code, root in codes.items():
                 took[code, "cold"].append(first_step(root, folder))
         report("first training step", took)
+
+
+def commands_of(root: Path, run: Path, folder: Path) -> dict[str, list[str]]:
+    """What is timed with a checkout's code and a run of its own."""
+    check_code(root)
+    folder.mkdir()
+    images, exported = one_case(run, folder), folder / "network.drifa"
+    drifa = [sys.executable, "-m", "drifa_jax.cli"]
+    export = [*drifa, "export", str(run), str(exported)]
+    subprocess.run(export, check=True, cwd=root, env=environment(root, None), capture_output=True)
+    return {
+        "one case of a run": [*drifa, "predict", str(run), *images],
+        "one case of an export": [*drifa, "predict", str(exported), *images],
+    }
 
 
 def report(what: str, took) -> None:
@@ -82,10 +89,24 @@ def environment(root: Path, cache: Path | None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), **chosen}
 
 
-def timed(command: list[str], variables: dict[str, str]) -> tuple[float, float]:
-    """Seconds on the clock and of the processor that a command takes."""
+def check_code(root: Path) -> None:
+    """Ends the program unless commands in a checkout run that checkout's code."""
+    command = [sys.executable, "-c", "import drifa_jax; print(drifa_jax.__file__)"]
+    answer = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=root, env=environment(root, None)
+    )
+    if Path(answer.stdout.strip()).parents[1] != root:
+        raise SystemExit(f"{answer.stdout.strip()} would run instead of the code in {root}")
+
+
+def timed(command: list[str], root: Path, cache: Path) -> tuple[float, float]:
+    """Seconds on the clock and of the processor that a command takes with a checkout's code.
+
+    It begins in the checkout, because Python looks for a module in the current folder first.
+    """
+    variables = environment(root, cache)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, env=variables, capture_output=True)
+    subprocess.run(command, check=True, env=variables, capture_output=True, cwd=root)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -94,11 +115,13 @@ def first_step(root: Path, folder: Path) -> tuple[float, float]:
     """The same from the start of training until its first step is logged."""
     cache, run = Path(tempfile.mkdtemp(dir=folder)), Path(tempfile.mkdtemp(dir=folder)) / "run"
     command = [
-        *[sys.executable, "-m", "drifa_jax.main", "--config", str(HERE / "configs/brain.py:quick")],
+        *[sys.executable, "-m", "drifa_jax.main", "--config", str(root / "configs/brain.py:quick")],
         *["--workdir", str(run)],
     ]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen(command, env=environment(root, cache), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment(root, cache), stderr=subprocess.DEVNULL, cwd=root
+    )
     log = run / "metrics.jsonl"
     while not (log.exists() and '"step": 1,' in log.read_text()):
         if process.poll() is not None:
