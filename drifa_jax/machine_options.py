@@ -12,7 +12,7 @@ class MeshConfig:
     data: int = 0  # devices that share each batch; 0 takes all that are left
     ensemble: int = 1  # devices, or rows of them, that members are spread over
     model: int = 1  # devices that share the channels of each wide layer
-    shard_state: bool = False  # cut large parameters and their moments over data (FSDP)
+    shard_state: bool = True  # cut large parameters and moments over data, within a slice (FSDP)
 
 
 @dataclass(frozen=True)

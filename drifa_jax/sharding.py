@@ -1,17 +1,18 @@
 """Where arrays live: a mesh of devices with the axes `ensemble`, `data` and `model`.
 
-Batches are split over `data`; members of an ensemble over `ensemble`; parameters and optimiser
-state are whole on every device of a member, or, to save memory, cut over `data` as well. One
-device is the trivial case. Statistics of batch norm are those of the whole batch, because the
+Batches are split over `data`, and so are large parameters and their moments, so that each device
+updates a piece of them; members of an ensemble are split over `ensemble`. One device is the trivial
+case. Statistics of batch norm are those of the whole batch, because the
 step is one program over the mesh and the compiler adds the sums across devices.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,12 +117,14 @@ class Layout:
     Attributes:
       mesh: with the axes `AXES`.
       num_members: of the ensemble; one member has no leading axis `e`.
-      shard_state: whether large parameters and their moments are cut over `data`.
+      shard_state: whether large parameters and their moments are cut over `data`; where several
+        slices of TPUs share a batch they are not, because the network between them would carry
+        the pieces.
     """
 
     mesh: Mesh
     num_members: int = 1
-    shard_state: bool = False
+    shard_state: bool = True
 
     @property
     def is_ensemble(self) -> bool:
@@ -138,6 +141,14 @@ class Layout:
 
     def _sharding(self, *axes: str | None) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    @functools.cached_property
+    def _cuts_state(self) -> bool:
+        """Whether there are pieces of the state over `data`."""
+        if not self.shard_state or self.mesh.shape[DATA_AXIS] == 1:
+            return False
+        of_member, *_ = self.mesh.devices
+        return len({getattr(device, "slice_index", 0) for device in of_member.flat}) == 1
 
     def state(self, template: Any) -> Any:
         """Shapes, dtypes and shardings of a train state with those shapes and dtypes."""
@@ -159,25 +170,38 @@ class Layout:
             if model > 1 and shape[-1] % model == 0:
                 axes[-1] = MODEL_AXIS
             fits = [i for i in own if axes[i] is None and shape[i] % data == 0]
-            if self.shard_state and data > 1 and fits:
+            if self._cuts_state and fits:
                 axes[max(fits, key=lambda i: shape[i])] = DATA_AXIS
         return self._sharding(*axes)
 
     def gathered(self, params: Any) -> Any:
         """Parameters put together from their pieces over `data`, inside a compiled step.
 
-        A layer then computes on whole kernels and its own records. The gradients are summed
-        over `data`, and each device keeps the piece that it updates.
+        A layer then computes on whole kernels and its own records.
         """
-        if not self.shard_state:
-            return params
+        return self._constrained(params, self._whole) if self._cuts_state else params
 
-        def gather(leaf):
-            spec = self._of_leaf(leaf.shape).spec
-            whole = self._sharding(*[None if axis == DATA_AXIS else axis for axis in spec])
-            return jax.lax.with_sharding_constraint(leaf, whole)
+    def reduced(self, gradients: Any) -> Any:
+        """Gradients of one member, summed over `data` before each device takes the piece that it
+        updates, inside a compiled step.
 
-        return jax.tree.map(gather, params)
+        Left to itself the compiler cuts each product that gives a gradient into pieces that go
+        round the devices, of which there are thousands (docs/performance.md).
+        """
+        if not self._cuts_state:
+            return gradients
+        alone = dataclasses.replace(self, num_members=1)
+        return alone._constrained(alone._constrained(gradients, alone._whole), alone._of_leaf)
+
+    def _constrained(self, tree: Any, sharding_of: Callable[[tuple[int, ...]], NamedSharding]):
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding_of(leaf.shape)), tree
+        )
+
+    def _whole(self, shape: tuple[int, ...]) -> NamedSharding:
+        """As `_of_leaf`, but not over `data`."""
+        spec = self._of_leaf(shape).spec
+        return self._sharding(*[None if axis == DATA_AXIS else axis for axis in spec])
 
     @functools.cached_property
     def host_part(self) -> HostPart:

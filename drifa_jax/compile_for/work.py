@@ -134,7 +134,7 @@ def work_of(program: Program, num_devices: int) -> Work:
                 times * instruction.cycles,
             )
         )
-        if found := _collective(instruction, computation, times, num_devices):
+        if found := _collective(program, instruction, computation, times, num_devices):
             collectives.append(found)
     accesses.sort(key=lambda access: -access.hbm_bytes)
     return Work(flops, tuple(accesses), tuple(collectives), num_fusions)
@@ -247,8 +247,14 @@ def _results(program: Program, name: str) -> list[int | None]:
 
 
 def _collective(
-    instruction: Instruction, computation: Computation, times: int, num_devices: int
+    program: Program,
+    instruction: Instruction,
+    computation: Computation,
+    times: int,
+    num_devices: int,
 ) -> Collective | None:
+    if instruction.opcode == "fusion":
+        return _scattered(program.computations[instruction.called["calls"]], times, num_devices)
     if instruction.opcode == "send":
         array = _array_of(computation, instruction.operands[0])
         return Collective("dcn", array.num_bytes, 2, times)
@@ -264,6 +270,16 @@ def _collective(
             else sum(array.num_bytes for array in written)
         )
     return Collective(kind, read, _group_size(instruction.attributes, num_devices), times)
+
+
+def _scattered(fused: Computation, times: int, num_devices: int) -> Collective | None:
+    """Sums over chips of which each keeps a part, which TPUs fuse into one instruction."""
+    for inner in fused.values():
+        if inner.opcode in ("all-reduce", "reduce-scatter"):
+            read = sum(_array_of(fused, name).num_bytes for name in inner.operands)
+            size = _group_size(inner.attributes, num_devices)
+            return Collective("reduce-scatter", read, size, times)
+    return None
 
 
 def _group_size(attributes: str, num_devices: int) -> int:

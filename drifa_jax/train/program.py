@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from drifa_jax.compilation import (
@@ -21,7 +22,7 @@ from drifa_jax.compilation import (
 )
 from drifa_jax.models import kernels
 from drifa_jax.rng import root_key
-from drifa_jax.sharding import AXES, DATA_AXIS, Layout, put, replicated
+from drifa_jax.sharding import AXES, DATA_AXIS, ENSEMBLE_AXIS, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.state import TrainState, abstract_state
 from drifa_jax.train.step import make_train_step
@@ -170,7 +171,7 @@ def put_keys(seed: int, layout: Layout) -> jax.Array:
 def _over_mesh(experiment: Experiment, layout: Layout):
     step = make_train_step(
         experiment.network,
-        experiment.optimizer,
+        _of_reduced(experiment.optimizer, layout),
         experiment.losses,
         mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
@@ -179,7 +180,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         stochastic_depth=experiment.config.train.stochastic_depth,
         rematerialise=experiment.config.train.rematerialise,
     )
-    of_members = jax.vmap(step) if layout.is_ensemble else step
+    of_members = jax.vmap(step, spmd_axis_name=ENSEMBLE_AXIS) if layout.is_ensemble else step
 
     def program(state, batch, keys, asked):
         state = dataclasses.replace(state, params=layout.gathered(state.params))
@@ -187,6 +188,17 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         return after, sums | {"asked": jnp.max(asked)}
 
     return program
+
+
+def _of_reduced(
+    optimizer: optax.GradientTransformation, layout: Layout
+) -> optax.GradientTransformation:
+    """An optimiser of gradients that are summed over the devices first."""
+
+    def update(gradients, state, params=None):
+        return optimizer.update(layout.reduced(gradients), state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _flops(lowered: Any) -> float | None:

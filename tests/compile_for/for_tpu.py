@@ -85,7 +85,8 @@ def main() -> None:
         "mfa of the first stage": attention_megabytes(64, 32, 32, 64),
     }
     sharding.LARGE = 64
-    found["in pieces"] = compiled(mesh={"shard_state": True})
+    found["in pieces"] = compiled()
+    found["two in pieces"] = compiled(count=2)
     print(json.dumps(found))
 
 

@@ -185,6 +185,28 @@ def test_collectives_are_told_by_kind_and_those_between_slices_apart():
     assert seconds["DCN"] == pytest.approx(size / 3.1e9)
 
 
+def test_a_sum_of_which_each_chip_keeps_a_part_is_a_reduce_scatter():
+    """TPUs fuse both; it goes round the ring once."""
+    found = work(
+        [
+            "  %x = f32[1024,128]{1,0} parameter(0)",
+            "  ROOT %f = f32[256,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter",
+        ],
+        computation(
+            "all-reduce-scatter",
+            "%p = f32[1024,128]{1,0} parameter(0)",
+            "%a = f32[1024,128]{1,0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add",
+            "%i = u32[] partition-id()",
+            "ROOT %d = f32[256,128]{1,0} dynamic-slice(%a, %i), dynamic_slice_sizes={256,128}",
+        ),
+        num_devices=4,
+    )
+    size = 1024 * 128 * 4
+    assert collective_sums(found) == {"reduce-scatter": {"count": 1, "bytes": size}}
+    seconds = bounds(found, slices_named("v5e-4"))
+    assert seconds["ICI"] == pytest.approx(3 / 4 * size / 100e9 + 2e-6)
+
+
 def test_of_two_branches_the_longer_one_counts():
     found = work(
         [

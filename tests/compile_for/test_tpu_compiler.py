@@ -81,6 +81,17 @@ def test_state_in_pieces_is_gathered(compiled):
     assert "all-gather" in exchanged(pieces) and "all-gather" not in exchanged(whole)
 
 
+def test_gradients_of_pieces_are_summed_at_once(compiled):
+    """And do not go round the chips in pieces of products, as the compiler would have it."""
+    sums = exchanged(compiled["in pieces"])
+    assert sums.get("collective-permute", 0) < sums["all-reduce"] / 20
+
+
+def test_pieces_do_not_cross_the_network_between_slices(compiled):
+    pieces, whole = (exchanged(compiled[name])["dcn"] for name in ("two in pieces", "two slices"))
+    assert pieces == whole
+
+
 def test_members_on_devices_of_their_own_exchange_next_to_nothing(compiled):
     """But for the signal that a process got."""
     assert sum(exchanged(compiled["ensemble"]).values()) < exchanged(compiled["all"])["all-reduce"]
