@@ -175,28 +175,31 @@ class Layout:
         return self._sharding(*axes)
 
     def gathered(self, params: Any) -> Any:
-        """Parameters put together from their pieces over `data`, inside a compiled step.
+        """Parameters of one member put together from their pieces over `data`, in a compiled step.
 
         A layer then computes on whole kernels and its own records.
         """
-        return self._constrained(params, self._whole) if self._cuts_state else params
+        return self._constrained(params, Layout._whole)
 
     def reduced(self, gradients: Any) -> Any:
         """Gradients of one member, summed over `data` before each device takes the piece that it
-        updates, inside a compiled step.
+        updates, in a compiled step.
 
         Left to itself the compiler cuts each product that gives a gradient into pieces that go
         round the devices, of which there are thousands (docs/performance.md).
         """
-        if not self._cuts_state:
-            return gradients
-        alone = dataclasses.replace(self, num_members=1)
-        return alone._constrained(alone._constrained(gradients, alone._whole), alone._of_leaf)
+        whole = self._constrained(gradients, Layout._whole)
+        return self._constrained(whole, Layout._of_leaf)
 
-    def _constrained(self, tree: Any, sharding_of: Callable[[tuple[int, ...]], NamedSharding]):
-        return jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding_of(leaf.shape)), tree
-        )
+    def _constrained(self, tree: Any, sharding_of: Callable[..., NamedSharding]) -> Any:
+        if not self._cuts_state:
+            return tree
+        member = dataclasses.replace(self, num_members=1)
+
+        def constrained(leaf):
+            return jax.lax.with_sharding_constraint(leaf, sharding_of(member, leaf.shape))
+
+        return jax.tree.map(constrained, tree)
 
     def _whole(self, shape: tuple[int, ...]) -> NamedSharding:
         """As `_of_leaf`, but not over `data`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -179,11 +178,11 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         evaluation=experiment.evaluation,
         stochastic_depth=experiment.config.train.stochastic_depth,
         rematerialise=experiment.config.train.rematerialise,
+        gathered=layout.gathered,
     )
     of_members = jax.vmap(step, spmd_axis_name=ENSEMBLE_AXIS) if layout.is_ensemble else step
 
     def program(state, batch, keys, asked):
-        state = dataclasses.replace(state, params=layout.gathered(state.params))
         after, sums = of_members(state, batch, keys)
         return after, sums | {"asked": jnp.max(asked)}
 

@@ -37,6 +37,7 @@ def make_train_step(
     evaluation: Evaluation = IN_TRAINING,
     stochastic_depth: float = 0.0,
     rematerialise: bool = False,
+    gathered: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -52,6 +53,7 @@ def make_train_step(
       evaluation: whether a moving average of the parameters goes along.
       stochastic_depth: rate at which a record skips the last residual block of a branch.
       rematerialise: whether the backward pass computes the activations inside stages again.
+      gathered: puts together parameters that lie in pieces.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
@@ -76,7 +78,7 @@ def make_train_step(
 
         def objective(trained):
             (logits, seen), statistics = network.apply(
-                completed(trained, state.params),
+                gathered(completed(trained, state.params)),
                 state.statistics,
                 images,
                 train=groups.trains_branches(images),
