@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from drifa_jax.compilation import (
@@ -170,7 +169,7 @@ def put_keys(seed: int, layout: Layout) -> jax.Array:
 def _over_mesh(experiment: Experiment, layout: Layout):
     step = make_train_step(
         experiment.network,
-        _of_reduced(experiment.optimizer, layout),
+        experiment.optimizer,
         experiment.losses,
         mix=experiment.mix,
         masks_absent=experiment.dataset.may_lack_modalities,
@@ -179,6 +178,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         stochastic_depth=experiment.config.train.stochastic_depth,
         rematerialise=experiment.config.train.rematerialise,
         gathered=layout.gathered,
+        reduced=layout.reduced,
     )
     of_members = jax.vmap(step, spmd_axis_name=ENSEMBLE_AXIS) if layout.is_ensemble else step
 
@@ -187,17 +187,6 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         return after, sums | {"asked": jnp.max(asked)}
 
     return program
-
-
-def _of_reduced(
-    optimizer: optax.GradientTransformation, layout: Layout
-) -> optax.GradientTransformation:
-    """An optimiser of gradients that are summed over the devices first."""
-
-    def update(gradients, state, params=None):
-        return optimizer.update(layout.reduced(gradients), state, params)
-
-    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _flops(lowered: Any) -> float | None:

@@ -38,6 +38,7 @@ def make_train_step(
     stochastic_depth: float = 0.0,
     rematerialise: bool = False,
     gathered: Callable[[Any], Any] = lambda params: params,
+    reduced: Callable[[Any], Any] = lambda gradients: gradients,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]:
     """The pure function `(state, batch, root_key) -> (state, sums)`.
 
@@ -54,6 +55,7 @@ def make_train_step(
       stochastic_depth: rate at which a record skips the last residual block of a branch.
       rematerialise: whether the backward pass computes the activations inside stages again.
       gathered: puts together parameters that lie in pieces.
+      reduced: cuts gradients into the same pieces.
 
     The returned `sums` hold, for each task, sums over the batch's labelled records of `loss` and
     `correct` and their `count`; besides `total` (the loss of this batch) and `gradient_norm`.
@@ -95,6 +97,7 @@ def make_train_step(
         (total, (sums, statistics)), gradients = jax.value_and_grad(objective, has_aux=True)(
             trained
         )
+        gradients = reduced(gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
         updates = jax.tree.map(lambda u: u * state.learning_rate_scale, updates)
         sums |= {"total": total, "gradient_norm": optax.tree.norm(stack(gradients))}
