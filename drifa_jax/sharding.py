@@ -174,6 +174,12 @@ class Layout:
                 axes[max(fits, key=lambda i: shape[i])] = DATA_AXIS
         return self._sharding(*axes)
 
+    def of_members(self, of_one: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """A function of one member's arrays as one of all members', which lie as they do here."""
+        if not self.is_ensemble:
+            return of_one
+        return jax.vmap(of_one, in_axes, spmd_axis_name=ENSEMBLE_AXIS)
+
     def gathered(self, params: Any) -> Any:
         """Parameters of one member put together from their pieces over `data`, in a compiled step.
 

@@ -42,16 +42,18 @@ class StatisticsEstimate:
     def __init__(self, experiment: Experiment, layout: Layout, template: TrainState):
         self._experiment, self._layout = experiment, layout
         self._wanted = template.statistics
-        of_members = jax.vmap(self._add) if layout.is_ensemble else self._add
 
         def add(sums, params, statistics, batch):
-            return of_members(sums, layout.gathered(params), statistics, batch)
+            return self._add(sums, layout.gathered(params), statistics, batch)
 
         whole = jax.tree.map(lambda leaf: leaf.sharding, self._wanted)
         part = self._part(whole)
         options = compiler_options()
         self._step = jax.jit(
-            add, donate_argnums=0, out_shardings=(part, part), compiler_options=options
+            layout.of_members(add),
+            donate_argnums=0,
+            out_shardings=(part, part),
+            compiler_options=options,
         )
         self._mean = jax.jit(_estimated, out_shardings=whole)
 

@@ -86,15 +86,17 @@ class SplitPredictor:
 
     def __init__(self, evaluation_step: Callable[..., dict[str, jax.Array]], layout: Layout):
         self._layout = layout
-        of_members = (
-            jax.vmap(evaluation_step, (0, 0, None)) if layout.is_ensemble else evaluation_step
-        )
+
+        def of_one(params, statistics, batch):
+            return evaluation_step(layout.gathered(params), statistics, batch)
+
+        of_members = layout.of_members(of_one, (0, 0, None))
 
         def step(params, statistics, batch):
             seen = {key: batch[key] for key in ("index", "labels", "valid")}
-            logits = of_members(layout.gathered(params), statistics, batch)
+            logits = of_members(params, statistics, batch)
             if not layout.is_ensemble:
-                logits = jax.tree.map(lambda of_one: of_one[None], logits)
+                logits = jax.tree.map(lambda leaf: leaf[None], logits)
             # Records first, as in all that is seen of them.
             return seen | {"logits": jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), logits)}
 

@@ -20,7 +20,7 @@ from drifa_jax.compilation import (
 )
 from drifa_jax.models import kernels
 from drifa_jax.rng import root_key
-from drifa_jax.sharding import AXES, DATA_AXIS, ENSEMBLE_AXIS, Layout, put, replicated
+from drifa_jax.sharding import AXES, DATA_AXIS, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
 from drifa_jax.train.state import TrainState, abstract_state
 from drifa_jax.train.step import make_train_step
@@ -180,7 +180,7 @@ def _over_mesh(experiment: Experiment, layout: Layout):
         gathered=layout.gathered,
         reduced=layout.reduced,
     )
-    of_members = jax.vmap(step, spmd_axis_name=ENSEMBLE_AXIS) if layout.is_ensemble else step
+    of_members = layout.of_members(step)
 
     def program(state, batch, keys, asked):
         after, sums = of_members(state, batch, keys)
