@@ -150,14 +150,19 @@ class Layout:
         of_member, *_ = self.mesh.devices
         return len({getattr(device, "slice_index", 0) for device in of_member.flat}) == 1
 
-    def state(self, template: Any) -> Any:
-        """Shapes, dtypes and shardings of a train state with those shapes and dtypes."""
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=self._of_leaf(leaf.shape)
-            ),
-            template,
-        )
+    def state(self, template: Any, is_whole: Callable[[Any], bool] = lambda path: False) -> Any:
+        """Shapes, dtypes and shardings of a train state with those shapes and dtypes.
+
+        Args:
+          template: a tree of arrays or of their shapes.
+          is_whole: whether the array at a path of the tree is not cut over `data`, be it large.
+        """
+
+        def described(path, leaf):
+            sharding = (self._whole if is_whole(path) else self._of_leaf)(leaf.shape)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return jax.tree.map_with_path(described, template)
 
     def _of_leaf(self, shape: tuple[int, ...]) -> NamedSharding:
         """Members over `ensemble`; of a large array the last axis over `model`, the longest

@@ -22,6 +22,7 @@ from drifa_jax.models import kernels
 from drifa_jax.rng import root_key
 from drifa_jax.sharding import AXES, DATA_AXIS, Layout, put, replicated
 from drifa_jax.train.experiment import Experiment
+from drifa_jax.train.stacking import is_stack_of_small
 from drifa_jax.train.state import TrainState, abstract_state
 from drifa_jax.train.step import make_train_step
 
@@ -48,7 +49,8 @@ class Program:
                 layout.num_members,
                 experiment.groups,
                 experiment.evaluation,
-            )
+            ),
+            is_stack_of_small,
         )
         self.flops: float | None = None
         self.device_bytes: dict[str, int] = {}

@@ -7,6 +7,7 @@ and most of them are on vectors of a few hundred numbers.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ LARGE_LEAF = 2**18
 """Numbers from which a leaf stays alone: to copy it into a stack and its update back takes longer
 than the operations that a stack saves, and alone it is updated as soon as its gradient is there."""
 
+
+_STACK = re.compile(r"(apart )?\w+\[[\d,]*\]")
+"""Names of stacks; one of a large leaf has its number besides."""
 
 APART = "apart "
 """Begins the name of a stack of leaves that are treated unlike others of their shape."""
@@ -82,6 +86,16 @@ def stacked(inner: optax.GradientTransformation, apart: Any = None) -> optax.Gra
         return whole, StackedState(inner_state, state.rows)
 
     return optax.GradientTransformation(init, update)
+
+
+def is_stack_of_small(path: Sequence[Any]) -> bool:
+    """Whether a path of `jax.tree_util` leads to a stack of leaves that are small by themselves.
+
+    On several devices such a stack is better whole: cut in pieces, each of its leaves' updates
+    would be gathered for itself, some three hundred of them in a step.
+    """
+    places = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    return any(_STACK.fullmatch(str(place)) for place in places)
 
 
 def _unstack(stacks: Stacks, like: Any, rows: tuple[jax.Array, ...], apart: Any) -> Any:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from drifa_jax.train.stacking import stack, stacked
+from drifa_jax.train.stacking import is_stack_of_small, stack, stacked
 
 SHAPES = {"scale": (), "first": {"bias": (3,), "kernel": (3, 3)}, "second": {"bias": (3,)}}
 
@@ -40,6 +40,13 @@ def test_large_leaves_stay_alone():
         "float32[512,512] 1": (1, 512, 512),
         "float32[512,512] 2": (1, 512, 512),
     }
+
+
+def test_stacks_of_small_leaves_are_told_from_large_leaves_and_parameters():
+    state = stacked(optax.adam(1e-2)).init({"first": LARGE, "bias": LARGE[0]})
+    found = jax.tree_util.tree_leaves_with_path({"params": {"first": LARGE}, "state": state})
+    stacks = {leaf.shape for path, leaf in found if is_stack_of_small(path)}
+    assert stacks == {(1, 512)}
 
 
 def test_large_leaves_are_updated_as_adam_does_leaf_by_leaf():
