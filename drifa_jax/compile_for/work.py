@@ -254,31 +254,43 @@ def _collective(
     num_devices: int,
 ) -> Collective | None:
     if instruction.opcode == "fusion":
-        return _scattered(program.computations[instruction.called["calls"]], times, num_devices)
+        return _fused_collective(program, instruction, times, num_devices)
     if instruction.opcode == "send":
         array = _array_of(computation, instruction.operands[0])
         return Collective("dcn", array.num_bytes, 2, times)
     kind = instruction.opcode.removesuffix("-start")
     if kind not in COLLECTIVES or instruction.opcode.endswith("-done"):
         return None
-    read = sum(_array_of(computation, name).num_bytes for name in instruction.operands)
+    num_bytes = _exchanged(instruction, computation)
+    return Collective(kind, num_bytes, _group_size(instruction.attributes, num_devices), times)
+
+
+def _exchanged(instruction: Instruction, computation: Computation) -> int:
+    """Bytes of the whole array, which a gather writes and everything else reads."""
+    if not instruction.opcode.startswith("all-gather"):
+        return sum(_array_of(computation, name).num_bytes for name in instruction.operands)
     written = instruction.arrays
-    if kind == "all-gather":
-        read = (
-            written[-1].num_bytes
-            if instruction.opcode.endswith("-start")
-            else sum(array.num_bytes for array in written)
-        )
-    return Collective(kind, read, _group_size(instruction.attributes, num_devices), times)
+    if instruction.opcode.endswith("-start"):
+        return written[-1].num_bytes
+    return sum(array.num_bytes for array in written)
 
 
-def _scattered(fused: Computation, times: int, num_devices: int) -> Collective | None:
-    """Sums over chips of which each keeps a part, which TPUs fuse into one instruction."""
+def _fused_collective(
+    program: Program, instruction: Instruction, times: int, num_devices: int
+) -> Collective | None:
+    """An exchange within a fused instruction: a sum of which each chip keeps a part, or one that
+    goes on beside other work, which counts where it begins and not in those that carry it on.
+    """
+    called = instruction.called["calls"]
+    is_scattered = called.startswith("all-reduce-scatter")
+    if not (is_scattered or instruction.name.startswith("async-collective-start")):
+        return None
+    fused = program.computations[called]
     for inner in fused.values():
-        if inner.opcode in ("all-reduce", "reduce-scatter"):
-            read = sum(_array_of(fused, name).num_bytes for name in inner.operands)
+        if inner.opcode in COLLECTIVES:
+            kind = "reduce-scatter" if is_scattered else inner.opcode
             size = _group_size(inner.attributes, num_devices)
-            return Collective("reduce-scatter", read, size, times)
+            return Collective(kind, _exchanged(inner, fused), size, times)
     return None
 
 

@@ -207,6 +207,25 @@ def test_a_sum_of_which_each_chip_keeps_a_part_is_a_reduce_scatter():
     assert seconds["ICI"] == pytest.approx(3 / 4 * size / 100e9 + 2e-6)
 
 
+def test_a_gather_beside_other_work_counts_where_it_begins():
+    gather = "%g = f32[1024,128]{1,0} all-gather(%p), replica_groups={{0,1,2,3}}, dimensions={0}"
+    found = work(
+        [
+            "  %x = f32[256,128]{1,0} parameter(0)",
+            "  %async-collective-start = (f32[256,128]{1,0}, f32[1024,128]{1,0}, u32[]) "
+            "fusion(%x), kind=kCustom, calls=%fused_computation",
+            "  ROOT %f = f32[1024,128]{1,0} fusion(%x), kind=kCustom, "
+            "calls=%async_collective_fusion",
+        ],
+        computation("fused_computation", "%p = f32[256,128]{1,0} parameter(0)", f"ROOT {gather}"),
+        computation(
+            "async_collective_fusion", "%p = f32[256,128]{1,0} parameter(0)", f"ROOT {gather}"
+        ),
+        num_devices=4,
+    )
+    assert collective_sums(found) == {"all-gather": {"count": 1, "bytes": 1024 * 128 * 4}}
+
+
 def test_of_two_branches_the_longer_one_counts():
     found = work(
         [
