@@ -25,7 +25,7 @@ from drifa_jax.errors import UserError
 
 ENSEMBLE_AXIS, DATA_AXIS, MODEL_AXIS = AXES = ("ensemble", "data", "model")
 LARGE = 2**18
-"""Elements from which an array is worth cutting into pieces, or storing on its own."""
+"""Elements from which an array is worth cutting into pieces, or storing and updating on its own."""
 
 
 def is_large(shape: Sequence[int]) -> bool:

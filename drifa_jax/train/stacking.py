@@ -18,14 +18,13 @@ import numpy as np
 import optax
 from jax import lax
 
+from drifa_jax.sharding import is_large
+
 Stacks = dict[str, jax.Array]
 """Dtype and shape in words -> `[n, *shape]`, the n leaves of that kind in the order of the tree;
-of large leaves each has a place of its own, `[1, *shape]`."""
-
-LARGE_LEAF = 2**18
-"""Numbers from which a leaf stays alone: to copy it into a stack and its update back takes longer
-than the operations that a stack saves, and alone it is updated as soon as its gradient is there."""
-
+of large leaves each has a place of its own, `[1, *shape]`: to copy it into a stack and its update
+back takes longer than the operations that a stack saves, and alone it is updated as soon as its
+gradient is there."""
 
 _STACK = re.compile(r"(apart )?\w+\[[\d,]*\]")
 """Names of stacks; one of a large leaf has its number besides."""
@@ -117,4 +116,4 @@ def _places(leaves: Sequence[Any], apart: Any) -> Iterator[str]:
         kind = f"{leaf.dtype.name}[{','.join(str(side) for side in leaf.shape)}]"
         kind = APART * mark + kind
         counts[kind] += 1
-        yield kind if leaf.size < LARGE_LEAF else f"{kind} {counts[kind]}"
+        yield f"{kind} {counts[kind]}" if is_large(leaf.shape) else kind

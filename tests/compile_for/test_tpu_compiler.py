@@ -120,7 +120,8 @@ def test_program_that_is_too_large_is_told_with_what_would_fit(compiled):
     ("name", "kind", "num_bytes"),
     [
         ("all", "all-reduce", 570_384),
-        ("in pieces", "all-gather", 229_376),
+        ("in pieces", "all-gather", 364_544),
+        ("in pieces", "reduce-scatter", 425_984),
         ("two slices", "dcn", 139_264),
     ],
 )
