@@ -84,6 +84,7 @@ def on_devices(count: int, shard_state: bool) -> None:
         state, sums = program(state, feed.next(lambda: True)[1], 0)
         totals.append(float(sums["total"]))
     feed.close()
+    program.analyse()
     print(
         f"| {count} | {'over data' if shard_state else 'whole'} | {held / 2**20:.0f} | "
         f"{program.device_bytes['temporary'] / 2**20:.0f} | "
