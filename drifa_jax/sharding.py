@@ -2,8 +2,8 @@
 
 Batches are split over `data`, and so are large parameters and their moments, so that each device
 updates a piece of them; members of an ensemble are split over `ensemble`. One device is the trivial
-case. Statistics of batch norm are those of the whole batch, because the
-step is one program over the mesh and the compiler adds the sums across devices.
+case. Statistics of batch norm are those of the whole batch, because the step is one program over
+the mesh and the compiler adds the sums across devices.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Layout:
         updates, in a compiled step.
 
         Left to itself the compiler cuts each product that gives a gradient into pieces that go
-        round the devices, of which there are thousands (docs/performance.md).
+        round the devices, a thousand of them (docs/performance.md).
         """
         whole = self._constrained(gradients, Layout._whole)
         return self._constrained(whole, Layout._of_leaf)
