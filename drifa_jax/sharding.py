@@ -143,8 +143,8 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
     @functools.cached_property
-    def _cuts_state(self) -> bool:
-        """Whether there are pieces of the state over `data`."""
+    def cuts_state(self) -> bool:
+        """Whether large arrays of the state lie in pieces over `data`."""
         if not self.shard_state or self.mesh.shape[DATA_AXIS] == 1:
             return False
         of_member, *_ = self.mesh.devices
@@ -175,7 +175,7 @@ class Layout:
             if model > 1 and shape[-1] % model == 0:
                 axes[-1] = MODEL_AXIS
             fits = [i for i in own if axes[i] is None and shape[i] % data == 0]
-            if self._cuts_state and fits:
+            if self.cuts_state and fits:
                 axes[max(fits, key=lambda i: shape[i])] = DATA_AXIS
         return self._sharding(*axes)
 
@@ -203,7 +203,7 @@ class Layout:
         return self._constrained(whole, Layout._of_leaf)
 
     def _constrained(self, tree: Any, sharding_of: Callable[..., NamedSharding]) -> Any:
-        if not self._cuts_state:
+        if not self.cuts_state:
             return tree
         member = dataclasses.replace(self, num_members=1)
 

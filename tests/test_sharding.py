@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -71,3 +73,11 @@ def test_small_arrays_stay_whole_and_large_ones_are_cut_where_they_divide(monkey
     assert specs["small"] == ("ensemble", None)
     assert specs["kernel"] == ("ensemble", None, None, "data", "model")
     assert specs["odd"] == ("ensemble", None, None)
+
+
+@pytest.mark.parametrize(("slices", "cuts"), [((0, 0), True), ((0, 1), False)])
+def test_no_piece_of_the_state_crosses_the_network_between_slices(slices, cuts):
+    devices = np.array([SimpleNamespace(slice_index=number) for number in slices])
+    mesh = SimpleNamespace(shape={"data": 2}, devices=devices.reshape(1, 2, 1))
+    assert Layout(mesh).cuts_state == cuts
+    assert not Layout(mesh, shard_state=False).cuts_state

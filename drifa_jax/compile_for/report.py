@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from drifa_jax.compile_for.estimate import (
@@ -196,7 +196,7 @@ def _advice(config, layout: Layout, found, held, largest, limit) -> list[str]:
     if config.model.compute_dtype == "float32":
         lines.append("--config.model.compute_dtype=bfloat16 halves the activations")
     parts = layout.mesh.shape[DATA_AXIS]
-    if not config.mesh.shard_state and parts > 1:
+    if not layout.cuts_state and replace(layout, shard_state=True).cuts_state:
         saved = sum(held.values()) * (1 - 1 / parts) / GIB
         if saved >= 0.01:
             lines.append(f"--config.mesh.shard_state=true (FSDP) saves up to {saved:.2f} GiB")
