@@ -296,7 +296,7 @@ class _Watch:
     def __init__(self, lost_seconds: float, workdir: Path):
         self._lost_seconds, self._workdir = lost_seconds, workdir
         self._me, self._everyone = jax.process_index(), set(range(jax.process_count()))
-        self._stopping = threading.Event()
+        self._stopping, self._failed = threading.Event(), threading.Event()
         _speak_when_aborted(self._aborted)
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -311,6 +311,7 @@ class _Watch:
             # A collective fails as soon as a peer is gone; the watch knows a little later which.
             time.sleep(self._lost_seconds + 2 * self._beat)
             traceback.print_exception(error)
+        self._failed.set()
         print(f"drifa train: {error}", file=sys.stderr, flush=True)
         if self._workdir.is_dir():
             written = _last_words(self._workdir, self._me)
@@ -341,11 +342,13 @@ class _Watch:
     def _hear(self, processes: set[int]) -> None:
         for other in processes - {self._me}:
             with suppress(OSError):
-                words = _last_words(self._workdir, other).read_text()
-                _end(1, f"Process {other} stopped with an error: {words}")
+                # Empty while it writes them; a process that is gone has written all.
+                if words := _last_words(self._workdir, other).read_text():
+                    _end(1, f"Process {other} stopped with an error: {words}")
 
     def _lose(self, processes: set[int]) -> None:
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._failed.is_set():
+            # Those who heard of this process's own error may leave before it does.
             return
         self._hear(processes)
         names = " and ".join(map(str, sorted(processes)))

@@ -242,6 +242,21 @@ def test_processes_that_fail_at_the_start_leave_their_words_alone(attempts, tmp_
         assert not list(workdir.glob("failed*"))
 
 
+def test_process_that_fails_ends_for_that_though_the_others_go_before_it(attempts, tmp_path):
+    workdir = tmp_path / "run"
+    started = attempts.together(
+        workdir, processes=2, backbone="toy_of_process_0", distributed={"lost_seconds": 10}
+    )
+    while not (workdir / "failed-1.txt").exists():
+        assert started[1].code() is None, started[1].said()
+        time.sleep(0.005)
+    # With process 0 goes the coordinator, and JAX aborts all who hold to it.
+    started[0].kill(signal.SIGKILL)
+    assert started[1].wait() == 1
+    assert "a file is not here" in started[1].said()
+    assert "is lost" not in started[1].said()
+
+
 def test_workdir_in_use_stops_all_processes(attempts, tmp_path):
     workdir = tmp_path / "run"
     holder = attempts.start(workdir, train={"num_epochs": 1000})

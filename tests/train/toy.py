@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from drifa_jax.config import from_mapping, modality
+from drifa_jax.errors import UserError
 from drifa_jax.models.backbones.contract import Stage
 from drifa_jax.models.batch_norm import BatchNorm
 from drifa_jax.models.initial import glorot_uniform
@@ -53,6 +54,15 @@ class LayeredToyBackbone(ToyBackbone):
         return x + residual(x, depth, 1, self.num_blocks)
 
 
+class ToyBackboneOfProcess0(ToyBackbone):
+    """What a machine that lacks a file is to a run."""
+
+    def __init__(self, num_channels, *, options, rngs):
+        if jax.process_index():
+            raise UserError("a file is not here")
+        super().__init__(num_channels, options=options, rngs=rngs)
+
+
 class ToyReadout(nnx.Module):
     def __init__(self, num_features, num_classes, *, options, rngs):
         self.wide = kernel(rngs, sum(num_features.values()), WIDTH)
@@ -65,6 +75,7 @@ class ToyReadout(nnx.Module):
 
 BACKBONES["toy"] = ToyBackbone
 BACKBONES["toy_layers"] = LayeredToyBackbone
+BACKBONES["toy_of_process_0"] = ToyBackboneOfProcess0
 READOUTS["toy"] = ToyReadout
 
 
