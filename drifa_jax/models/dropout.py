@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from drifa_jax.models.kernels.random_bits import random_bits
 from drifa_jax.typing import DropoutKey, FeatureMap
 
 
@@ -33,8 +37,9 @@ def _keep(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """True with probability `1 - rate`, exactly.
 
     A rate that is a multiple of 1/256, such as the paper's 0.25, needs one random byte an
-    element instead of four.
+    element instead of four; any other is that of `jax.random.bernoulli`, to 23 bits.
     """
     if (rate * 256).is_integer():
-        return jax.random.bits(key, shape, jnp.uint8) >= jnp.uint8(rate * 256)
-    return jax.random.bernoulli(key, 1.0 - rate, shape)
+        return random_bits(key, shape, jnp.uint8) >= jnp.uint8(rate * 256)
+    kept_below = math.ceil(float(np.float32(1.0 - rate)) * 2**23)
+    return (random_bits(key, shape, jnp.uint32) >> jnp.uint32(9)) < jnp.uint32(kept_below)

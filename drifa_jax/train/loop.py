@@ -182,11 +182,13 @@ class _Runner:
                 jax.block_until_ready(sums)
                 self.times.add("first step", time.monotonic() - compiling_since)
                 self.display.first_step_done(time.monotonic() - compiling_since)
+                asked = self._account(*pending, members)
+                pending = None
                 self.program.analyse()
             ends_epoch = done % self.experiment.steps_per_epoch == 0
             interval = self.config.checkpoint_every_steps
             saves = ends_epoch or bool(asked) or (interval > 0 and done % interval == 0)
-            if saves:
+            if saves and pending is not None:
                 asked = max(asked, self._account(*pending, members))
                 pending = None
             if (folder := self.tracer.after(done - first_step, sums)) is not None:

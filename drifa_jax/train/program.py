@@ -38,7 +38,8 @@ class Program:
       template: shapes, dtypes and shardings of the state.
       flops: floating-point operations of one step over all devices and members, as XLA counts
         them before it optimises; None before `analyse`.
-      device_bytes: memory of the step on one device, by kind, as XLA plans it.
+      device_bytes: memory of the step on one device, by kind, as XLA plans it; empty before
+        `analyse`.
     """
 
     def __init__(self, experiment: Experiment, layout: Layout):
@@ -126,8 +127,9 @@ class Program:
         compiled = self._compiling.result()
         if self._memory is None:
             # With several devices JAX runs the program in threads of its own.
-            planned = planned_bytes(compiled) if self._layout.mesh.size == 1 else {}
-            self._memory = KeptMemory(planned.get("temporary", 0))
+            if self._layout.mesh.size == 1:
+                self.device_bytes = planned_bytes(compiled)
+            self._memory = KeptMemory(self.device_bytes.get("temporary", 0))
         if self._keys is None:
             self._keys = put_keys(self._seed, self._layout)
         return self._memory.run(compiled, state, batch, self._keys, self._flags(asked))
@@ -144,7 +146,7 @@ class Program:
         """
         if self._lowered is not None:
             self.flops = _flops(self._lowered)
-            self.device_bytes = planned_bytes(self._compiling.result())
+            self.device_bytes = self.device_bytes or planned_bytes(self._compiling.result())
             self._lowered = None
 
     def flops_of(self, batch: Mapping[str, Any]) -> float | None:

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from drifa_jax.models.kernels.tracing import tracing
 from drifa_jax.sharding import is_large
 
 Stacks = dict[str, jax.Array]
@@ -103,9 +104,22 @@ def _unstack(stacks: Stacks, like: Any, rows: tuple[jax.Array, ...], apart: Any)
     return treedef.unflatten(
         lax.squeeze(stacks[place], [0])
         if len(stacks[place]) == 1
-        else lax.dynamic_index_in_dim(stacks[place], next(numbers[place]), axis=0, keepdims=False)
+        else _row(stacks[place], next(numbers[place]))
         for place in _places(leaves, apart)
     )
+
+
+def _row(values: jax.Array, number: jax.Array) -> jax.Array:
+    """A row of a stack.
+
+    Cut from the stack's rows laid end to end, it keeps its rank: XLA on CPU then adds it to the
+    parameter in the operation that cuts it out. A TPU would lay small rows out anew for that.
+    """
+    if values.ndim == 1 or tracing().platform == "tpu":
+        return lax.dynamic_index_in_dim(values, number, axis=0, keepdims=False)
+    side = values.shape[1]
+    end_to_end = values.reshape(-1, *values.shape[2:])
+    return lax.dynamic_slice_in_dim(end_to_end, number * side, side)
 
 
 def _places(leaves: Sequence[Any], apart: Any) -> Iterator[str]:

@@ -29,6 +29,12 @@ def test_the_rate_and_the_mean_are_kept(rate):
     assert abs(np.mean(kept == 0.0) - rate) < 4 * np.sqrt(rate * (1 - rate) / kept.size)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.3, 1 / 3, 0.999])
+def test_any_rate_drops_what_bernoulli_drops(rate):
+    kept = monte_carlo_dropout(ones(3, 32, 32, 5), rate, KEY) > 0
+    np.testing.assert_array_equal(kept, jax.random.bernoulli(KEY, 1.0 - rate, (3, 32, 32, 5)))
+
+
 def test_elements_are_dropped_one_by_one_not_channels():
     kept = np.asarray(monte_carlo_dropout(ones(1, 16, 16, 4), 0.25, KEY)) > 0
     assert 0 < kept.mean((0, 1, 2)).min() and kept.mean((0, 1, 2)).max() < 1

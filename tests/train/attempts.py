@@ -67,7 +67,7 @@ class Attempts:
     def together(self, workdir: Path, *, processes: int, **options):
         """Starts several processes of one run."""
         port = free_port()
-        distributed = {"num_processes": processes, "connect_seconds": 60, "lost_seconds": 3}
+        distributed = {"num_processes": processes, "connect_seconds": 60, "lost_seconds": 60}
         distributed |= options.pop("distributed", {})
         return [
             self.start(workdir, process=i, port=port, distributed=distributed, **options)

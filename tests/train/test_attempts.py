@@ -158,7 +158,7 @@ def test_lost_process_is_named_and_the_restart_goes_on_from_a_whole_checkpoint(
 ):
     workdir = tmp_path / "run"
     options = {"processes": 2, "train": EVERY_STEP}
-    started = attempts.together(workdir, **options)
+    started = attempts.together(workdir, distributed={"lost_seconds": LOST_SECONDS}, **options)
     started[0].wait_for_step(workdir, 3)
     started[lost].kill(signal.SIGKILL)
     begin = time.monotonic()

@@ -60,6 +60,19 @@ def assert_same_run(one, other, config):
     assert (one / "predictions.csv").read_text() == (other / "predictions.csv").read_text()
 
 
+def test_the_first_step_is_told_before_the_second_begins(tmp_path, monkeypatch):
+    logged = []
+    run_step = Program.__call__
+
+    def step(self, *arguments):
+        logged.append([line["step"] for line in read_metrics(tmp_path / "run")])
+        return run_step(self, *arguments)
+
+    monkeypatch.setattr(Program, "__call__", step)
+    assert train_and_test(toy.toy_config(train={"num_epochs": 1}), tmp_path / "run") == 0
+    assert logged[:2] == [[], [1]]
+
+
 def test_run_leaves_its_configuration_environment_metrics_and_picture(finished_run, tiny_config):
     assert saved_config(finished_run) == tiny_config()
     environment = json.loads((finished_run / "environment.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from drifa_jax.train.loggers.contract import LoggedRun
 
@@ -14,15 +15,20 @@ class TensorBoardLogger:
     run_id = ""
 
     def __init__(self, run: LoggedRun):
-        # Imported here: it is slow to load, and only training needs it.
-        from tensorboardX import SummaryWriter
-
-        self._board = SummaryWriter(
-            str(run.workdir / "tensorboard"), purge_step=run.step + 1, write_to_disk=True
-        )
+        self._run = run
+        self._board: Any = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds them to the event file."""
+        if self._board is None:
+            # Only now: it loads PyTorch where that is installed, a second before the first step.
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(self._run.workdir / "tensorboard"),
+                purge_step=self._run.step + 1,
+                write_to_disk=True,
+            )
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -34,4 +40,5 @@ class TensorBoardLogger:
 
     def close(self, finished: bool) -> None:
         """Closes the event file."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
