@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 from flax import nnx
-from jax import lax
 
 from drifa_jax.models.initial import glorot_uniform, zeros
+from drifa_jax.models.kernels.few_pixels import convolve
 from drifa_jax.models.kernels.tracing import tracing
 from drifa_jax.models.kernels.volumes import convolve_volumes
 from drifa_jax.models.pointwise import over_channels
@@ -69,12 +69,4 @@ class Convolution(nnx.Module):
             return over_channels(seen, kernel.reshape(kernel.shape[-2:]))
         if num_axes == 3 and self.groups == 1:
             return convolve_volumes(x, kernel, self.stride, self.padding)
-        space = "DHW"[-num_axes:]
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride,) * num_axes,
-            self.padding,
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-            feature_group_count=self.groups,
-        )
+        return convolve(x, kernel, self.stride, self.padding, self.groups)

@@ -85,10 +85,12 @@ def _deeper_backward(convs, gate1, deeper, cotangents):
     max2 = jnp.max(gate2, axis=spatial_axes(gate1))
     d_gate2 = d_sum + share_of_extreme(gate2, max2, maximum2)
     d_second = d_gate2 * gate2 * (1 - gate2)
+    # The shares of a maximum add up to its cotangent.
+    d_bias4 = jnp.sum(maximum4, 0).astype(gate1.dtype)
     d_convs = (
         _weights_cotangent(gate1, d_second),
         _weights_cotangent(gate1 + gate2, d_third),
-        _weights_cotangent(gate3, d_fourth),
+        (_kernel_cotangent(gate3, d_fourth), d_bias4),
     )
     return d_convs, d_sum + _times_transposed(d_second, kernel2)
 
@@ -166,7 +168,23 @@ def _times_transposed(cotangent: FeatureMap, kernel: jax.Array) -> FeatureMap:
 
 def _weights_cotangent(x: FeatureMap, cotangent: FeatureMap) -> Weights:
     """Cotangents of kernel and bias of a 1x1 convolution that read `x`."""
+    return _kernel_cotangent(x, cotangent), _sum_over_pixels(cotangent)
+
+
+def _kernel_cotangent(x: FeatureMap, cotangent: FeatureMap) -> jax.Array:
     pixels = tuple(range(x.ndim - 1))
-    kernel = lax.dot_general(x, cotangent, ((pixels, pixels), ((), ())))
-    bias = jnp.sum(cotangent, pixels, dtype=at_least_float32(x)).astype(x.dtype)
-    return kernel, bias
+    return lax.dot_general(x, cotangent, ((pixels, pixels), ((), ())))
+
+
+def _sum_over_pixels(x: FeatureMap) -> jax.Array:
+    """`[c]`, summed in at least float32.
+
+    On CPUs as a product with ones: the map is there for other products, and a sum would compute
+    it again, in one thread.
+    """
+    pixels, dtype = tuple(range(x.ndim - 1)), at_least_float32(x)
+    if tracing().platform not in ("", "cpu"):
+        return jnp.sum(x, pixels, dtype=dtype).astype(x.dtype)
+    ones = jnp.ones(x.shape[:-1], x.dtype)
+    total = lax.dot_general(ones, x, ((pixels, pixels), ((), ())), preferred_element_type=dtype)
+    return total.astype(x.dtype)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from drifa_jax.models.kernels.few_pixels import convolve
 from drifa_jax.models.kernels.tracing import hand_written
 from drifa_jax.typing import FeatureMap
 
@@ -52,13 +53,8 @@ def _by_planes(x, kernel, stride, pads):
     for place in range(kernel.shape[0]):
         end = place + stride * (depth - 1) + 1
         planes = lax.slice_in_dim(padded, place, end, stride, axis=1)
-        y = lax.conv_general_dilated(
-            planes.reshape(batch * depth, height, width, channels),
-            kernel[place],
-            (stride, stride),
-            pads[1:],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        planes = planes.reshape(batch * depth, height, width, channels)
+        y = convolve(planes, kernel[place], stride, pads[1:])
         total = y if total is None else total + y
     return total.reshape(batch, depth, *total.shape[1:])
 
