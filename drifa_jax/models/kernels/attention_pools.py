@@ -186,5 +186,12 @@ def _sum_over_pixels(x: FeatureMap) -> jax.Array:
     if tracing().platform not in ("", "cpu"):
         return jnp.sum(x, pixels, dtype=dtype).astype(x.dtype)
     ones = jnp.ones(x.shape[:-1], x.dtype)
-    total = lax.dot_general(ones, x, ((pixels, pixels), ((), ())), preferred_element_type=dtype)
+    total = lax.dot_general(
+        ones,
+        x,
+        ((pixels, pixels), ((), ())),
+        # As exact as a sum on a device that is not told of, and may round what it multiplies.
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=dtype,
+    )
     return total.astype(x.dtype)

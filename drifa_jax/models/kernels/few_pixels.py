@@ -63,6 +63,7 @@ def _product(x, kernel, stride, pads, seen):
         jnp.asarray(reads, x.dtype),
         x.reshape(batch, -1, channels),
         (((1,), (1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
     )
     picked = picked.reshape(num_pixels, num_places, batch, channels).transpose(2, 0, 1, 3)
     kernels = kernel.reshape(-1, *kernel.shape[-2:])
