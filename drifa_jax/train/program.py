@@ -38,8 +38,8 @@ class Program:
       template: shapes, dtypes and shardings of the state.
       flops: floating-point operations of one step over all devices and members, as XLA counts
         them before it optimises; None before `analyse`.
-      device_bytes: memory of the step on one device, by kind, as XLA plans it; empty before
-        `analyse`.
+      device_bytes: memory of the step on one device, by kind, as XLA plans it; empty before the
+        first step, and on several devices before `analyse`.
     """
 
     def __init__(self, experiment: Experiment, layout: Layout):
